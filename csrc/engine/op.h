@@ -1,0 +1,96 @@
+/* The operator table, expanded: rows (gems_op) and their registrations (gems_entry). */
+#ifndef GEMS_OP_H
+#define GEMS_OP_H
+
+#include "../base/dtype.h"
+#include "../base/schema.h"
+#include "../jit/jit.h"
+
+typedef struct gems_family gems_family;
+
+/* torch's rules for the dtype in which an operator computes, and of its result. */
+typedef enum gems_promotion {
+    GEMS_DEFAULT,          /* result_type; fp16 and bf16 compute in fp32 */
+    GEMS_NO_OPMATH,        /* result_type; computes in it: minimum, where, ... */
+    GEMS_INT_TO_FLOAT,     /* ints and bool become the default dtype */
+    GEMS_ALWAYS_BOOL,      /* computes in result_type, gives bool */
+    GEMS_BOOL_TO_LONG,     /* bool and ints become int64 */
+    GEMS_COMPLEX_TO_FLOAT, /* gives the real dtype: abs, angle */
+    GEMS_KEEP              /* the family decides */
+} gems_promotion;
+
+/* How gradients are kept; the table test holds the row to it. */
+typedef enum gems_gradient {
+    GEMS_GRAD_FORMULA,     /* torch has a derivative formula on the Autograd key */
+    GEMS_GRAD_NONE,        /* not differentiable: comparisons, argmax, *_backward helpers torch never differentiates */
+    GEMS_GRAD_FUNCTION     /* autograd.py wraps it */
+} gems_gradient;
+
+/* One row of operators.def. Fields not named are zero. */
+typedef struct gems_op {
+    const char *schema;        /* functional form, aten:: left out */
+    const char *inplace;       /* "add_.Tensor": the in-place overload, same arguments; NULL: none */
+    const char *out;           /* "add.out": the out overload; NULL: none */
+    const char *out_names;     /* names of the out arguments, "out" when NULL; several: "values,indices" */
+    const char *aliases;       /* other aten names with the same arguments: "divide.Tensor,true_divide.Tensor" */
+    const char *functions;     /* further names in flag_gems.ops: "sum_dim,sum_dim_out" */
+    const gems_family *family;
+    const char *expr;          /* elementwise: the expression; others: the family's own word */
+    const char *helper;        /* kernel text that expr needs, or NULL */
+    uint64_t dtypes;           /* mask of dtypes that it computes in; others decline */
+    uint8_t promotion;         /* gems_promotion */
+    uint8_t gradient;          /* gems_gradient */
+    uint8_t mode;              /* the family's own: which reduction, which norm ... */
+    uint8_t nondeterministic;  /* needs no fixed bits (random) */
+    const char *domain;        /* of the inputs in tests: "real", "positive", "unit" (-1, 1), "nonzero", "index" ... */
+    double bytes, flops;       /* per element, for benchmarks; 0: from shapes and dtypes */
+    const char *doc;           /* one line for docs/operators.md */
+} gems_op;
+
+typedef enum gems_variant { GEMS_FUNCTIONAL, GEMS_INPLACE, GEMS_OUT } gems_variant;
+
+/* One overload that can be registered with torch: a row's functional, in-place or out form, or an alias of one. */
+typedef struct gems_entry {
+    uint16_t op, index;        /* row, own index */
+    uint8_t variant;           /* gems_variant */
+    uint8_t nouts;             /* results */
+    int8_t out_arg;            /* index of the first written argument; -1 for functional */
+    uint8_t inputs;            /* arguments without the out ones: those that the family sees */
+    bool scalar;               /* an argument is a Scalar: takes the torch.library route */
+    char qualified[112];       /* "add.Tensor", "mm" : without aten:: */
+    gems_schema schema;
+    /* state, atomically changed */
+    uint8_t gate;              /* open: our kernel may run (overrides) */
+    uint64_t kernels, fallbacks;
+} gems_entry;
+
+int gems_op_count(void);
+const gems_op *gems_op_at(int index);
+const char *gems_op_id(int index);      /* the row's identifier in operators.def */
+
+/* Expands the table: parses schemas, derives in-place and out forms. Called once at import. */
+gems_status gems_table_open(void);
+int gems_entry_count(void);
+gems_entry *gems_entry_at(int index);
+int gems_entry_find(const char *qualified); /* -1 */
+
+/* ---- families (csrc/families/) ---- */
+struct gems_call;
+struct gems_family {
+    const char *name;                  /* also the kernel text: kernels/<name>.cu */
+    /* Does a call: checks, infers, finds its plan, makes outputs, launches. */
+    gems_status (*run)(struct gems_call *call);
+    /* Writes the program of a key. A pure function of the row and the key; no device is asked. */
+    gems_status (*program)(const gems_op *op, const gems_key *key, gems_program *program);
+    /* Writes the i-th key that warmup compiles for a row and dtype, for an arch (80, 90, 100, 120; 0: cpu) and
+     * a vector width; false: no more. key->op is already set. */
+    bool (*warm)(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key);
+    bool casts_output;                 /* writes into an out tensor of another dtype (same-kind cast) */
+    bool strided_output;               /* writes into an out tensor of any strides */
+    bool allows_alias;                 /* an output may be the same memory as an input, element by element */
+};
+
+extern const gems_family gems_family_elementwise, gems_family_reduce, gems_family_row_norm,
+    gems_family_matmul, gems_family_copy, gems_family_cat, gems_family_gather, gems_family_random;
+
+#endif
