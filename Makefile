@@ -1,0 +1,60 @@
+# make demo: a small language model trained with the kernels of this library.  make test: the tests.
+# Both set up what they need in .venv; an active environment, or an installed torch of 2.9 or later, is used as it is.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: all env build demo test test-all check docs sanitize bench clean
+
+# The package is imported as flag_gems and lives in gems/: build/python holds a link of that name.
+export PYTHONPATH := $(CURDIR)/build/python$(if $(PYTHONPATH),:$(PYTHONPATH))
+PYTHON_FILE := build/python-path
+PY = $$(cat $(PYTHON_FILE))
+PYTEST = $(PY) -m pytest -q -p no:cacheprovider
+C_FILES := $(shell find csrc tests -name '*.c' -o -name '*.h')
+
+all: build
+
+env:
+	@mkdir -p build && python=$$(bash .ci/environment) && echo "$$python" > $(PYTHON_FILE)
+
+# Compiles what changed and puts the extension into gems/. An environment of our own also learns where the package is.
+build: env
+	@mkdir -p build/python && ln -sfn ../../gems build/python/flag_gems
+	@$(PY) setup.py --quiet build_ext --inplace
+	@if [ -d .venv ] && [ "$(PY)" = "$(CURDIR)/.venv/bin/python" ]; then \
+	    echo "$(CURDIR)/build/python" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/flag_gems.pth"; fi
+
+demo: build
+	@$(PY) examples/train_bytes.py
+
+test: build
+	$(PYTEST) -m "not slow"
+
+test-all: build
+	$(PYTEST)
+
+# Warnings as errors, style, and that the generated page is what the table says.
+check: build
+	@bash .ci/environment ruff > /dev/null
+	GEMS_WERROR=1 $(PY) setup.py --quiet build --build-base=build/check
+	$(PY) -m ruff check setup.py gems tests benchmarks examples
+	@if command -v clang-format > /dev/null; then clang-format --dry-run -Werror $(C_FILES); \
+	else echo "clang-format is not here: layout of the C files not checked"; fi
+	$(PY) -m flag_gems ops --markdown --check docs/operators.md
+
+docs: build
+	$(PY) -m flag_gems ops --markdown --output docs/operators.md
+
+# The C code under AddressSanitizer and UndefinedBehaviorSanitizer. Leaks are not looked for: Python keeps much at exit.
+SANITIZE_LIB = $$(ls -d build/sanitize/lib.*)
+sanitize: build
+	GEMS_SANITIZE=1 $(PY) setup.py --quiet build --build-base=build/sanitize
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0:use_sigaltstack=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	PYTHONMALLOC=malloc GEMS_SANITIZED=1 PYTHONPATH="$(CURDIR)/$(SANITIZE_LIB)" \
+	$(PYTEST) -o pythonpath="$(SANITIZE_LIB) tests benchmarks" -m "not slow and not gpu" $(TESTS)
+
+bench: build
+	$(PY) -m flag_gems bench
+
+clean:
+	rm -rf build dist gems/*.so *.egg-info .pytest_cache .ruff_cache .hypothesis
