@@ -2,14 +2,14 @@
 # Both set up what they need in .venv; an active environment, or an installed torch of 2.9 or later, is used as it is.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: all env build demo test test-all check docs sanitize bench clean
+.PHONY: all env build demo test test-all check format docs sanitize bench clean
 
 # The package is imported as flag_gems and lives in gems/: build/python holds a link of that name.
 export PYTHONPATH := $(CURDIR)/build/python$(if $(PYTHONPATH),:$(PYTHONPATH))
 PYTHON_FILE := build/python-path
 PY = $$(cat $(PYTHON_FILE))
 PYTEST = $(PY) -m pytest -q -p no:cacheprovider
-C_FILES := $(shell find csrc tests -name '*.c' -o -name '*.h')
+C_FILES := $(shell find csrc tests -name "*.c")
 
 all: build
 
@@ -40,6 +40,10 @@ check: build
 	@if command -v clang-format > /dev/null; then clang-format --dry-run -Werror $(C_FILES); \
 	else echo "clang-format is not here: layout of the C files not checked"; fi
 	$(PY) -m flag_gems ops --markdown --check docs/operators.md
+
+# Lays out the C files.
+format:
+	clang-format -i $(C_FILES)
 
 docs: build
 	$(PY) -m flag_gems ops --markdown --output docs/operators.md
