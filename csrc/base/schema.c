@@ -49,6 +49,9 @@ static bool type(cursor *c, gems_arg *arg) {
     if (*c->at == '(') {
         for (; *c->at && *c->at != ')'; c->at++) arg->written |= *c->at == '!';
         if (!accept(c, ')')) return false;
+    } else if (*c->at == '!') {
+        c->at++;
+        arg->written = true;
     }
     if (*c->at == '?') {
         c->at++;
@@ -78,10 +81,12 @@ static bool type(cursor *c, gems_arg *arg) {
     return true;
 }
 
+/* int[] defaults live as long as the table, which is filled before any call. */
+static int64_t lists[256][4];
+static int lists_used;
+
 /* The default values that schemas hold: None, True, numbers, contiguous_format, 'mean', [], [0, 1], Mean. */
 static bool fallback(cursor *c, gems_arg *arg) {
-    static int64_t lists[64][4]; /* int[] defaults live as long as the table; filled before any call */
-    static int lists_used;
     gems_value *v = &arg->fallback;
     arg->has_default = true;
     skip(c);
@@ -97,7 +102,7 @@ static bool fallback(cursor *c, gems_arg *arg) {
     }
     if (*c->at == '[') {
         c->at++;
-        if (lists_used == 64) return false;
+        if (lists_used == 256) return false;
         *v = (gems_value){.kind = GEMS_INTS, .ints = {lists[lists_used++], 0}};
         while (!accept(c, ']')) {
             if (v->ints.n == 4) return false;
@@ -129,6 +134,13 @@ static bool fallback(cursor *c, gems_arg *arg) {
     long long integer = strtoll(c->at, &end_int, 10);
     double real = strtod(c->at, &end_float);
     if (end_float == c->at) return false;
+    if (arg->type == GEMS_T_INTS) { /* int[2] stride=1: the number stands for each */
+        if (lists_used == 256 || arg->list_size < 1 || arg->list_size > 4) return false;
+        *v = (gems_value){.kind = GEMS_INTS, .ints = {lists[lists_used++], arg->list_size}};
+        for (int i = 0; i < arg->list_size; i++) v->ints.v[i] = integer;
+        c->at = end_int;
+        return true;
+    }
     bool is_float = end_float > end_int || arg->type == GEMS_T_FLOAT;
     *v = is_float ? (gems_value){.kind = GEMS_FLOAT, .f = real} : (gems_value){.kind = GEMS_INT, .i = integer};
     c->at = end_float;

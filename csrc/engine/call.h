@@ -5,6 +5,8 @@
 #include "../base/shape.h"
 #include "op.h"
 
+#define GEMS_MAX_SCRATCH 4 /* scratch buffers of one call */
+
 typedef struct gems_call gems_call;
 
 /* Who gives and takes tensors. A host never raises: failures are a status with the text recorded. */
@@ -28,30 +30,31 @@ struct gems_call {
     gems_entry *entry;
     const gems_host *host;
     void *host_data;                     /* the host's own */
-    gems_device *device;                 /* set by gems_call_run */
+    int16_t device_type, device_index;   /* set by the host for a call without a tensor (factories) */
+    gems_device *device;                 /* set by gems_call_run, as all below but args */
     void *stream;
     int nargs;                           /* what the family sees: entry->inputs */
-    bool empty;                          /* every output has no element: launches are skipped */
+    bool nonempty;                       /* some output has an element; else launches are skipped */
+    uint8_t made;                        /* bit i: out[i] exists */
     uint8_t scratches;
+    gems_tensor scratch[GEMS_MAX_SCRATCH];
     gems_value args[GEMS_MAX_ARGS];      /* all arguments of the entry's schema, the out ones last */
     gems_tensor out[GEMS_MAX_OUTS];      /* after gems_output */
-    uint8_t made;                        /* bit i: out[i] exists */
-    gems_extent extents[GEMS_MAX_ARGS + 2 * GEMS_MAX_OUTS];
 };
 
 /* Runs a call whose op, entry, host, args are set: picks the device, checks what concerns every operator
- * (rank, one device, dtype known), runs the family, counts. GEMS_OK: out[0 .. entry->nouts) are the results (GEMS_NO tensor
- * for an output the family left out: made bit clear). Otherwise nothing that the user has was changed. */
+ * (rank, one device, dtype known, memory there), runs the family, counts. GEMS_OK: out[0 .. entry->nouts) are the results
+ * (made bit clear: the family left that one out, it is None). GEMS_DECLINE: nothing that the user has was changed. */
 gems_status gems_call_run(gems_call *call);
 
 /* ---- for families ---- */
-/* Makes output i: a new tensor; or the self / out argument of the entry's variant, checked (sizes, dtype, overlap with
- * the inputs; an empty out is resized). strides NULL: contiguous. Declines where ATen is to warn or raise. Fills call->out[i].
+/* Makes output i: a new tensor; or the self / out argument of the entry's variant, checked (sizes, dtype, strides, overlap
+ * with the inputs; an empty out is resized). In an in-place call out[0] is args[0]'s memory, whatever allows_alias says. strides NULL: contiguous. Declines where ATen is to warn or raise. Fills call->out[i].
  * Nothing has been written to a user's tensor before all outputs exist: make outputs after every check. */
 gems_status gems_output(gems_call *call, int i, int ndim, const int64_t *sizes, const int64_t *strides, int dtype);
 
-/* The same for a family that writes its input as the only result (fill_, copy_, uniform_): out[0] = args[0], checked for
- * internal overlap only. */
+/* The same for a row that only exists in place (fill_, copy_, uniform_): out[0] = args[0] as it is. Declines when it overlaps
+ * itself or partly overlaps another argument. */
 gems_status gems_output_self(gems_call *call);
 
 /* Device memory for the length of the call. */

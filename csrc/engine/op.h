@@ -62,6 +62,7 @@ typedef struct gems_entry {
     /* state, atomically changed */
     uint8_t gate;              /* open: our kernel may run (overrides) */
     uint64_t kernels, fallbacks;
+    const char *reason;        /* of the last fallback, or NULL */
 } gems_entry;
 
 int gems_op_count(void);
