@@ -107,8 +107,14 @@ static gems_status add_alias(int op, const char *name) {
     return add(op, derived);
 }
 
+static gems_status write_program(const gems_key *key, gems_program *program) {
+    const gems_op *op = &rows[key->op];
+    return op->family->program(op, key, program);
+}
+
 gems_status gems_table_open(void) {
     if (entries) return GEMS_OK;
+    gems_program_write = write_program;
     entry_room = 8 * gems_op_count() + 1;
     entries = calloc((size_t)entry_room, sizeof *entries);
     if (!entries) return gems_fail(GEMS_MEMORY_ERROR, "no memory for the operator table");

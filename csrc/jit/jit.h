@@ -61,6 +61,8 @@ gems_status gems_plan_launch(gems_device *device, const gems_plan *plan, int ent
 /* Compiles the program of a key for an arch into the disk cache without loading it. cached: it was there. */
 gems_status gems_plan_warm(const gems_backend *backend, const char *arch, const gems_key *key,
                            gems_report *report, bool *cached);
+/* Writes the program of a key: head, files, entries, name. The layer that knows the operators sets it, once. */
+extern gems_status (*gems_program_write)(const gems_key *key, gems_program *program);
 /* The whole text of a key's program, and its entries; the caller frees text. */
 gems_status gems_plan_text(const gems_key *key, gems_text *text, gems_program *program);
 

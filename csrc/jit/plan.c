@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../engine/op.h"
 #include "jit.h"
 
 #define MAX_DEVICES 64
@@ -33,6 +32,7 @@ struct gems_device {
     pending *compiling;
 };
 
+gems_status (*gems_program_write)(const gems_key *key, gems_program *program);
 void *(*gems_unlocked_begin)(void);
 void (*gems_unlocked_end)(void *);
 
@@ -180,10 +180,9 @@ int gems_device_index(const gems_device *device) { return device->index; }
 /* ---- from a key to code ---- */
 
 gems_status gems_plan_text(const gems_key *key, gems_text *text, gems_program *program) {
-    const gems_op *op = gems_op_at(key->op);
     memset(program, 0, sizeof *program);
     memset(text, 0, sizeof *text);
-    gems_status status = op->family->program(op, key, program);
+    gems_status status = gems_program_write(key, program);
     if (status == GEMS_OK) {
         gems_text_add(text, "%s\n%s\n", gems_kernel_text("gems.cuh"), program->head.data ? program->head.data : "");
         for (int i = 0; i < 3 && program->files[i]; i++) {
