@@ -1,0 +1,121 @@
+"""How results are compared with ATen's.
+
+A result passes when it is within torch.testing's default tolerance of its dtype from ATen's; where it is not, it still
+passes when it is as near to the float64 result as ATen's own is (both round, on different paths). Integers, booleans,
+shapes, dtypes, strides of non-views, NaNs and infinities have to be the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+ALL_DTYPES = (
+    *FLOATS,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.bool,
+    torch.complex64,
+    torch.complex128,
+    torch.uint16,
+    torch.float8_e4m3fn,
+)
+
+
+class Raised:
+    """What a call raised, comparable by type and by the first line of its text."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+    def same_as(self, other: Any) -> bool:
+        return isinstance(other, Raised) and type(self.error) is type(other.error)
+
+    def __repr__(self) -> str:
+        return f"{type(self.error).__name__}: {str(self.error).splitlines()[0] if str(self.error) else ''}"
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    """The result of a call, or what it raised."""
+    try:
+        return call()
+    except Exception as error:
+        return Raised(error)
+
+
+def tensors(value: Any) -> list[Tensor]:
+    return [t for t in tree_flatten(value)[0] if isinstance(t, Tensor)]
+
+
+def to_float64(value: Any) -> Any:
+    """The same arguments with every real floating tensor in float64."""
+    return tree_map(lambda t: t.double() if isinstance(t, Tensor) and t.dtype in FLOATS else t, value)
+
+
+def error_of(result: Tensor, reference: Tensor) -> Tensor:
+    return (result.double() - reference.double()).abs()
+
+
+def near(ours: Tensor, aten: Tensor, reference: Callable[[], Any] | None, index: int) -> str:
+    """Empty when `ours` passes beside `aten`, else what is wrong."""
+    if ours.dtype != aten.dtype or ours.shape != aten.shape:
+        return f"{ours.dtype} {tuple(ours.shape)} instead of {aten.dtype} {tuple(aten.shape)}"
+    if ours.stride() != aten.stride() and ours.numel() > 1 and ours.layout == torch.strided:
+        return f"strides {ours.stride()} instead of {aten.stride()} for {tuple(aten.shape)}"
+    try:
+        torch.testing.assert_close(ours, aten, equal_nan=True)
+        return ""
+    except AssertionError as error:
+        text = str(error)
+    if ours.dtype not in FLOATS or reference is None:
+        return text
+    exact = outcome(reference)
+    if isinstance(exact, Raised):
+        return text
+    exact = tensors(exact)[index]
+    if exact.shape != ours.shape or exact.dtype != torch.float64:
+        return text
+    finite = exact.isfinite() & aten.isfinite()
+    if not torch.equal(ours.isfinite(), aten.isfinite()):
+        return text
+    unit = torch.finfo(ours.dtype).eps * exact.abs().clamp(min=torch.finfo(ours.dtype).tiny)
+    if not finite.any():
+        return text
+    worst_of_aten = error_of(aten, exact)[finite].max()
+    bad = (error_of(ours, exact) > worst_of_aten + unit) & finite
+    return text if bad.any() else ""
+
+
+def assert_same(ours: Any, aten: Any, reference: Callable[[], Any] | None = None, note: str = "") -> None:
+    """Fails unless a result (or what was raised) is ATen's.
+
+    Parameters
+    ----------
+    ours, aten : results, possibly nested, or `Raised`
+    reference : computes the same in float64, asked only where the two are not within tolerance
+    note : what was called, for the message
+    """
+    if isinstance(aten, Raised) or isinstance(ours, Raised):
+        if isinstance(ours, Raised) and not isinstance(aten, Raised):
+            raise AssertionError(f"{note}: raised {ours!r}") from ours.error
+        assert isinstance(aten, Raised) and aten.same_as(ours), f"{note}: {ours!r} instead of {aten!r}"
+        return
+    mine, theirs = tree_flatten(ours)[0], tree_flatten(aten)[0]
+    assert len(mine) == len(theirs), f"{note}: {len(mine)} results instead of {len(theirs)}"
+    index = 0
+    for a, b in zip(mine, theirs, strict=True):
+        if isinstance(b, Tensor):
+            assert isinstance(a, Tensor), f"{note}: {type(a)} instead of a tensor"
+            wrong = near(a.detach(), b.detach(), reference, index)
+            assert not wrong, f"{note}: {wrong}"
+            index += 1
+        else:
+            assert a == b or (a != a and b != b), f"{note}: {a!r} instead of {b!r}"

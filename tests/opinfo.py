@@ -1,0 +1,94 @@
+"""Rows of the operator table beside torch's own database of operators and samples (OpInfo)."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from flag_gems import _C
+from torch import Tensor
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.opinfo.core import OpInfo, SampleInput
+from torch.utils._pytree import tree_map
+
+# Rows whose OpInfo has another name than the rules of `infos_of` find: an aten name, then OpInfo names.
+NAMES = {
+    "_to_copy": ("to",),
+    "copy_": ("to",),
+    "fill_": ("fill",),
+    "zero_": ("zeros_like",),
+    "native_dropout": (),
+    "nll_loss_forward": ("nn.functional.nll_loss", "nn.functional.cross_entropy"),
+    "nll_loss2d_forward": ("nn.functional.nll_loss", "nn.functional.cross_entropy"),
+    "_fused_rms_norm": ("nn.functional.rms_norm",),
+    "_fused_rms_norm_backward": ("nn.functional.rms_norm",),
+    "embedding_dense_backward": ("nn.functional.embedding",),
+    "_softmax_backward_data": ("softmax",),
+    "_log_softmax_backward_data": ("log_softmax",),
+    "threshold_backward": ("nn.functional.relu",),
+}
+RANDOM = {"uniform_", "normal_", "exponential_", "bernoulli_", "native_dropout", "random_"}
+
+
+def base_of(row: dict[str, Any]) -> str:
+    """aten name without overload: "add" of "add.Tensor(...)"."""
+    return row["schema"].split("(")[0].split(".")[0]
+
+
+@functools.cache
+def infos_by_name() -> dict[str, list[OpInfo]]:
+    found: dict[str, list[OpInfo]] = {}
+    for info in op_db:
+        names = {info.name, info.aten_name or info.name, *(alias.name for alias in info.aliases)}
+        for name in names:
+            found.setdefault(name, []).append(info)
+    return found
+
+
+def infos_of(row: dict[str, Any]) -> list[OpInfo]:
+    """The OpInfos whose samples reach a row: by name, then by the forward operator of a backward one."""
+    base = base_of(row)
+    names = NAMES.get(base)
+    if names is None:
+        forward = base.removesuffix("_backward").strip("_") if base.endswith("_backward") else base
+        plain = forward.strip("_").removesuffix("_forward")
+        names = (forward, f"nn.functional.{forward}", plain, f"nn.functional.{plain}", plain.removeprefix("native_"))
+        names += (f"nn.functional.{plain.removeprefix('native_')}",)
+    infos = itertools.chain.from_iterable(infos_by_name().get(name, []) for name in names)
+    return list(dict.fromkeys(infos))
+
+
+def samples(info: OpInfo, device: str, dtype: torch.dtype, grad: bool, limit: int) -> Iterator[SampleInput]:
+    """At most `limit` samples, spread over all that the database has for a dtype."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        found = list(info.sample_inputs(device, dtype, requires_grad=grad))
+    step = max(1, len(found) // limit)
+    yield from found[::step][:limit]
+
+
+def copy_of(value: Any, grad: bool) -> Any:
+    """Arguments that share nothing with the originals: strides are kept, gradients asked for alike."""
+
+    def one(item: Any) -> Any:
+        if not isinstance(item, Tensor):
+            return item
+        with torch.no_grad():
+            fresh = torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device=item.device)
+            fresh = fresh.copy_(item) if not overlaps(item) else item.clone()
+        return fresh.requires_grad_(grad and item.requires_grad)
+
+    return tree_map(one, value)
+
+
+def overlaps(t: Tensor) -> bool:
+    return any(size > 1 and stride == 0 for size, stride in zip(t.shape, t.stride(), strict=True))
+
+
+def rows() -> list[dict[str, Any]]:
+    return _C.rows()
