@@ -99,7 +99,9 @@ def dim_compress(t: Tensor, dims: int | Sequence[int]) -> Tensor:
     return t.permute(kept + chosen).contiguous()
 
 
-def restride_dim(src: Tensor, dim: int, shape: Sequence[int], step: int = 0, storage_offset: int | None = None) -> Tensor:
+def restride_dim(
+    src: Tensor, dim: int, shape: Sequence[int], step: int = 0, storage_offset: int | None = None
+) -> Tensor:
     """A view of `shape` with the strides of `src`, that of `dim` multiplied by `step`."""
     strides = list(src.stride())
     strides[dim] *= step
