@@ -1,0 +1,114 @@
+/* Tensors from torch's allocator, on torch's streams. */
+#include "torch.h"
+
+gems_torch_layout gems_layout = {.impl = -1, .keys = -1, .autograd = -1};
+gems_torch_python gems_python;
+bool gems_observing;
+_Thread_local gems_thread_gate gems_this_thread __attribute__((tls_model("initial-exec")));
+
+bool gems_gate_special(const gems_entry *entry) {
+    for (int i = 0; i < gems_this_thread.count; i++)
+        if (gems_this_thread.entries[i] == entry->index) return gems_this_thread.force;
+    return __atomic_load_n(&entry->gate, __ATOMIC_RELAXED);
+}
+
+bool gems_handle_read(void *handle, gems_tensor *t) {
+    int64_t *sizes, *strides, ndim;
+    int32_t dtype, device_type, device_index;
+    if (gems_torch.get_dim(handle, &ndim) | gems_torch.get_sizes(handle, &sizes) |
+        gems_torch.get_strides(handle, &strides) | gems_torch.get_dtype(handle, &dtype) |
+        gems_torch.get_device_type(handle, &device_type) | gems_torch.get_data_ptr(handle, &t->data))
+        return false;
+    device_index = 0;
+    if (device_type != GEMS_CPU && gems_torch.get_device_index(handle, &device_index)) return false;
+    t->sizes = sizes;
+    t->strides = strides;
+    t->handle = handle;
+    t->ndim = (int32_t)ndim;
+    t->dtype = (uint8_t)dtype;
+    t->device_type = (uint8_t)device_type;
+    t->device_index = (int16_t)device_index;
+    int64_t numel = 1;
+    for (int64_t i = 0; i < ndim; i++) numel *= sizes[i];
+    t->numel = numel;
+    return true;
+}
+
+void gems_torch_call_open(gems_torch_call *made) { *made = (gems_torch_call){{NULL}, {NULL}}; }
+
+void gems_torch_call_close(gems_torch_call *made, bool keep) {
+    for (int i = 0; i < GEMS_MAX_SCRATCH && made->scratch[i]; i++) gems_torch.delete_handle(made->scratch[i]);
+    if (keep) return;
+    for (int i = 0; i < GEMS_MAX_OUTS; i++) {
+        if (made->out[i]) gems_torch.delete_handle(made->out[i]);
+        made->out[i] = NULL;
+    }
+}
+
+static gems_status empty(gems_call *call, int slot, int ndim, const int64_t *sizes, const int64_t *strides, int dtype,
+                         gems_tensor *t) {
+    gems_torch_call *made = call->host_data;
+    void **handle = slot < 0 ? &made->scratch[-1 - slot] : &made->out[slot];
+    int64_t contiguous[GEMS_MAX_DIMS], *own_sizes, *own_strides;
+    if (!strides) {
+        gems_contiguous_strides(sizes, ndim, contiguous);
+        strides = contiguous;
+    }
+    if (gems_torch.empty_strided(ndim, sizes, strides, dtype, call->device_type, call->device_index, handle)) {
+        *handle = NULL;
+        const char *text = gems_torch.last_error ? gems_torch.last_error() : NULL;
+        return gems_fail(GEMS_MEMORY_ERROR, "%s", text && *text ? text : "torch could not allocate the output");
+    }
+    if (gems_torch.get_data_ptr(*handle, &t->data) | gems_torch.get_sizes(*handle, &own_sizes) |
+        gems_torch.get_strides(*handle, &own_strides))
+        return gems_fail(GEMS_RUNTIME_ERROR, "torch gave an output that cannot be read");
+    t->sizes = own_sizes;
+    t->strides = own_strides;
+    t->handle = *handle;
+    t->ndim = ndim;
+    t->dtype = (uint8_t)dtype;
+    t->device_type = (uint8_t)call->device_type;
+    t->device_index = call->device_index;
+    t->numel = gems_numel(sizes, ndim);
+    return GEMS_OK;
+}
+
+static gems_status resize(gems_call *call, gems_tensor *t, int ndim, const int64_t *sizes) {
+    return gems_python.resize(call, t, ndim, sizes);
+}
+
+static gems_status philox(gems_call *call, void *generator, uint64_t increment, uint64_t *seed, uint64_t *offset) {
+    return gems_python.philox(call, generator, increment, seed, offset);
+}
+
+static void *stream(const gems_call *call) {
+    void *current = NULL;
+    if (call->device_type == GEMS_CUDA && gems_torch.cuda_stream)
+        gems_torch.cuda_stream(call->device_index, &current);
+    return current;
+}
+
+/* torch knows which tensors are wrapped numbers. */
+static int result_type(gems_call *call, const gems_tensor *a, const gems_tensor *b) {
+    uint64_t stack[2] = {0};
+    void *first, *second;
+    (void)call;
+    if (gems_torch.new_handle(a->handle, &first)) return GEMS_NO_DTYPE;
+    if (gems_torch.new_handle(b->handle, &second)) {
+        gems_torch.delete_handle(first);
+        return GEMS_NO_DTYPE;
+    }
+    stack[0] = (uint64_t)(uintptr_t)first;
+    stack[1] = (uint64_t)(uintptr_t)second;
+    if (gems_torch.call_dispatcher("aten::result_type", "Tensor", stack)) return GEMS_NO_DTYPE;
+    return (int32_t)stack[0];
+}
+
+const gems_host gems_host_torch = {
+    .name = "torch", .empty = empty, .resize = resize, .stream = stream, .philox = philox};
+const gems_host gems_host_shim = {.name = "torch",
+                                  .empty = empty,
+                                  .resize = resize,
+                                  .stream = stream,
+                                  .result_type = result_type,
+                                  .philox = philox};

@@ -1,0 +1,136 @@
+/* The stable shim: torch's dispatcher calls C functions with a stack of 64-bit words, without the GIL.
+ *
+ * The function pointer carries no user data, so there is a trampoline for each entry of the table. Arguments are owned
+ * here: what is not handed back as a result is released, also before an exception is thrown through these frames.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "stable.h"
+
+/* Releases all arguments but those that went back as results. */
+static void release(const gems_entry *entry, const uint64_t *stack, int first, int count) {
+    for (int i = 0; i < entry->schema.nargs; i++)
+        if (i < first || i >= first + count) gems_shim_release(&entry->schema.args[i], stack[i]);
+}
+
+/* Puts the results on the stack and releases the rest. */
+static void give(gems_call *call, uint64_t *stack) {
+    const gems_entry *entry = call->entry;
+    gems_torch_call *made = call->host_data;
+    if (entry->variant == GEMS_FUNCTIONAL) {
+        release(entry, stack, 0, 0);
+        for (int i = 0; i < entry->nouts; i++) {
+            void *handle = made->out[i];
+            if (!handle && gems_torch.undefined) gems_torch.undefined(&handle);
+            stack[i] = (uint64_t)(uintptr_t)handle;
+        }
+    } else {
+        uint64_t results[GEMS_MAX_OUTS];
+        int count = entry->nouts;
+        for (int i = 0; i < count; i++) results[i] = stack[entry->out_arg + i];
+        release(entry, stack, entry->out_arg, count);
+        for (int i = 0; i < count; i++) stack[i] = results[i];
+    }
+    gems_torch_call_close(made, true);
+}
+
+static gems_status read_arguments(gems_call *call, const uint64_t *stack, gems_shim_store *store) {
+    const gems_schema *schema = &call->entry->schema;
+    for (int i = 0; i < schema->nargs; i++) {
+        GEMS_TRY(gems_shim_read(&schema->args[i], stack[i], store, &call->args[i]));
+        if (schema->args[i].type == GEMS_T_DEVICE && call->args[i].kind == GEMS_OTHER) {
+            int64_t device = call->args[i].i;
+            int32_t index = (int32_t)(device & 0xffffffff);
+            if (device >> 32 != call->device_type) return gems_decline("another device is asked for");
+            if (index >= 0) call->device_index = (int16_t)index;
+        }
+    }
+    return GEMS_OK;
+}
+
+static int64_t now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* The device of factories without a device argument. */
+static int16_t route_device_type;
+
+static void run(int index, uint64_t *stack) {
+    gems_entry *entry = gems_entry_at(index);
+    if (!gems_gate_open(entry)) {
+        gems_python.fallback(entry, stack, NULL);
+        return;
+    }
+    gems_torch_call made;
+    gems_shim_store store;
+    gems_call call;
+    gems_torch_call_open(&made);
+    gems_shim_store_open(&store);
+    call.entry = entry;
+    call.host = &gems_host_shim;
+    call.host_data = &made;
+    call.device_type = route_device_type;
+    call.device_index = 0;
+    int64_t start = __builtin_expect(gems_observing, 0) ? now() : 0;
+    gems_status status = read_arguments(&call, stack, &store);
+    if (status == GEMS_OK) {
+        status = gems_call_run(&call);
+    } else {
+        __atomic_fetch_add(&entry->fallbacks, 1, __ATOMIC_RELAXED);
+        __atomic_store_n(&entry->reason, gems_reason(), __ATOMIC_RELAXED);
+    }
+    if (__builtin_expect(gems_observing, 0)) gems_python.observe(&call, status, now() - start);
+    gems_shim_store_close(&store);
+    if (status == GEMS_OK) {
+        give(&call, stack);
+        return;
+    }
+    gems_torch_call_close(&made, false);
+    if (status == GEMS_DECLINE) {
+        gems_python.fallback(entry, stack, gems_reason());
+        return;
+    }
+    release(entry, stack, 0, 0);
+    gems_python.raise();
+}
+
+/* Four digits to the base 16, 8 and 8: 1024 functions and a table of them. */
+#define EACH8(M, a) M(a##0) M(a##1) M(a##2) M(a##3) M(a##4) M(a##5) M(a##6) M(a##7)
+#define EACH64(M, a) \
+    EACH8(M, a##0) EACH8(M, a##1) EACH8(M, a##2) EACH8(M, a##3) EACH8(M, a##4) EACH8(M, a##5) EACH8(M, a##6) EACH8(M, a##7)
+#define EACH512(M, a) \
+    EACH64(M, a##0) EACH64(M, a##1) EACH64(M, a##2) EACH64(M, a##3) EACH64(M, a##4) EACH64(M, a##5) EACH64(M, a##6) EACH64(M, a##7)
+#define EACH(M) EACH512(M, 00) EACH512(M, 01)
+
+/* The digits are an octal number: 00000 to 01777. */
+#define TRAMPOLINE(digits)                                                          \
+    static void entry_##digits(uint64_t *stack, uint64_t arguments, uint64_t results) { \
+        (void)arguments;                                                            \
+        (void)results;                                                              \
+        run(digits, stack);                                                         \
+    }
+EACH(TRAMPOLINE)
+
+#define NAME(digits) entry_##digits,
+static void (*const trampolines[GEMS_SHIM_ENTRIES])(uint64_t *, uint64_t, uint64_t) = {EACH(NAME)};
+
+gems_status gems_shim_register(const char *key, const uint16_t *entries, int count, void **library) {
+    uint64_t version = gems_torch.abi_version ? gems_torch.abi_version() : 0;
+    if (!*library && gems_torch.library_open("aten", key, __FILE__, __LINE__, library))
+        return gems_fail(GEMS_RUNTIME_ERROR, "torch does not open a library for %s", key);
+    route_device_type = !strcmp(key, "CPU") ? GEMS_CPU : GEMS_CUDA;
+    for (int i = 0; i < count; i++) {
+        const gems_entry *entry = gems_entry_at(entries[i]);
+        int32_t failed = gems_torch.library_impl_versioned
+                             ? gems_torch.library_impl_versioned(*library, entry->qualified, trampolines[entries[i]], version)
+                             : gems_torch.library_impl(*library, entry->qualified, trampolines[entries[i]]);
+        if (failed) return gems_fail(GEMS_RUNTIME_ERROR, "torch refuses a kernel for aten::%s", entry->qualified);
+    }
+    return GEMS_OK;
+}
+
+void gems_shim_close(void *library) { gems_torch.library_close(library); }
