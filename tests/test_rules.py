@@ -1,0 +1,125 @@
+"""What every row keeps, whatever it computes: layouts, empty and 0-dim tensors, the same bits twice, nothing kept."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import flag_gems
+import pytest
+import torch
+from compare import assert_same, outcome, tensors
+from layouts import LAYOUTS
+from opinfo import RANDOM, base_of, copy_of, infos_of, rows, samples
+from torch import Tensor
+from torch.testing._internal.opinfo.core import OpInfo
+from torch.utils._pytree import tree_map
+
+DEVICE = flag_gems.device
+COUNT = 4  # samples of an OpInfo
+
+
+def cases() -> list[Any]:
+    """One case a row and OpInfo, in the dtypes that show most: a float, an int and bool where it takes them."""
+    found = []
+    for row in rows():
+        if base_of(row) in RANDOM:
+            continue
+        for info in infos_of(row):
+            dtypes = [d for d in (torch.float32, torch.int32) if d in info.supported_dtypes(DEVICE)]
+            for dtype in dtypes:
+                name = f"{row['id']}-{info.name}.{info.variant_test_name}-{str(dtype).removeprefix('torch.')}"
+                found.append(pytest.param(info, dtype, id=name))
+    return found
+
+
+def map_tensors(change: Callable[[Tensor], Tensor | None], value: Any) -> Any:
+    """The arguments with every tensor changed; one that the change does not concern stays."""
+
+    def one(item: Any) -> Any:
+        if not isinstance(item, Tensor):
+            return item
+        with torch.no_grad():
+            changed = change(item)
+        return item if changed is None else changed.detach().requires_grad_(item.requires_grad)
+
+    return tree_map(one, value)
+
+
+def arguments(info: OpInfo, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    """(input, args, kwargs) of a few samples, the ones with more dims first."""
+    found = [(s.input, s.args, s.kwargs) for s in samples(info, DEVICE, dtype, False, 24)]
+    found.sort(key=lambda case: -max((t.ndim for t in tensors(case)), default=0))
+    return found[:COUNT]
+
+
+def run(info: OpInfo, case: tuple[Any, ...]) -> Any:
+    first, args, kwargs = case
+    return info.op(first, *args, **kwargs)
+
+
+def both(info: OpInfo, case: tuple[Any, ...], note: str) -> None:
+    aten = outcome(lambda: run(info, case))
+    with flag_gems.use_gems():
+        ours = outcome(lambda: run(info, case))
+    assert_same(ours, aten, None, note)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("info", "dtype"), cases())
+def test_layout(info: OpInfo, dtype: torch.dtype, layout: str) -> None:
+    for case in arguments(info, dtype):
+        changed = map_tensors(LAYOUTS[layout], case)
+        both(info, changed, f"{info.name} {layout} {[tuple(t.shape) for t in tensors(changed)]}")
+
+
+@pytest.mark.parametrize(("info", "dtype"), cases())
+def test_mixed_layouts(info: OpInfo, dtype: torch.dtype) -> None:
+    """Each tensor of a call in another layout."""
+    order = list(LAYOUTS.values())
+    for number, case in enumerate(arguments(info, dtype)):
+        position = iter(range(number, number + 100))
+        both(info, map_tensors(lambda t: order[next(position) % len(order)](t), case), f"{info.name} mixed")
+
+
+@pytest.mark.parametrize(("info", "dtype"), cases())
+def test_empty_and_0dim(info: OpInfo, dtype: torch.dtype) -> None:
+    """A size of 0 in each dim, and 0-dim tensors: ATen's result, or its error."""
+    for case in arguments(info, dtype)[:2]:
+        rank = max((t.ndim for t in tensors(case)), default=0)
+        for dim in range(rank):
+            both(info, map_tensors(lambda t, d=dim: t.narrow(d, 0, 0) if d < t.ndim else None, case), f"empty {dim}")
+        both(info, map_tensors(lambda t: t.reshape(-1)[0] if t.numel() else None, case), "0-dim")
+
+
+@pytest.mark.parametrize(("info", "dtype"), cases())
+def test_same_bits_twice(info: OpInfo, dtype: torch.dtype) -> None:
+    for case in arguments(info, dtype)[:2]:
+        with flag_gems.use_gems():
+            first, second = outcome(lambda c=case: run(info, c)), outcome(lambda c=case: run(info, c))
+        for a, b in zip(tensors(first), tensors(second), strict=True):
+            assert torch.equal(a.view(torch.uint8) if a.ndim else a, b.view(torch.uint8) if b.ndim else b) or (
+                a.isnan() == b.isnan()
+            ).all()
+
+
+@pytest.mark.parametrize(("info", "dtype"), cases())
+def test_nothing_is_kept(info: OpInfo, dtype: torch.dtype) -> None:
+    """After the call nobody but the caller holds an argument's memory."""
+    for case in arguments(info, dtype)[:2]:
+        fresh = copy_of(case, False)
+        held = tensors(fresh)
+        use = torch._C._storage_Use_Count
+        before = [use(t.untyped_storage()._cdata) for t in held]
+        with flag_gems.use_gems():
+            result = outcome(lambda c=fresh: run(info, c))
+        mine = {t.untyped_storage().data_ptr() for t in tensors(result)}
+        if mine & {t.untyped_storage().data_ptr() for t in held}:
+            continue  # a view or the input itself came back
+        assert [use(t.untyped_storage()._cdata) for t in held] == before
+        watched = [weakref.ref(t) for t in held]
+        del fresh, held, result
+        gc.collect()
+        assert not any(w() is not None for w in watched)
