@@ -57,7 +57,11 @@ GEMS_DI float bits_float(uint32_t v) { float r; memcpy(&r, &v, 4); return r; }
 // ---- storage types to float and back: one rounding, to nearest even
 GEMS_DI float to_op(bf16 v) { return bits_float((uint32_t)v.x << 16); }
 GEMS_DI float to_op(f16 v) {
-#if GEMS_CPU
+#if GEMS_CPU && defined(GEMS_NATIVE_HALF)
+    _Float16 r;
+    memcpy(&r, &v, 2);
+    return (float)r;
+#elif GEMS_CPU
     uint32_t m = (uint32_t)(v.x & 0x7fff) << 13, s = (uint32_t)(v.x & 0x8000) << 16;
     uint32_t normal = m + 0x38000000u, small = float_bits(bits_float(m + 0x38800000u) - bits_float(0x38800000u));
     uint32_t r = m >= 0x0f800000u ? m + 0x70000000u : m < 0x00800000u ? small : normal;
@@ -92,7 +96,12 @@ template <> struct Round<bf16> {
 };
 template <> struct Round<f16> {
     GEMS_DI static f16 from(float v) {
-#if GEMS_CPU
+#if GEMS_CPU && defined(GEMS_NATIVE_HALF)
+        _Float16 h = (_Float16)v;
+        f16 r;
+        memcpy(&r, &h, 2);
+        return r;
+#elif GEMS_CPU
         uint32_t u = float_bits(v), s = u >> 16 & 0x8000u;
         u &= 0x7fffffffu;
         uint32_t small = float_bits(bits_float(u) + 0.5f) - 0x3f000000u;

@@ -38,6 +38,11 @@ typedef __SIZE_TYPE__ size_t;
 #define GEMS_IVDEP _Pragma("GCC ivdep")
 #endif
 
+// Where the compiler turns whole vectors of halves into floats by itself; elsewhere integer code does, which vectorises too.
+#if defined(__AVX512FP16__) || (defined(__F16C__) && __clang_major__ >= 15) || (defined(__aarch64__) && !defined(__clang__))
+#define GEMS_NATIVE_HALF 1
+#endif
+
 struct uint3 { unsigned x, y, z; };
 struct dim3 { unsigned x, y, z; };
 template <class T> GEMS_INLINE T max(T a, T b) { return a < b ? b : a; }
