@@ -44,6 +44,16 @@ static void note(notes *tried, const char *format, ...) {
     tried->text[tried->size] = 0;
 }
 
+/* Why dlopen failed; its words mostly begin with the file's name. */
+static void note_failed_open(notes *tried, const char *file) {
+    const char *why = dlerror();
+    if (!why) why = "cannot be opened";
+    if (!strncmp(why, file, strlen(file)))
+        note(tried, "  %s", why);
+    else
+        note(tried, "  %s: %s", file, why);
+}
+
 /* ---- symbols ---- */
 
 static const char *compiler_symbols(void *library, gems_cuda_compiler *table) {
@@ -131,8 +141,7 @@ static bool try_compiler(search *s, const char *file) {
     int count = 0;
     void *library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
-        const char *why = dlerror();
-        note(&s->tried, "  %s: %s", file, why ? why : "cannot be opened");
+        note_failed_open(&s->tried, file);
         return false;
     }
     const char *missing = compiler_symbols(library, &c);
@@ -347,8 +356,7 @@ static bool try_driver(notes *tried, const char *file, gems_cuda_driver *d) {
     const char *call = "cuInit";
     void *library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
-        const char *text = dlerror();
-        note(tried, "  %s: %s", file, text ? text : "cannot be opened");
+        note_failed_open(tried, file);
         return false;
     }
     const char *missing = driver_symbols(library, d);

@@ -87,14 +87,16 @@ static char *log_of(const gems_cuda_compiler *c, void *program) {
     return log;
 }
 
-/* A program that failed: who, what the compiler said, the source. */
+/* A program that failed: who, what the compiler said (its first errors), the source. */
 static gems_status report_failure(const gems_cuda_compiler *c, const gems_identity *identity,
                                   const char *name, const char *text, const char *log, int result) {
+    enum { MOST = 6000 };
     char *listing = gems_cuda_listing(text, log);
     bool builtins = *c->remark && strstr(log, "builtins");
-    gems_fail(GEMS_RUNTIME_ERROR, "%s: NVRTC %d.%d cannot compile it for %s: %s\n%s%s%s\n%s", name,
-              c->major, c->minor, identity->arch, c->error_name(result), log,
-              builtins ? c->remark : "", builtins ? "\n" : "", listing ? listing : "");
+    gems_fail(GEMS_RUNTIME_ERROR, "%s: NVRTC %d.%d cannot compile it for %s: %s\n%.*s%s\n%s%s\n%s",
+              name, c->major, c->minor, identity->arch, c->error_name(result), MOST, log,
+              strlen(log) > MOST ? " ..." : "", builtins ? c->remark : "", builtins ? "\n" : "",
+              listing ? listing : "");
     free(listing);
     return GEMS_ERROR;
 }
