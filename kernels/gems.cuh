@@ -117,7 +117,7 @@ template <> struct Round<f16> {
 #endif
     }
 };
-// fp8 as torch rounds it: e4m3 has no infinity (too large is NaN), e5m2 has one.
+// fp8 as torch rounds it: e4m3 has no infinity and saturates at 448, e5m2 has one.
 template <int MantissaBits, int Bias> GEMS_DI uint8_t round_f8(float v, uint32_t limit, uint32_t beyond) {
     constexpr int drop = 23 - MantissaBits;
     constexpr uint32_t magic = (uint32_t)(127 - Bias + drop + 1) << 23;
@@ -131,7 +131,7 @@ template <int MantissaBits, int Bias> GEMS_DI uint8_t round_f8(float v, uint32_t
     return (uint8_t)(r | s);
 }
 template <> struct Round<f8e4m3> {
-    GEMS_DI static f8e4m3 from(float v) { return {round_f8<3, 7>(v, 0x43f00000u, 0x7f)}; }
+    GEMS_DI static f8e4m3 from(float v) { return {round_f8<3, 7>(v, 0x43e00000u, 0x7e)}; }
 };
 template <> struct Round<f8e5m2> {
     GEMS_DI static f8e5m2 from(float v) { return {round_f8<2, 15>(v, 0x47800000u, 0x7c)}; }
