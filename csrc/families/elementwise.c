@@ -1,8 +1,329 @@
-#include "../engine/call.h"
+/* Elementwise work on the host: output shape, shape class, launch. Rows are one line of operators.def each. */
+#include "elementwise.h"
 
-static gems_status run(gems_call *call) {
-    (void)call;
-    return gems_decline("no kernel yet");
+#include <string.h>
+
+/* Twin of the contract's Strided<NT, int32_t> and <NT, int64_t>: the strides come packed behind, kTensors a dim. */
+typedef struct strided32 {
+    int32_t ndim, n;
+    gems_fastdiv div[GEMS_EW_RANK];
+    int32_t stride[GEMS_EW_RANK * GEMS_ITER_OPERANDS];
+} strided32;
+typedef struct strided64 {
+    int32_t ndim;
+    int64_t n;
+    gems_fastdiv div[GEMS_EW_RANK];
+    int64_t stride[GEMS_EW_RANK * GEMS_ITER_OPERANDS];
+} strided64;
+
+/* The operands that have memory: inputs first, then outputs, as the kernel's parameters go. */
+typedef struct operands {
+    int inputs, count;
+    const gems_tensor *t[GEMS_ITER_OPERANDS];
+    uint8_t input[GEMS_EW_INPUTS]; /* which input of the row the i-th operand is */
+} operands;
+
+/* How a call is launched. */
+typedef struct work {
+    gems_key key;
+    void *pointer[GEMS_ITER_OPERANDS];
+    int64_t items; /* that threads take: elements, or vectors of key.tune[GEMS_EW_VECTOR] elements */
+    union { int32_t i32[2]; int64_t i64[2]; } range; /* dense: pad and end */
+    union { strided32 narrow; strided64 wide; } space;
+} work;
+
+/* ---- shapes ---- */
+
+static bool same_layout(const gems_tensor *a, const gems_tensor *b) {
+    if (a->ndim != b->ndim) return false;
+    for (int d = 0; d < a->ndim; d++)
+        if (a->sizes[d] != b->sizes[d] || a->strides[d] != b->strides[d]) return false;
+    return true;
 }
 
-const gems_family gems_family_elementwise = {.name = "elementwise", .run = run};
+/* Makes the outputs in the broadcast shape of the inputs, laid out as TensorIterator would. alike: all inputs have one
+ * layout and it is dense. */
+static gems_status make_outputs(const gems_ew_row *row, gems_call *call, const gems_ew_arguments *arguments,
+                                const operands *in, bool *alike) {
+    int64_t sizes[GEMS_MAX_DIMS], strides[GEMS_MAX_DIMS], broadcast[GEMS_EW_INPUTS][GEMS_MAX_DIMS];
+    const int64_t *chosen = NULL;
+    int ndim = in->inputs ? in->t[0]->ndim : 0;
+    *alike = true;
+    for (int i = 1; i < in->inputs; i++) *alike = *alike && same_layout(in->t[0], in->t[i]);
+    if (in->inputs) memcpy(sizes, in->t[0]->sizes, (size_t)ndim * sizeof *sizes);
+    if (*alike) {
+        if (in->inputs && !gems_is_contiguous(in->t[0])) {
+            *alike = gems_is_non_overlapping_and_dense(in->t[0]);
+            if (*alike) chosen = in->t[0]->strides;
+        }
+    } else {
+        for (int i = 1; i < in->inputs; i++)
+            if (!gems_broadcast(sizes, &ndim, in->t[i]->sizes, in->t[i]->ndim))
+                return gems_decline("the shapes do not broadcast");
+    }
+    if (!*alike && call->entry->variant == GEMS_FUNCTIONAL) {
+        const int64_t *views[GEMS_EW_INPUTS];
+        for (int i = 0; i < in->inputs; i++) {
+            gems_broadcast_strides(in->t[i], sizes, ndim, broadcast[i]);
+            views[i] = broadcast[i];
+        }
+        gems_output_strides(sizes, ndim, views, in->inputs, strides);
+        chosen = strides;
+    }
+    for (int i = 0; i < row->outputs; i++)
+        GEMS_TRY(gems_output(call, i, ndim, sizes, chosen, arguments->types.result));
+    return GEMS_OK;
+}
+
+/* ---- shape classes ---- */
+
+/* The widest access for which every operand stands equally far from a whole one; *pad: how far, in elements. */
+static int dense_vector(const operands *all, int bytes, int64_t *pad) {
+    size_t widest = 1;
+    for (int i = 0; i < all->count; i++) {
+        size_t size = gems_dtype_size(all->t[i]->dtype);
+        if (size > widest) widest = size;
+    }
+    for (int n = bytes / (int)widest; n > 1; n /= 2) {
+        bool fits = true;
+        for (int i = 0; i < all->count; i++) {
+            size_t size = gems_dtype_size(all->t[i]->dtype);
+            uintptr_t address = (uintptr_t)all->t[i]->data;
+            int64_t off = (int64_t)(address / size % (size_t)n);
+            if (i == 0) *pad = off;
+            fits = fits && off == *pad && address % size == 0;
+        }
+        if (fits) return n;
+    }
+    *pad = 0;
+    return 1;
+}
+
+static void plan_dense(const gems_device_info *info, const operands *all, work *w) {
+    int64_t n = all->t[all->count - 1]->numel, pad = 0;
+    int vector = info->fast ? 0 : dense_vector(all, info->vector_bytes, &pad);
+    w->key.kernel = GEMS_EW_DENSE;
+    w->key.tune[GEMS_EW_VECTOR] = (uint8_t)vector;
+    if (!gems_fits_int32(n + (1 << 20))) w->key.flags |= GEMS_EW_WIDE;
+    for (int i = 0; i < all->count; i++)
+        w->pointer[i] = (char *)all->t[i]->data - (size_t)pad * gems_dtype_size(all->t[i]->dtype);
+    w->items = n + pad;
+    if (w->key.flags & GEMS_EW_WIDE) w->range.i64[0] = pad, w->range.i64[1] = n + pad;
+    else w->range.i32[0] = (int32_t)pad, w->range.i32[1] = (int32_t)(n + pad);
+}
+
+/* The widest access along dim 0 of operands whose strides there are 1 or 0. */
+static int row_vector(const operands *all, const gems_iter *iter, const int *place, int bytes) {
+    size_t widest = 1;
+    for (int i = 0; i < all->count; i++) {
+        size_t size = gems_dtype_size(all->t[i]->dtype);
+        if (size > widest) widest = size;
+    }
+    int n = bytes / (int)widest;
+    for (; n > 1; n /= 2) {
+        bool fits = iter->size[0] % n == 0;
+        for (int i = 0; i < all->count && fits; i++) {
+            const int64_t *stride = iter->stride[place[i]];
+            if (stride[0] == 0) continue;
+            fits = (uintptr_t)all->t[i]->data % ((size_t)n * gems_dtype_size(all->t[i]->dtype)) == 0;
+            for (int d = 1; d < iter->ndim && fits; d++) fits = stride[d] % n == 0;
+        }
+        if (fits) break;
+    }
+    return n;
+}
+
+/* Ranks that programs are made for. */
+static int program_rank(int ndim) { return ndim <= 2 ? 2 : ndim <= 4 ? ndim : GEMS_EW_RANK; }
+
+static gems_status plan_strided(const gems_device_info *info, const operands *all, const gems_tensor *out, work *w) {
+    int64_t strides[GEMS_ITER_OPERANDS][GEMS_MAX_DIMS], largest = 0;
+    const int64_t *views[GEMS_ITER_OPERANDS];
+    int place[GEMS_ITER_OPERANDS]; /* of an operand in the iteration: the outputs decide first */
+    int outputs = all->count - all->inputs;
+    gems_iter iter;
+    for (int i = 0; i < all->count; i++) {
+        place[i] = i < all->inputs ? outputs + i : i - all->inputs;
+        gems_broadcast_strides(all->t[i], out->sizes, out->ndim, strides[place[i]]);
+        views[place[i]] = strides[place[i]];
+    }
+    gems_iter_make(&iter, out->sizes, out->ndim, views, all->count);
+    bool dense = iter.ndim == 1;
+    for (int i = 0; i < all->count; i++) dense = dense && iter.stride[i][0] == 1;
+    if (dense) {
+        plan_dense(info, all, w);
+        return GEMS_OK;
+    }
+    if (iter.ndim > GEMS_EW_RANK) return gems_decline("more dimensions than strided kernels take");
+    bool rows = true;
+    int broadcast = 0;
+    for (int i = 0; i < all->count; i++) {
+        int64_t inner = iter.stride[place[i]][0];
+        int64_t offset = gems_max_offset(iter.size, iter.stride[place[i]], iter.ndim);
+        if (offset > largest) largest = offset;
+        rows = rows && (inner == 1 || (inner == 0 && i < all->inputs));
+        if (inner == 0 && i < all->inputs) broadcast |= 1 << all->input[i];
+    }
+    int vector = rows && !info->fast ? row_vector(all, &iter, place, info->vector_bytes) : 1;
+    rows = rows && (info->fast || vector > 1);
+    bool wide = !gems_fits_int32(largest + (1 << 20)) || !gems_fits_int32(iter.numel + (1 << 20));
+    w->key.kernel = rows ? GEMS_EW_ROWS : GEMS_EW_STRIDED;
+    w->key.flags |= wide ? GEMS_EW_WIDE : 0;
+    w->key.tune[GEMS_EW_VECTOR] = info->fast ? 0 : (uint8_t)vector;
+    w->key.tune[GEMS_EW_DIMS] = (uint8_t)program_rank(iter.ndim);
+    w->key.tune[GEMS_EW_BROADCAST] = rows ? (uint8_t)broadcast : 0;
+    w->items = iter.numel / vector;
+    w->space.narrow.ndim = iter.ndim; /* in both forms at the same place */
+    if (wide) w->space.wide.n = w->items;
+    else w->space.narrow.n = (int32_t)w->items;
+    for (int d = 0; d < iter.ndim; d++) {
+        int64_t size = d ? iter.size[d] : iter.size[0] / vector;
+        if (size > UINT32_MAX || (!wide && size > INT32_MAX)) return gems_decline("a dimension of more than 2^32 elements");
+        gems_fastdiv div = wide ? (gems_fastdiv){(uint32_t)size, 0, 0} : gems_fastdiv_make((uint32_t)size);
+        if (wide) w->space.wide.div[d] = div;
+        else w->space.narrow.div[d] = div;
+        for (int i = 0; i < all->count; i++) {
+            int64_t stride = iter.stride[place[i]][d] * (d ? 1 : vector);
+            if (wide) w->space.wide.stride[d * all->count + i] = stride;
+            else w->space.narrow.stride[d * all->count + i] = (int32_t)stride;
+        }
+    }
+    for (int i = 0; i < all->count; i++) w->pointer[i] = all->t[i]->data;
+    return GEMS_OK;
+}
+
+/* ---- the call ---- */
+
+static void fill_key(const gems_ew_row *row, const gems_ew_arguments *arguments, gems_key *key) {
+    memset(key, 0, sizeof *key);
+    memset(key->dtype, GEMS_NO_DTYPE, sizeof key->dtype);
+    key->flags = (uint8_t)(arguments->choice << GEMS_EW_CHOICE_SHIFT);
+    key->tune[GEMS_EW_COMPUTE] = arguments->types.compute;
+    key->tune[GEMS_EW_COMMON] = arguments->types.common;
+    key->tune[GEMS_EW_RESULT] = arguments->types.result;
+    key->tune[GEMS_EW_NUMBERS] = arguments->numbers;
+    key->tune[GEMS_EW_ABSENT] = arguments->absent;
+    key->tune[GEMS_EW_ABSENT_PARAMETERS] = arguments->absent_parameters;
+    for (int i = 0; i < row->inputs; i++)
+        if (arguments->tensor[i]) key->dtype[i] = arguments->tensor[i]->dtype;
+}
+
+/* Blocks of a launch: exactly as many as there is work for on a GPU, a few chunks a worker in the fast mode. */
+static int64_t grid_of(const gems_device_info *info, int64_t items, int64_t per_block) {
+    if (info->fast) return gems_grid_for(info, items, 1 << 15);
+    return (items + per_block - 1) / per_block;
+}
+
+static gems_status launch(gems_call *call, const gems_device_info *info, const operands *all,
+                          const gems_ew_arguments *arguments, work *w) {
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &w->key, &plan));
+    void *args[GEMS_ITER_OPERANDS + GEMS_EW_INPUTS + GEMS_EW_PARAMETERS + 2];
+    int count = 0;
+    for (int i = 0; i < all->count; i++) args[count++] = &w->pointer[i];
+    for (int i = 0; i < arguments->arguments; i++) args[count++] = (void *)arguments->argument[i];
+    bool wide = w->key.flags & GEMS_EW_WIDE;
+    int64_t per_block = (int64_t)GEMS_EW_THREADS * gems_ew_unroll(all->inputs);
+    if (w->key.kernel == GEMS_EW_DENSE) {
+        args[count++] = wide ? (void *)&w->range.i64[0] : (void *)&w->range.i32[0];
+        args[count++] = wide ? (void *)&w->range.i64[1] : (void *)&w->range.i32[1];
+        per_block *= w->key.tune[GEMS_EW_VECTOR];
+    } else {
+        args[count++] = &w->space;
+    }
+    int64_t blocks = grid_of(info, w->items, per_block ? per_block : 1);
+    if (blocks > INT32_MAX) return gems_decline("more blocks than a grid takes");
+    uint32_t grid[3] = {(uint32_t)blocks, 1, 1}, block[3] = {info->fast ? 1 : GEMS_EW_THREADS, 1, 1};
+    return gems_call_launch(call, plan, 0, grid, block, 0, args);
+}
+
+static gems_status run(gems_call *call) {
+    const gems_ew_row *row = gems_ew_row_of(call->entry->op);
+    gems_ew_arguments arguments;
+    operands all = {0};
+    work w;
+    bool alike;
+    if (!row) return GEMS_ERROR;
+    GEMS_TRY(gems_ew_arguments_of(row, call, &arguments));
+    for (int i = 0; i < row->inputs; i++) {
+        if (!arguments.tensor[i]) continue;
+        all.input[all.inputs] = (uint8_t)i;
+        all.t[all.inputs++] = arguments.tensor[i];
+    }
+    GEMS_TRY(make_outputs(row, call, &arguments, &all, &alike));
+    if (!call->nonempty) return GEMS_OK;
+    fill_key(row, &arguments, &w.key);
+    all.count = all.inputs;
+    for (int i = 0; i < row->outputs; i++) {
+        const gems_tensor *out = &call->out[i];
+        w.key.dtype[GEMS_EW_INPUTS + i] = out->dtype;
+        alike = alike && (!all.count || same_layout(out, all.t[0]) ||
+                          (gems_is_contiguous(out) && gems_is_contiguous(all.t[0])));
+        all.t[all.count++] = out;
+    }
+    const gems_device_info *info = gems_device_information(call->device);
+    if (alike) plan_dense(info, &all, &w);
+    else GEMS_TRY(plan_strided(info, &all, &call->out[0], &w));
+    return launch(call, info, &all, &arguments, &w);
+}
+
+/* ---- warmup ---- */
+
+/* The shape classes that a program is made for ahead of time. */
+enum { WARM_DENSE, WARM_STRIDED, WARM_NUMBER, WARM_ROW, WARM_COLUMN, WARM_CLASSES };
+
+/* What the second tensor is in a warm class: a number, broadcast along dim 0. */
+static void warm_second(const gems_ew_row *row, int class, gems_key *key) {
+    int seen = 0;
+    for (int i = 0; i < row->inputs; i++) {
+        if (!row->input[i].tensor || row->input[i].role != GEMS_EW_VALUE || seen++ == 0) continue;
+        if (class == WARM_NUMBER) {
+            key->tune[GEMS_EW_NUMBERS] |= (uint8_t)(1u << i);
+            key->dtype[i] = GEMS_NO_DTYPE;
+        }
+        if (class == WARM_COLUMN) key->tune[GEMS_EW_BROADCAST] |= (uint8_t)(1u << i);
+        return;
+    }
+}
+
+static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
+    const gems_ew_row *row = gems_ew_row_of(key->op);
+    gems_ew_types types;
+    (void)op;
+    if (!row) return false;
+    int pairs = 0;
+    for (int k = 0; k < row->inputs; k++) pairs += row->input[k].tensor && row->input[k].role == GEMS_EW_VALUE;
+    int classes = pairs > 1 ? WARM_CLASSES : WARM_NUMBER;
+    int kept = row->choices > 3 ? 2 : row->choices; /* of many choices: the first and the last */
+    int choice = i / classes, class = i % classes;
+    if (choice >= kept) return false;
+    if (kept < row->choices && choice) choice = row->choices - 1;
+    if (gems_ew_types_of(row, choice, dtype, &types) != GEMS_OK) return false;
+    gems_ew_arguments arguments = {.types = types, .choice = (uint8_t)choice};
+    uint16_t number = key->op;
+    fill_key(row, &arguments, key);
+    key->op = number;
+    for (int k = 0; k < row->inputs; k++) {
+        if (!row->input[k].tensor || row->input[k].role == GEMS_EW_SINGLE) key->tune[GEMS_EW_NUMBERS] |= (uint8_t)(1u << k);
+        else key->dtype[k] = row->input[k].role == GEMS_EW_MASK ? GEMS_BOOL : (uint8_t)dtype;
+    }
+    for (int k = 0; k < row->outputs; k++) key->dtype[GEMS_EW_INPUTS + k] = types.result;
+    warm_second(row, class, key);
+    size_t widest = gems_dtype_size(types.result), size = gems_dtype_size(dtype);
+    key->kernel = class == WARM_STRIDED ? GEMS_EW_STRIDED : class >= WARM_ROW ? GEMS_EW_ROWS : GEMS_EW_DENSE;
+    key->tune[GEMS_EW_DIMS] = key->kernel == GEMS_EW_DENSE ? 0 : 2;
+    key->tune[GEMS_EW_VECTOR] = info->fast                    ? 0
+                                : class == WARM_STRIDED       ? 1
+                                                              : (uint8_t)((size_t)info->vector_bytes / (size > widest ? size : widest));
+    return true;
+}
+
+const gems_family gems_family_elementwise = {
+    .name = "elementwise",
+    .run = run,
+    .program = gems_ew_program,
+    .warm = warm,
+    .casts_output = true,
+    .strided_output = true,
+    .allows_alias = true,
+};

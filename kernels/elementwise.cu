@@ -1,0 +1,231 @@
+// Elementwise work: one expression over up to five inputs, up to three outputs. The program's head (csrc/families/
+// elementwise_program.c) says over what:
+//   compute_t, common_t, result_t   the type of the expression, the inputs' promoted type, ATen's result type
+//   EW_INPUTS(X)    X(index, name, storage type, type read through, type of the name, flag): tensors that are read
+//   EW_OUTPUTS(X)   X(index, storage type, expression)
+//   EW_NUMBERS(X)   X(type, name): kernel arguments that the expression reads
+//   EW_GIVEN        constants: whether optional arguments were given
+//   EW_CLASS        the shape class: 0 dense, 1 rows, 2 strided, 3 tiled
+//   Index, kVector (elements of an access), kRank, kTensors, kUnroll (accesses of a thread in flight), kThreads
+using namespace gems;
+
+// ---- functions that expressions may use besides the contract's
+template <class T> GEMS_DI T maximum(T a, T b) {
+    if constexpr (is_float<T>) return max_nan(a, b);
+    else return a > b ? a : b;
+}
+template <class T> GEMS_DI T minimum(T a, T b) {
+    if constexpr (is_float<T>) return min_nan(a, b);
+    else return a < b ? a : b;
+}
+// Integers: INT_MIN / -1 wraps, x / 0 is 0 (a GPU raises no error).
+template <class T> GEMS_DI T div_trunc(T a, T b) {
+    if constexpr (is_float<T>) return trunc(a / b);
+    else if (b == 0) return T(0);
+    else if (T(0) > T(-1) && b == T(-1)) return T(uint64_t(0) - uint64_t(a));
+    else return T(a / b);
+}
+template <class T> GEMS_DI T mod_trunc(T a, T b) {
+    if constexpr (is_float<T>) return fmod(a, b);
+    else if (b == 0 || (T(0) > T(-1) && b == T(-1))) return T(0);
+    else return T(a % b);
+}
+// Integers: products wrap; a negative exponent leaves 1 and -1 alone and makes 0 of the rest.
+template <class T> GEMS_DI T power(T a, T b) {
+    if constexpr (is_float<T>) return pow(a, b);
+    else {
+        if (b < 0) return a == T(1) ? T(1) : a == T(-1) ? (b % 2 ? T(-1) : T(1)) : T(0);
+        uint64_t base = uint64_t(a), result = 1;
+        for (T e = b; e; e = T(e / 2)) {
+            if (e & 1) result *= base;
+            base *= base;
+        }
+        return T(result);
+    }
+}
+template <class T> GEMS_DI T bit_not(T a) {
+    if constexpr (is_same<T, bool>) return !a;
+    else return T(~a);
+}
+// Shifts by less than nothing or by the width and more give what a shift by all bits gives.
+template <class T> GEMS_DI T shift_left(T a, T b) {
+    return b < 0 || uint64_t(b) >= 8 * sizeof(T) ? T(0) : T(uint64_t(a) << b);
+}
+template <class T> GEMS_DI T shift_right(T a, T b) {
+    if (b < 0 || uint64_t(b) >= 8 * sizeof(T)) return a < 0 ? T(-1) : T(0);
+    return T(a >> b);
+}
+template <class T> GEMS_DI bool is_infinite(T a) {
+    if constexpr (is_float<T>) return abs(a) == Limits<T>::inf();
+    else return false;
+}
+template <class T> GEMS_DI T absolute(T a) {
+    if constexpr (is_float<T>) return abs(a);
+    else return a < 0 ? T(uint64_t(0) - uint64_t(a)) : a;
+}
+template <class T> GEMS_DI T lerp(T a, T b, T weight) {
+    T d = b - a;
+    return abs(weight) < T(0.5) ? a + weight * d : b - d * (T(1) - weight);
+}
+
+// ---- one element
+template <class Through, class As, class T> GEMS_DI As read(T v) {
+    if constexpr (is_same<As, T>) return v;
+    else if constexpr (is_same<As, Through>) return convert<As>(v);
+    else return to_op(convert<Through>(v));
+}
+// The expression's value rounded as ATen rounds its result, then cast to the output's type.
+template <class O, class V> GEMS_DI O written(V v) {
+    if constexpr (is_same<V, result_t>) return convert<O>(v);
+    else return convert<O>(from_op<result_t>(v));
+}
+typedef either<is_same<result_t, bool>, bool, compute_t> value_t;
+
+#define EW_STORED(i, name, T, through, as, flag) T stored_##name,
+#define EW_READ(i, name, T, through, as, flag) const as name = read<through, as>(stored_##name);
+#define EW_RESULT(i, T, expression) T &result_##i,
+#define EW_WRITE(i, T, expression) result_##i = written<T>(value_t(expression));
+#define EW_NUMBER(T, name) T name,
+GEMS_DI void element(EW_INPUTS(EW_STORED) EW_OUTPUTS(EW_RESULT) EW_NUMBERS(EW_NUMBER) int) {
+    EW_GIVEN
+    EW_INPUTS(EW_READ)
+    EW_OUTPUTS(EW_WRITE)
+}
+
+// ---- what the kernels below do for each tensor
+#define EW_IN_POINTER(i, name, T, through, as, flag) const T *in_##name,
+#define EW_OUT_POINTER(i, T, expression) T *out_##i,
+#define EW_PASS_NUMBER(T, name) name,
+#define EW_PARAMETERS EW_INPUTS(EW_IN_POINTER) EW_OUTPUTS(EW_OUT_POINTER) EW_NUMBERS(EW_NUMBER)
+
+// What one access of a tensor holds: N elements, or the one that a broadcast input has for all of them.
+template <class T, int N, bool ONE> struct Access {
+    Vec<T, N> all;
+    GEMS_DI void read(const T *p) { all = load<N>(p); }
+    GEMS_DI T operator[](int k) const { return all.v[k]; }
+};
+template <class T, int N> struct Access<T, N, true> {
+    T one;
+    GEMS_DI void read(const T *p) { one = *p; }
+    GEMS_DI T operator[](int) const { return one; }
+};
+#if GEMS_CPU
+#define EW_ROLLED
+#else
+#define EW_ROLLED _Pragma("unroll 1")
+#endif
+constexpr int kN = kFast ? 16 : kVector;
+#define EW_ACCESS(i, name, T, through, as, flag) Access<T, kN, EW_CLASS == 1 && flag> v_##name[kUnroll];
+#define EW_OUT_ACCESS(i, T, expression) Vec<T, kN> r_##i;
+#define EW_ELEMENT_IN(i, name, T, through, as, flag) v_##name[u][k],
+#define EW_ELEMENT_OUT(i, T, expression) r_##i.v[k],
+#define EW_COMPUTE(u)                                                                           \
+    EW_OUTPUTS(EW_OUT_ACCESS)                                                                   \
+    GEMS_UNROLL for (int k = 0; k < kN; k++)                                                    \
+        element(EW_INPUTS(EW_ELEMENT_IN) EW_OUTPUTS(EW_ELEMENT_OUT) EW_NUMBERS(EW_PASS_NUMBER) 0);
+
+#if EW_CLASS == 0
+// Elements [pad, end) of tensors that lie alike: pad counts the elements by which every pointer was moved back to stand
+// at a whole access.
+#define EW_LOAD_AT(i, name, T, through, as, flag) v_##name[u].read(in_##name + at);
+#define EW_STORE_AT(i, T, expression) store<kN>(out_##i + at, r_##i);
+#define EW_ONE_IN(i, name, T, through, as, flag) in_##name[at],
+#define EW_ONE_OUT(i, T, expression) out_##i[at],
+#define EW_ONE element(EW_INPUTS(EW_ONE_IN) EW_OUTPUTS(EW_ONE_OUT) EW_NUMBERS(EW_PASS_NUMBER) 0);
+extern "C" __global__ void __launch_bounds__(kThreads) elementwise(EW_PARAMETERS Index pad, Index end) {
+    EW_INPUTS(EW_ACCESS)
+#if GEMS_CPU && GEMS_FAST
+    constexpr int u = 0;
+    auto chunk = grid_chunk<Index>(end);
+    Index at = chunk.first;
+    for (; at + kN <= chunk.last; at += kN) {
+        EW_INPUTS(EW_LOAD_AT)
+        EW_COMPUTE(0)
+        EW_OUTPUTS(EW_STORE_AT)
+    }
+    for (; at < chunk.last; at++) { EW_ONE }
+#else
+    const Index step = Index(blockDim.x) * kN;
+    const Index first = Index(blockIdx.x) * kUnroll * step + Index(threadIdx.x) * kN;
+    GEMS_UNROLL for (int u = 0; u < kUnroll; u++) {
+        const Index at = first + u * step;
+        if (at >= pad && at + kN <= end) { EW_INPUTS(EW_LOAD_AT) }
+    }
+    GEMS_UNROLL for (int u = 0; u < kUnroll; u++) {
+        const Index at = first + u * step;
+        if (at >= pad && at + kN <= end) {
+            EW_COMPUTE(u)
+            EW_OUTPUTS(EW_STORE_AT)
+        }
+    }
+    if (kN > 1 && (first < pad || first + (kUnroll - 1) * step + kN > end)) { // the two ends, element by element
+        EW_ROLLED for (int u = 0; u < kUnroll; u++) {
+            const Index from = first + u * step;
+            if (from >= pad && from + kN <= end) continue;
+            EW_ROLLED for (Index at = from < pad ? pad : from; at < from + kN && at < end; at++) { EW_ONE }
+        }
+    }
+#endif
+}
+#endif
+
+#if EW_CLASS == 1 || EW_CLASS == 2
+// Items of kVector elements along dim 0; offset t belongs to the t-th tensor, the inputs first.
+enum Tensors {
+#define EW_IN_PLACE(i, name, T, through, as, flag) place_##name,
+#define EW_OUT_PLACE(i, T, expression) place_out_##i,
+    EW_INPUTS(EW_IN_PLACE) EW_OUTPUTS(EW_OUT_PLACE)
+};
+#define EW_LOAD_OFF(i, name, T, through, as, flag) v_##name[u].read(in_##name + off[u][place_##name]);
+#define EW_STORE_OFF(i, T, expression) store<kN>(out_##i + off[u][place_out_##i], r_##i);
+#if GEMS_CPU && GEMS_FAST
+// Runs along dim 0. In class 1 its strides are known: 1, and 0 for the flagged inputs.
+#define EW_RUN_IN(i, name, T, through, as, flag) \
+    in_##name[off[0][place_##name] + (EW_CLASS == 1 ? (flag ? 0 : at) : at * m.stride[0][place_##name])],
+#define EW_RUN_OUT(i, T, expression) \
+    out_##i[off[0][place_out_##i] + (EW_CLASS == 1 ? at : at * m.stride[0][place_out_##i])],
+#define EW_RUN_LOAD(i, name, T, through, as, flag) v_##name[0].read(in_##name + off[0][place_##name] + (flag ? 0 : at));
+#define EW_RUN_STORE(i, T, expression) store<kN>(out_##i + off[0][place_out_##i] + at, r_##i);
+#define EW_RUN_ONE element(EW_INPUTS(EW_RUN_IN) EW_OUTPUTS(EW_RUN_OUT) EW_NUMBERS(EW_PASS_NUMBER) 0);
+extern "C" __global__ void elementwise(EW_PARAMETERS Strided<kTensors, Index> m) {
+    auto chunk = grid_chunk<Index>(m.n);
+    const Index inner = Index(m.div[0].d);
+    for (Index item = chunk.first, run; item < chunk.last; item += run) {
+        Index off[1][kTensors];
+        strided_offsets<kRank>(m, item, off[0]);
+        run = inner - item % inner;
+        if (run > chunk.last - item) run = chunk.last - item;
+        Index at = 0;
+#if EW_CLASS == 1
+        constexpr int u = 0;
+        EW_INPUTS(EW_ACCESS)
+        for (; at + kN <= run; at += kN) {
+            EW_INPUTS(EW_RUN_LOAD)
+            EW_COMPUTE(0)
+            EW_OUTPUTS(EW_RUN_STORE)
+        }
+#endif
+        GEMS_IVDEP for (; at < run; at++) { EW_RUN_ONE }
+    }
+}
+#else
+extern "C" __global__ void __launch_bounds__(kThreads) elementwise(EW_PARAMETERS Strided<kTensors, Index> m) {
+    const Index first = Index(blockIdx.x) * kUnroll * Index(blockDim.x) + Index(threadIdx.x);
+    EW_INPUTS(EW_ACCESS)
+    Index off[kUnroll][kTensors];
+    GEMS_UNROLL for (int u = 0; u < kUnroll; u++) {
+        const Index item = first + u * Index(blockDim.x);
+        if (item < m.n) {
+            strided_offsets<kRank>(m, item, off[u]);
+            EW_INPUTS(EW_LOAD_OFF)
+        }
+    }
+    GEMS_UNROLL for (int u = 0; u < kUnroll; u++) {
+        if (first + u * Index(blockDim.x) < m.n) {
+            EW_COMPUTE(u)
+            EW_OUTPUTS(EW_STORE_OFF)
+        }
+    }
+}
+#endif
+#endif
