@@ -1,4 +1,4 @@
-"""The ways a tensor can lie in memory. Each function gives a tensor with the same shape, or None where it does not apply."""
+"""The ways a tensor can lie in memory. Each function keeps the shape, and gives None where it does not apply."""
 
 from __future__ import annotations
 

@@ -66,40 +66,25 @@ static bool is_wide_unsigned(int dtype) {
     return dtype == GEMS_U16 || dtype == GEMS_U32 || dtype == GEMS_U64;
 }
 
-static int promote_ints(int a, int b) {
-    if (is_wide_unsigned(a) || is_wide_unsigned(b)) {
-        /* torch promotes these among unsigned ones alone, by size. */
-        bool plain = (is_wide_unsigned(a) || a == GEMS_U8) && (is_wide_unsigned(b) || b == GEMS_U8);
-        if (!plain) return GEMS_NO_DTYPE;
-        return gems_dtype_size(a) >= gems_dtype_size(b) ? a : b;
-    }
-    if (a == GEMS_U8 || b == GEMS_U8) {
-        int other = a == GEMS_U8 ? b : a;
-        return other == GEMS_I8 ? GEMS_I16 : other; /* int16 and wider hold uint8 */
-    }
-    return gems_dtype_size(a) >= gems_dtype_size(b) ? a : b;
-}
-
 int gems_promote(int a, int b) {
     if (!gems_dtype_size(a) || !gems_dtype_size(b)) return GEMS_NO_DTYPE;
     if (a == b) return a;
+    bool float_a = gems_dtype_is_float(a), float_b = gems_dtype_is_float(b);
+    if (is_fp8(a) || is_fp8(b)) return GEMS_NO_DTYPE;
+    if ((is_wide_unsigned(a) && !float_b) || (is_wide_unsigned(b) && !float_a)) return GEMS_NO_DTYPE;
     if (a == GEMS_BOOL) return b;
     if (b == GEMS_BOOL) return a;
+    bool same_size = gems_dtype_size(a) == gems_dtype_size(b);
+    int larger = gems_dtype_size(a) > gems_dtype_size(b) ? a : b;
     if (gems_dtype_is_complex(a) || gems_dtype_is_complex(b)) {
-        if (is_fp8(a) || is_fp8(b)) return GEMS_NO_DTYPE;
         int wide_a = gems_dtype_is_int(a) ? GEMS_C32 : complex_of(a);
         int wide_b = gems_dtype_is_int(b) ? GEMS_C32 : complex_of(b);
         return gems_dtype_size(wide_a) >= gems_dtype_size(wide_b) ? wide_a : wide_b;
     }
-    bool float_a = gems_dtype_is_float(a), float_b = gems_dtype_is_float(b);
-    if (float_a && float_b) {
-        if (is_fp8(a) || is_fp8(b)) return GEMS_NO_DTYPE;
-        if (gems_dtype_size(a) == gems_dtype_size(b)) return GEMS_F32; /* float16 with bfloat16 */
-        return gems_dtype_size(a) > gems_dtype_size(b) ? a : b;
-    }
-    if (float_a) return a;
-    if (float_b) return b;
-    return promote_ints(a, b);
+    if (float_a && float_b) return same_size ? GEMS_F32 : larger; /* float16 with bfloat16 */
+    if (float_a || float_b) return float_a ? a : b;
+    if (a == GEMS_U8 || b == GEMS_U8) return same_size ? GEMS_I16 : larger; /* int16 and wider hold uint8 */
+    return larger;
 }
 
 bool gems_can_cast(int from, int to) {
@@ -113,9 +98,14 @@ static _Atomic int default_dtype = GEMS_F32;
 int gems_default_dtype(void) { return default_dtype; }
 void gems_set_default_dtype(int dtype) { default_dtype = dtype; }
 
-/* Categories of torch's result_type: a higher one wins over more dimensions. */
-static int category(int dtype) {
-    return gems_dtype_is_complex(dtype) ? 3 : gems_dtype_is_float(dtype) ? 2 : gems_dtype_is_int(dtype) ? 1 : 0;
+/* torch's rule for operands of a higher and a lower rank: only a higher category of the lower one counts. */
+static int combine(int higher, int lower) {
+    if (higher == GEMS_NO_DTYPE || lower == GEMS_NO_DTYPE) return higher == GEMS_NO_DTYPE ? lower : higher;
+    if (gems_dtype_is_complex(higher)) return higher;
+    if (gems_dtype_is_float(higher)) return gems_dtype_is_complex(lower) ? complex_of(higher) : higher;
+    if (higher == GEMS_BOOL || gems_dtype_is_float(lower) || gems_dtype_is_complex(lower))
+        return gems_promote(higher, lower);
+    return higher;
 }
 
 static int number_dtype(const gems_value *value) {
@@ -144,13 +134,7 @@ int gems_result_type(const gems_value *const *values, int count) {
         if (result[rank] == GEMS_NO_DTYPE) result[rank] = dtype;
         else if ((result[rank] = gems_promote(result[rank], dtype)) == GEMS_NO_DTYPE) return GEMS_NO_DTYPE;
     }
-    int best = GEMS_NO_DTYPE;
-    for (int rank = 0; rank < 3; rank++) {
-        if (result[rank] == GEMS_NO_DTYPE) continue;
-        if (best == GEMS_NO_DTYPE) best = result[rank];
-        else if (category(best) < category(result[rank])) best = gems_promote(best, result[rank]);
-    }
-    return best;
+    return combine(result[0], combine(result[1], result[2]));
 }
 
 /* ---- numbers in and out of storage ---- */
@@ -183,14 +167,14 @@ static uint16_t to_small(double value, int exponent, int mantissa, bool finite) 
     if (isnan(value)) return sign | nan;
     value = fabs(value);
     int power;
-    if (isinf(value)) return sign | (finite ? nan : infinity);
+    if (isinf(value)) return sign | (finite ? nan - 1 : infinity);
     frexp(value, &power);
     power = power - 1 < 1 - bias ? 1 - bias : power - 1;
     double steps = nearbyint(ldexp(value, mantissa - power)); /* multiples of the last place */
     if (value == 0 || steps == 0) return sign;
     int64_t code = (int64_t)steps + ((int64_t)(power + bias - 1) << mantissa);
-    int64_t limit = finite ? nan : infinity;
-    if (code >= limit) code = finite ? nan : infinity;
+    int64_t limit = finite ? nan - 1 : infinity; /* the format without an infinity saturates */
+    if (code > limit) code = limit;
     return sign | (uint16_t)code;
 }
 
