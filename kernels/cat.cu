@@ -1,0 +1,59 @@
+// cat: rows of many inputs side by side in the rows of one output. The head names Src, Dst, kSame, kV (elements of one
+// access), kMost (inputs of a table), kChunk (vectors that a block takes at once). Twin of csrc/families/cat.c.
+using namespace gems;
+
+struct Table {
+    const Src* in[kMost];
+    uint32_t inner[kMost], at[kMost], first[kMost + 1];
+    uint32_t count, outer, out_inner;
+};
+
+template <int N>
+GEMS_DI Vec<Dst, N> converted(const Vec<Src, N>& in) {
+    if constexpr (kSame) {
+        return in;
+    } else {
+        Vec<Dst, N> out;
+        GEMS_UNROLL for (int i = 0; i < N; i++) out.v[i] = convert<Dst>(in.v[i]);
+        return out;
+    }
+}
+
+extern "C" __global__ void cat_table(Dst* __restrict__ out, const __grid_constant__ Table t) {
+    uint32_t total = t.first[t.count];
+    for (uint32_t chunk = blockIdx.x; chunk < total; chunk += gridDim.x) {
+        int which = 0, last = (int)t.count - 1;  // the input whose chunk it is
+        while (which < last) {
+            int middle = (which + last + 1) / 2;
+            if (t.first[middle] <= chunk) which = middle;
+            else last = middle - 1;
+        }
+        const Src* in = t.in[which];
+        uint32_t inner = t.inner[which], all = t.outer * inner, begin = (chunk - t.first[which]) * kChunk;
+        uint32_t end = all - begin < kChunk ? all : begin + kChunk;
+        Dst* to = out + (int64_t)t.at[which] * kV;
+        if constexpr (kFast) {
+            for (uint32_t i = begin; i < end;) {
+                uint32_t row = i / inner, run = inner - (i - row * inner);
+                if (run > end - i) run = end - i;
+                Dst* place = to + ((int64_t)row * t.out_inner + (i - row * inner));
+                if (kSame && run * sizeof(Dst) >= 64) memcpy(place, in + i, run * sizeof(Dst));
+                else GEMS_IVDEP for (uint32_t k = 0; k < run; k++) place[k] = convert<Dst>(in[i + k]);
+                i += run;
+            }
+        } else {
+            constexpr int kUnroll = 4;
+            for (uint32_t i = begin + threadIdx.x; i < end; i += kUnroll * blockDim.x) {
+                Vec<Src, kV> v[kUnroll];
+                GEMS_UNROLL for (int k = 0; k < kUnroll; k++) {
+                    uint32_t at = i + k * blockDim.x;
+                    if (at < end) v[k] = load<kV>(in + (int64_t)at * kV);
+                }
+                GEMS_UNROLL for (int k = 0; k < kUnroll; k++) {
+                    uint32_t at = i + k * blockDim.x, row = at / inner;
+                    if (at < end) store<kV>(to + ((int64_t)row * t.out_inner + (at - row * inner)) * kV, converted(v[k]));
+                }
+            }
+        }
+    }
+}
