@@ -168,6 +168,8 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--dtypes", type=names_of, metavar="D,E")
     bench.add_argument("--level", choices=("quick", "core", "full"), default="core", help="how many sizes")
     bench.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where a GPU is")
+    bench.add_argument("--threads", type=int, default=1, metavar="N", help="of torch on a CPU (default 1)")
+    bench.add_argument("--budget", type=float, default=1.0, metavar="S", help="seconds for each case (default 1)")
     bench.add_argument("--json", metavar="OUT", help="write the figures to a file")
     bench.add_argument("--plot", metavar="OUT.png", help="draw the ratios")
     bench.set_defaults(run=command_bench)

@@ -1,0 +1,219 @@
+"""Arguments for the benchmark of any row, from its schema: by argument name where a family needs it, else by type."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from flag_gems.rows import Row, name_of
+from torch import Tensor
+
+INTS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a row: `torch.ops.aten.X(*args, **kwargs)`."""
+
+    op: str
+    shape: str  # what a reader needs to know of the sizes
+    args: list[Any]
+    kwargs: dict[str, Any]
+    flops: float = 0.0  # of one call; 0: bound by memory
+
+
+def schema_of(row: Row) -> Any:
+    return overload_of(name_of(row))._schema
+
+
+def overload_of(qualified: str) -> Any:
+    """The OpOverload of an aten name, "add.Tensor" or "mm"."""
+    name, _, overload = qualified.partition(".")
+    return getattr(getattr(torch.ops.aten, name), overload or "default")
+
+
+def values(size: tuple[int, ...], dtype: torch.dtype, device: str, domain: str) -> Tensor:
+    """Random values in an operator's domain."""
+    if dtype == torch.bool:
+        return torch.randint(0, 2, size, device=device).bool()
+    if dtype in INTS:
+        return torch.randint(1, 8, size, device=device).to(dtype)
+    x = torch.randn(size, device=device)
+    if domain == "unit":
+        x = x.clamp(-0.95, 0.95)
+    elif domain in ("positive", "nonzero"):
+        x = x.abs() + 0.1
+    elif domain == "above_one":
+        x = x.abs() + 1.0
+    return x.to(dtype)
+
+
+class Maker:
+    """Makes the arguments of one row for one size and dtype.
+
+    Parameters
+    ----------
+    row : of the operator table
+    dtype : of the main tensors
+    n : about how many elements the largest tensor has
+    columns : the last dimension, for rows that work along it
+    device : "cpu" or "cuda"
+    """
+
+    def __init__(self, row: Row, dtype: torch.dtype, n: int, columns: int, device: str) -> None:
+        self.row, self.dtype, self.device = row, dtype, device
+        self.n = n
+        self.columns = min(columns, n)
+        self.rows = max(1, n // self.columns)
+        self.side = 1 << max(4, round(math.log2(n) / 2))
+        self.flops = 0.0
+
+    def tensor(self, *size: int, dtype: torch.dtype | None = None) -> Tensor:
+        return values(size, dtype or self.dtype, self.device, self.row["domain"] or "real")
+
+    def index(self, *size: int, below: int) -> Tensor:
+        return torch.randint(0, below, size, device=self.device)
+
+    # ---- tensors, by family and argument name ----
+
+    def elementwise(self, name: str) -> tuple[str, Tensor]:
+        dtype = torch.bool if name in ("condition", "mask") else None
+        return f"{self.n}", self.tensor(self.n, dtype=dtype)
+
+    def rowwise(self, name: str) -> tuple[str, Tensor]:
+        r, c = self.rows, self.columns
+        statistics_dtype = torch.float32 if self.dtype in (torch.float16, torch.bfloat16) else self.dtype
+        sized = {
+            "weight": lambda: self.tensor(c),
+            "bias": lambda: self.tensor(c),
+            "mean": lambda: self.tensor(r, 1, dtype=statistics_dtype),
+            "rstd": lambda: self.tensor(r, 1, dtype=statistics_dtype).abs() + 0.5,
+        }
+        return f"{r}x{c}", sized.get(name, lambda: self.tensor(r, c))()
+
+    def matmul(self, name: str) -> tuple[str, Tensor]:
+        s = self.side
+        if "bmm" in name_of(self.row):
+            batch, s = 16, max(16, s // 4)
+            self.flops = 2.0 * batch * s**3
+            return f"{batch}x{s}x{s}x{s}", self.tensor(batch, s, s)
+        self.flops = 2.0 * s**3
+        first = name == "self" and self.row["schema"].startswith("addmm")
+        return f"{s}x{s}x{s}", self.tensor(s) if first else self.tensor(s, s)
+
+    def gather(self, name: str) -> tuple[str, Tensor]:
+        r, c = self.rows, self.columns
+        op = name_of(self.row)
+        vocabulary = max(2, min(50_000, r))
+        if op.startswith("nll_loss"):
+            made = {
+                "target": lambda: self.index(r, below=c),
+                "weight": lambda: self.tensor(c).abs(),
+                "grad_output": lambda: self.tensor(1).reshape(()),
+                "total_weight": lambda: self.tensor(1).reshape(()).abs() + 1,
+            }
+            return f"{r}x{c}", made.get(name, lambda: self.tensor(r, c))()
+        if op.startswith("embedding"):
+            made = {
+                "weight": lambda: self.tensor(vocabulary, c),
+                "indices": lambda: self.index(r, below=vocabulary),
+                "grad_output": lambda: self.tensor(r, c),
+            }
+            return f"{r} of {vocabulary}x{c}", made[name]()
+        if name == "index":
+            sizes = (r,) if op.startswith(("index_select", "index_add")) else (r, c)
+            return f"{r}x{c}", self.index(*sizes, below=min(r, c))
+        return f"{r}x{c}", self.tensor(r, c)
+
+    # ---- everything else ----
+
+    def other(self, name: str, kind: str, default: Any, has_default: bool) -> Any:
+        """A value for an argument that is no tensor."""
+        named: dict[str, Callable[[], Any]] = {
+            "normalized_shape": lambda: [self.columns],
+            "input_dtype": lambda: self.dtype,
+            "half_to_float": lambda: False,
+            "num_weights": lambda: max(2, min(50_000, self.rows)),
+            "padding_idx": lambda: -1,
+            "ignore_index": lambda: -100,
+            "reduction": lambda: 1,
+            "p": lambda: 0.1,
+            "train": lambda: True,
+            "eps": lambda: 1e-5,
+            "size": lambda: [self.n],
+            "rounding_mode": lambda: "floor",
+            "min": lambda: -0.5,
+            "max": lambda: 0.5,
+            "scale_grad_by_freq": lambda: False,
+        }
+        if name == "dim":
+            return self.dim(kind)
+        if name in named and not (has_default and name == "padding_idx"):
+            return named[name]()
+        if has_default:
+            return default
+        if "Scalar" in kind or kind in ("number", "float"):
+            return 3 if self.dtype in INTS or self.dtype == torch.bool else 1.5
+        plain = {"int": 1, "bool": False, "ScalarType": self.dtype, "str": "none"}
+        return next((value for key, value in plain.items() if key == kind), None)
+
+    def dim(self, kind: str) -> Any:
+        along = 0 if self.row["family"] in ("gather", "cat") else -1
+        return [along] if "List" in kind else along
+
+    def make(self) -> Case:
+        """The arguments of one call.
+
+        Raises
+        ------
+        ValueError
+            When an argument's kind is none that is known here.
+        """
+        makers = {"reduce": self.rowwise, "row_norm": self.rowwise, "matmul": self.matmul, "gather": self.gather}
+        tensor_of = makers.get(self.row["family"], self.elementwise)
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        shape = f"{self.n}"
+        for argument in schema_of(self.row).arguments:
+            kind = str(argument.type)
+            if "Tensor" in kind and "List" in kind:
+                value: Any = [self.tensor(self.n // 4) for _ in range(4)]
+                shape = f"4 of {self.n // 4}"
+            elif kind == "Tensor" or (kind == "Optional[Tensor]" and not argument.has_default_value()):
+                shape, value = tensor_of(argument.name)
+            elif "Generator" in kind or (kind == "Optional[Tensor]" and argument.name not in ("min", "max")):
+                value = None
+            elif kind == "Optional[Tensor]":
+                shape, value = tensor_of(argument.name)
+            elif argument.name == "output_mask":
+                value = [True] * argument.N
+            else:
+                value = self.other(argument.name, kind, argument.default_value, argument.has_default_value())
+            if argument.kwarg_only:
+                kwargs[argument.name] = value
+            else:
+                args.append(value)
+        if bytes_of(args) == 0:  # a factory: zeros, empty ...
+            kwargs.update(dtype=self.dtype, device=torch.device(self.device))
+        return Case(name_of(self.row), shape, args, kwargs, self.flops)
+
+
+@functools.cache
+def clone_source(count: int, device: str) -> Tensor:
+    """Bytes to clone: the limit that a call moving twice as many is held against."""
+    return torch.ones(max(1, count), dtype=torch.uint8, device=device)
+
+
+def bytes_of(value: Any) -> int:
+    """Bytes of all tensors in a nested value."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, (list, tuple)):
+        return sum(map(bytes_of, value))
+    if isinstance(value, dict):
+        return bytes_of(list(value.values()))
+    return 0

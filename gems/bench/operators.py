@@ -1,0 +1,162 @@
+"""Each row of the operator table against ATen and against torch.clone of the same bytes, by size and dtype."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import flag_gems
+import torch
+from flag_gems import _C
+from flag_gems.bench import harness
+from flag_gems.bench.cases import Case, Maker, bytes_of, clone_source, overload_of
+from flag_gems.rows import Row, aligned, select
+from flag_gems.warm import dtypes_of
+
+Result = dict[str, Any]
+
+SIZES = {  # elements, columns
+    ("cpu", "quick"): [(1 << 20, 1024)],
+    ("cpu", "core"): [(1 << 14, 1024), (1 << 20, 1024)],
+    ("cpu", "full"): [(1 << 12, 64), (1 << 16, 1024), (1 << 20, 1024), (1 << 20, 50_000), (1 << 23, 4096)],
+    ("cuda", "quick"): [(1 << 26, 4096)],
+    ("cuda", "core"): [(1 << 20, 1024), (1 << 24, 4096), (1 << 26, 4096)],
+    ("cuda", "full"): [(1 << 16, 1024), (1 << 20, 1024), (1 << 24, 1024), (1 << 26, 4096), (1 << 26, 131_072)],
+}
+
+
+def clone_seconds(moved: int, device: str) -> harness.Candidate:
+    """torch.clone that reads and writes `moved` bytes in all."""
+    source = clone_source(moved // 2, device)
+    return harness.Candidate(lambda: torch.clone(source))
+
+
+def measure(row: Row, case: Case, device: str, budget: float) -> Result:
+    """Times one case.
+
+    Returns
+    -------
+    dict
+        op, family, dtype (filled in by the caller), shape, aten_us, gems_us, ratio (of ATen's time to ours),
+        clone_us, of_limit (clone's time over ours; None for work that is not bound by memory), gbps, tflops, and path:
+        "kernel", or "fallback" when the operator declined.
+    """
+    call = overload_of(case.op)
+    args, kwargs = case.args, case.kwargs
+
+    def run() -> Any:
+        return call(*args, **kwargs)
+
+    def scope() -> Any:
+        return flag_gems.use_gems(include=[case.op])
+
+    moved = bytes_of(args) + bytes_of(kwargs) + bytes_of(run())
+    flag_gems.reset_stats()
+    with scope():
+        run()
+    counted = flag_gems.stats().get(case.op, {})
+    candidates = {"aten": harness.Candidate(run), "gems": harness.Candidate(run, scope)}
+    candidates["clone"] = clone_seconds(moved, device)
+    timing = harness.compare(candidates, device, budget=budget)
+    ours = timing.median("gems")
+    return {
+        "op": case.op,
+        "family": row["family"],
+        "shape": case.shape,
+        "aten_us": timing.median("aten") * 1e6,
+        "gems_us": ours * 1e6,
+        "ratio": timing.ratio("aten", "gems"),
+        "clone_us": timing.median("clone") * 1e6,
+        "of_limit": None if case.flops else timing.ratio("clone", "gems"),
+        "gbps": moved / ours / 1e9,
+        "tflops": case.flops / ours / 1e12 if case.flops else None,
+        "path": "kernel" if counted.get("kernel") else "fallback",
+    }
+
+
+def results(args: argparse.Namespace, device: str) -> Iterator[Result]:
+    """A result for each row, dtype and size; a case that ATen itself refuses is left out."""
+    for row in select(_C.rows(), args.ops):
+        for name in dtypes_of(row, args.dtypes):
+            dtype = getattr(torch, name)
+            for n, columns in SIZES[device, args.level]:
+                case = Maker(row, dtype, n, columns, device).make()
+                try:
+                    overload_of(case.op)(*case.args, **case.kwargs)
+                except (RuntimeError, NotImplementedError) as error:
+                    print(f"{case.op} {name}: ATen says {str(error).splitlines()[0]}", file=sys.stderr)
+                    continue
+                yield {"dtype": name, **measure(row, case, device, args.budget)}
+
+
+def line(result: Result) -> list[str]:
+    limit = "" if result["of_limit"] is None else f"{100 * result['of_limit']:.0f}%"
+    work = f"{result['tflops']:.2f} TF/s" if result["tflops"] else f"{result['gbps']:.1f} GB/s"
+    path = "" if result["path"] == "kernel" else "declined"
+    times = [f"{result['aten_us']:.1f}", f"{result['gems_us']:.1f}", f"{result['ratio']:.2f}"]
+    return [result["op"], result["dtype"], result["shape"], *times, limit, work, path]
+
+
+def table(found: list[Result]) -> str:
+    """Results as lines of text, and the geometric mean of the ratios of those that ran in our kernels."""
+    head = ["operator", "dtype", "shape", "ATen us", "gems us", "ratio", "of clone", "rate", ""]
+    ran = [r["ratio"] for r in found if r["path"] == "kernel"]
+    text = aligned([head, *map(line, found)], right=range(3, 8))
+    mean = f"geometric mean {harness.geometric_mean(ran):.2f} times ATen's speed" if ran else "none ran in our kernels"
+    return f"{text}\n{len(ran)} of {len(found)} cases in our kernels; {mean}"
+
+
+def plot(found: list[Result], title: str, path: str) -> None:
+    """Draws the ratios, one bar a case, to a PNG file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [r for r in found if r["path"] == "kernel"]
+    labels = [f"{r['op']} {r['dtype']} {r['shape']}" for r in shown]
+    figure, axis = pyplot.subplots(figsize=(9, 1.5 + 0.22 * max(1, len(shown))))
+    colours = ["tab:green" if r["ratio"] >= 1 else "tab:red" for r in shown]
+    axis.barh(range(len(shown)), [r["ratio"] for r in shown], color=colours)
+    axis.set_yticks(range(len(shown)), labels, fontsize=7)
+    axis.invert_yaxis()
+    axis.set_xscale("log")
+    axis.axvline(1.0, color="black", linewidth=0.8)
+    axis.set_xlabel("ATen's time / ours (more is better)")
+    axis.set_title(title)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command `bench`: measures, prints, and writes the files that were asked for."""
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    head = {
+        "chip": harness.chip(device),
+        "device": device,
+        "torch": torch.__version__,
+        "flag_gems": flag_gems.__version__,
+        "threads": args.threads if device == "cpu" else None,
+        "level": args.level,
+    }
+    title = f"{head['chip']}, torch {head['torch']}" + (f", {args.threads} thread(s)" if device == "cpu" else "")
+    found: list[Result] = []
+    with harness.threads(args.threads), torch.no_grad():
+        try:
+            for result in results(args, device):
+                found.append(result)
+                print(f"  {' '.join(line(result))}", file=sys.stderr)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
+    print(f"{title}\n{table(found)}")
+    if args.json:
+        Path(args.json).write_text(json.dumps({**head, "results": found}, indent=1) + "\n")
+    if args.plot:
+        plot(found, title, args.plot)
+    return 0
