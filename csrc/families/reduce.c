@@ -1,8 +1,400 @@
-#include "../engine/call.h"
+/* Reductions: sum, mean, prod, amax, amin, any, all, argmax, argmin, max.dim, min.dim. Twin of kernels/reduce.cu.
+ *
+ * A row's mode is one of enum reduction, plus WITH_VALUES for the operators that give values and places. The arguments
+ * are found by their types: an int or a list of ints names the dimensions, a bool is keepdim, a dtype is dtype.
+ */
+#include <stdio.h>
+#include <string.h>
 
-static gems_status run(gems_call *call) {
-    (void)call;
-    return gems_decline("no kernel yet");
+#include "../engine/call.h"
+#include "pack.h"
+
+enum reduction { SUM, MEAN, PROD, MAX, MIN, ANY, ALL, ARGMAX, ARGMIN, WITH_VALUES = 16 };
+enum form { ROW, COLUMN };
+enum flags { WIDE = 1, SIMPLE = 2, VALUES = 4 };
+
+#define RANK 8
+#define PARTIAL_ELEMENTS 32768 /* of one block, where several share a row in the fast mode */
+
+/* Twin of Shape in kernels/reduce.cu. */
+typedef struct shape {
+    int64_t kept, reduced;
+    int32_t kept_rank, reduced_rank;
+    gems_fastdiv kept_div[RANK], reduced_div[RANK];
+    int64_t kept_size[RANK], kept_in[RANK], kept_out[RANK];
+    int64_t reduced_size[RANK], reduced_in[RANK];
+} shape;
+
+/* What a call asks for. */
+typedef struct request {
+    const gems_tensor *self;
+    int reduction;
+    bool keepdim, flatten; /* flatten: places count through the whole tensor */
+    uint32_t dims;         /* bit d: dimension d is reduced */
+    int in, cast, out;     /* dtypes */
+} request;
+
+/* How it is launched. */
+typedef struct geometry {
+    uint32_t grid[3], block[3], shared;
+    int64_t parts, chunk; /* blocks that share a row, elements of each */
+} geometry;
+
+static bool is_pair(int reduction) { return reduction == ARGMAX || reduction == ARGMIN; }
+static bool is_extreme(int reduction) { return reduction == MAX || reduction == MIN || is_pair(reduction); }
+
+/* The dtype of what is accumulated; u8 and u32 for any and all. */
+static int value_dtype(int reduction, int in, int cast) {
+    if (reduction == ANY || reduction == ALL) return gems_dtype_size(in) == 1 ? GEMS_U8 : GEMS_U32;
+    if (is_extreme(reduction)) return in == GEMS_BOOL ? GEMS_U8 : gems_dtype_opmath(in);
+    return gems_dtype_is_float(cast) ? gems_dtype_opmath(cast) : GEMS_I64;
 }
 
-const gems_family gems_family_reduce = {.name = "reduce", .run = run};
+/* ---- arguments ---- */
+
+static gems_status add_dim(request *r, int64_t dim) {
+    int d = gems_wrap_dim(dim, r->self->ndim);
+    if (d < 0) return gems_decline("dimension out of range");
+    if (r->dims >> d & 1) return gems_decline("dimension given twice");
+    r->dims |= 1u << d;
+    return GEMS_OK;
+}
+
+static gems_status read_dtypes(const gems_call *call, int asked, request *r) {
+    int out_arg = call->entry->out_arg;
+    r->in = r->self->dtype;
+    if (r->in >= GEMS_DTYPES || !(call->op->dtypes & GEMS_BIT(r->in))) return gems_decline("dtype");
+    r->cast = r->out = r->in;
+    if (r->reduction == ANY || r->reduction == ALL) {
+        r->out = r->in == GEMS_U8 ? GEMS_U8 : GEMS_BOOL;
+    } else if (!is_extreme(r->reduction)) {
+        if (asked == GEMS_NO_DTYPE && call->entry->variant == GEMS_OUT && call->args[out_arg].kind == GEMS_TENSOR)
+            asked = call->args[out_arg].t.dtype;
+        if (asked != GEMS_NO_DTYPE) r->cast = asked;
+        else if (!gems_dtype_is_float(r->in) && r->reduction != MEAN) r->cast = GEMS_I64;
+        if (r->cast >= GEMS_DTYPES || !(GEMS_REAL_MASK & GEMS_BIT(r->cast))) return gems_decline("result dtype");
+        if (r->reduction == MEAN && !gems_dtype_is_float(r->cast)) return gems_decline("mean of integers");
+        r->out = r->cast;
+    }
+    return GEMS_OK;
+}
+
+static gems_status read_request(const gems_call *call, request *r) {
+    *r = (request){.self = gems_arg_tensor(call, 0), .reduction = call->op->mode & ~WITH_VALUES};
+    if (!r->self) return gems_decline("self is no tensor");
+    int ndim = r->self->ndim, asked = GEMS_NO_DTYPE;
+    if (ndim > RANK) return gems_decline("more dimensions than this kernel takes");
+    bool all = true;
+    for (int i = 1; i < call->nargs; i++) {
+        const gems_value *value = &call->args[i];
+        switch (call->entry->schema.args[i].type) {
+        case GEMS_T_INT:
+            if (value->kind != GEMS_INT) break;
+            GEMS_TRY(add_dim(r, value->i));
+            all = false;
+            break;
+        case GEMS_T_INTS:
+            if (value->kind != GEMS_INTS) break;
+            for (int k = 0; k < value->ints.n; k++) GEMS_TRY(add_dim(r, value->ints.v[k]));
+            /* An empty list means all dimensions, but for any and all, where it means none. */
+            all = value->ints.n == 0 && r->reduction != ANY && r->reduction != ALL;
+            break;
+        case GEMS_T_BOOL: r->keepdim = value->i != 0; break;
+        case GEMS_T_DTYPE:
+            if (value->kind != GEMS_NONE) asked = (int)value->i;
+            break;
+        default: return gems_decline("argument");
+        }
+    }
+    if (all) r->dims = (1u << ndim) - 1;
+    r->flatten = all && is_pair(r->reduction);
+    if (is_extreme(r->reduction)) {
+        if (!r->self->numel && all) return gems_decline("maximum of nothing");
+        for (int d = 0; d < ndim; d++)
+            if (r->dims >> d & 1 && r->self->sizes[d] == 0) return gems_decline("maximum of nothing");
+    }
+    return read_dtypes(call, asked, r);
+}
+
+/* ---- shape ---- */
+
+static void add_kept(shape *s, int64_t size, int64_t in, int64_t out) {
+    int d = s->kept_rank++;
+    s->kept_size[d] = size;
+    s->kept_in[d] = in;
+    s->kept_out[d] = out;
+    s->kept_div[d] = gems_fastdiv_make(size <= INT32_MAX ? (uint32_t)size : 1);
+    s->kept *= size;
+}
+
+static void add_reduced(shape *s, int64_t size, int64_t in) {
+    int d = s->reduced_rank++;
+    s->reduced_size[d] = size;
+    s->reduced_in[d] = in;
+    s->reduced_div[d] = gems_fastdiv_make(size <= INT32_MAX ? (uint32_t)size : 1);
+    s->reduced *= size;
+}
+
+/* Kept and reduced dimensions of a call with its output made, coalesced, innermost first. Returns whether the
+ * innermost of all is reduced. */
+static bool make_shape(const request *r, const gems_tensor *out, bool packed, shape *s) {
+    const gems_tensor *self = r->self;
+    s->kept = s->reduced = 1;
+    s->kept_rank = s->reduced_rank = 0;
+    if (packed) {
+        add_reduced(s, self->numel, 1);
+    } else if (self->numel) {
+        int64_t out_strides[GEMS_MAX_DIMS];
+        const int64_t *strides[2] = {self->strides, out_strides};
+        gems_iter iter;
+        for (int d = 0, o = 0; d < self->ndim; d++) {
+            bool reduced = r->dims >> d & 1;
+            out_strides[d] = reduced ? 0 : out->strides[o];
+            o += !reduced || r->keepdim;
+        }
+        gems_iter_make(&iter, self->sizes, self->ndim, strides, 2);
+        for (int d = 0; d < iter.ndim; d++) {
+            if (iter.stride[1][d]) add_kept(s, iter.size[d], iter.stride[0][d], iter.stride[1][d]);
+            else add_reduced(s, iter.size[d], iter.stride[0][d]);
+        }
+        if (s->reduced_rank && !iter.stride[1][0]) return true;
+        if (s->reduced_rank) return false;
+        add_reduced(s, 1, 0);
+        return false;
+    } else { /* nothing to reduce: every result is the identity */
+        for (int d = out->ndim - 1; d >= 0; d--) add_kept(s, out->sizes[d], 0, out->strides[d]);
+        add_reduced(s, 0, 0);
+    }
+    return true;
+}
+
+static bool is_wide(const shape *s) {
+    int64_t in = s->reduced, out = s->kept;
+    for (int d = 0; d < s->kept_rank; d++) {
+        in += (s->kept_size[d] - 1) * s->kept_in[d];
+        out += (s->kept_size[d] - 1) * s->kept_out[d];
+    }
+    for (int d = 0; d < s->reduced_rank; d++) in += s->reduced_size[d] ? (s->reduced_size[d] - 1) * s->reduced_in[d] : 0;
+    int64_t spare = 1 << 20; /* loops may count past the end */
+    return !gems_fits_int32(in + spare) || !gems_fits_int32(out + spare);
+}
+
+/* ---- geometry ---- */
+
+static int power_of_two(int64_t n, int most) {
+    int p = 1;
+    while (p < n && p < most) p *= 2;
+    return p;
+}
+
+static bool multiples(const int64_t *strides, int from, int rank, int vec) {
+    for (int d = from; d < rank; d++)
+        if (strides[d] % vec) return false;
+    return true;
+}
+
+/* Elements of one access. */
+static int vector_of(const shape *s, bool row, const gems_device_info *info, const void *data, size_t in, size_t value) {
+    int64_t unit = row ? s->reduced_in[0] : s->kept_rank ? s->kept_in[0] : 0;
+    int vec = info->vector_bytes / (int)(info->fast && value > in ? value : in);
+    if (unit != 1 || vec < 2) return 1;
+    if (info->fast || (row && s->reduced_rank == 1)) return vec;
+    int64_t inner = row ? s->reduced_size[0] : s->kept_size[0];
+    bool aligned = inner % vec == 0 && (uintptr_t)data % (in * (size_t)vec) == 0 &&
+                   multiples(s->kept_in, row ? 0 : 1, s->kept_rank, vec) &&
+                   multiples(s->reduced_in, row ? 1 : 0, s->reduced_rank, vec);
+    return aligned ? vec : 1;
+}
+
+static void share(geometry *g, const shape *s, int64_t parts, int64_t step) {
+    if (parts > 1024) parts = 1024;
+    g->parts = parts > 1 ? parts : 1;
+    g->chunk = (s->reduced + g->parts - 1) / g->parts;
+    if (g->parts > 1) {
+        g->chunk = (g->chunk + step - 1) / step * step;
+        g->parts = (s->reduced + g->chunk - 1) / g->chunk;
+    }
+    g->grid[1] = (uint32_t)g->parts;
+    g->grid[2] = 1;
+}
+
+static void fast_geometry(const shape *s, bool row, int vec, const gems_device_info *info, geometry *g) {
+    int64_t tasks = s->kept, each = s->reduced;
+    if (!row) {
+        int64_t tile = vec > 1 ? 8 * vec : 16, line = s->kept_size[0];
+        tasks = s->kept / line * ((line + tile - 1) / tile);
+        each *= line < tile ? line : tile;
+    }
+    int64_t parts = tasks < 16 && s->kept ? each / PARTIAL_ELEMENTS : 1;
+    share(g, s, parts < 64 ? parts : 64, 256);
+    g->grid[0] = gems_grid_for(info, tasks, each < 16384 ? 16384 / (each + 1) + 1 : 1);
+    g->block[0] = g->block[1] = g->block[2] = 1;
+    g->shared = 0;
+}
+
+static void row_geometry(const shape *s, int vec, int group, const gems_device_info *info, geometry *g) {
+    int threads = group ? 256 : s->reduced >= 16384 ? 512 : s->reduced >= 256 * vec ? 256 : 128;
+    int64_t rows = group ? threads / group : 1, blocks = (s->kept + rows - 1) / rows, parts = 1;
+    int64_t full = 4 * (int64_t)info->processors;
+    if (!group && blocks < full) {
+        int64_t most = s->reduced / ((int64_t)threads * vec * 4);
+        parts = (full + blocks - 1) / blocks;
+        if (parts > most) parts = most;
+    }
+    share(g, s, parts, (int64_t)threads * vec);
+    g->grid[0] = (uint32_t)(blocks < 32 * full ? blocks : 32 * full);
+    g->block[0] = (uint32_t)threads;
+    g->block[1] = g->block[2] = 1;
+    g->shared = 0;
+}
+
+static void column_geometry(const shape *s, int vec, size_t element, const gems_device_info *info, geometry *g) {
+    int64_t units = s->kept / vec, full = 4 * (int64_t)info->processors, parts = 1;
+    int bx = power_of_two(units, 32), by = power_of_two(s->reduced, 256 / bx);
+    if (by < 8 && units > 32) bx = power_of_two(units, 256 / by);
+    while ((size_t)(bx * by * vec) * element > 48 * 1024) by /= 2;
+    int64_t blocks = (units + bx - 1) / bx;
+    if (blocks < full) {
+        int64_t most = s->reduced / (by * 8);
+        parts = (full + blocks - 1) / blocks;
+        if (parts > most) parts = most;
+    }
+    share(g, s, parts, by);
+    g->grid[0] = (uint32_t)(blocks < 32 * full ? blocks : 32 * full);
+    g->block[0] = (uint32_t)bx;
+    g->block[1] = (uint32_t)by;
+    g->block[2] = 1;
+    g->shared = by > 1 ? (uint32_t)((size_t)(bx * by * vec) * element) : 0;
+}
+
+/* Threads of one row; 0: a block. */
+static int group_of(const shape *s, int vec, const gems_device_info *info) {
+    if (info->fast) return 0;
+    if (s->reduced > 2048 * vec || (s->reduced >= 512 * vec && s->kept < 8 * (int64_t)info->processors)) return 0;
+    return s->reduced > 16 * vec ? 32 : 8;
+}
+
+/* ---- the call ---- */
+
+static gems_status run_finish(gems_call *call, const gems_plan *plan, const gems_device_info *info, const shape *s,
+                              int64_t parts, size_t element, void **args) {
+    uint32_t grid[3] = {1, 1, 1}, block[3] = {1, 1, 1}, shared = 0;
+    if (info->fast) {
+        grid[0] = gems_grid_for(info, s->kept, 1024);
+    } else {
+        int bx = power_of_two(s->kept, 32), by = power_of_two(parts, 256 / bx);
+        block[0] = (uint32_t)bx;
+        block[1] = (uint32_t)by;
+        grid[0] = (uint32_t)((s->kept + bx - 1) / bx);
+        shared = (uint32_t)((size_t)(bx * by) * element);
+    }
+    return gems_call_launch(call, plan, 1, grid, block, shared, args);
+}
+
+/* Elements of self in memory order when places count through a tensor that is not contiguous. */
+static gems_status flat_data(gems_call *call, const request *r, const void **data) {
+    *data = r->self->data;
+    if (!r->flatten || gems_is_contiguous(r->self)) return GEMS_OK;
+    return gems_pack(call, r->self, data);
+}
+
+static gems_status launch(gems_call *call, const request *r, const gems_tensor *first) {
+    const gems_device_info *info = gems_device_information(call->device);
+    bool both = call->op->mode & WITH_VALUES, pair = is_pair(r->reduction);
+    int value = value_dtype(r->reduction, r->in, r->cast);
+    size_t in_size = gems_dtype_size(r->in), value_size = gems_dtype_size(value);
+    shape s;
+    geometry g;
+    bool row = make_shape(r, first, r->flatten, &s), wide = is_wide(&s);
+    size_t index_size = wide ? 8 : 4;
+    size_t element = pair ? 2 * (value_size > index_size ? value_size : index_size) : value_size;
+    if (row && s.kept_rank && !info->fast && s.reduced < 8) row = false; /* a thread a row */
+    if (!s.kept_rank && !row) add_kept(&s, 1, 0, 0);
+    int vec = vector_of(&s, row, info, r->self->data, in_size, value_size), group = row ? group_of(&s, vec, info) : 0;
+    if (info->fast) fast_geometry(&s, row, vec, info, &g);
+    else if (row) row_geometry(&s, vec, group, info, &g);
+    else column_geometry(&s, vec, element, info, &g);
+
+    gems_key key = {.kernel = row ? ROW : COLUMN,
+                    .flags = (uint8_t)((wide ? WIDE : 0) | (s.reduced_rank < 2 ? SIMPLE : 0) | (both ? VALUES : 0)),
+                    .dtype = {(uint8_t)r->in, (uint8_t)r->cast, (uint8_t)r->out},
+                    .tune = {(uint8_t)vec, (uint8_t)group}};
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &key, &plan));
+    const void *x = NULL;
+    void *partial = NULL;
+    GEMS_TRY(flat_data(call, r, &x));
+    if (g.parts > 1) GEMS_TRY(gems_scratch(call, (size_t)(g.parts * s.kept) * element, &partial));
+    void *y = pair && !both ? NULL : call->out[0].data, *where = pair ? call->out[both].data : NULL;
+    double count = (double)s.reduced;
+    void *args[] = {&x, &y, &where, &partial, &s, &g.chunk, &count};
+    GEMS_TRY(gems_call_launch(call, plan, 0, g.grid, g.block, g.shared, args));
+    if (g.parts == 1) return GEMS_OK;
+    void *finish_args[] = {&partial, &y, &where, &s, &g.parts, &count};
+    return run_finish(call, plan, info, &s, g.parts, element, finish_args);
+}
+
+static gems_status run(gems_call *call) {
+    request r;
+    GEMS_TRY(read_request(call, &r));
+    int64_t sizes[GEMS_MAX_DIMS];
+    int ndim = 0;
+    for (int d = 0; d < r.self->ndim; d++) {
+        if (!(r.dims >> d & 1)) sizes[ndim++] = r.self->sizes[d];
+        else if (r.keepdim) sizes[ndim++] = 1;
+    }
+    bool both = call->op->mode & WITH_VALUES, pair = is_pair(r.reduction);
+    if (!pair || both) GEMS_TRY(gems_output(call, 0, ndim, sizes, NULL, r.out));
+    if (pair) GEMS_TRY(gems_output(call, both, ndim, sizes, NULL, GEMS_I64));
+    if (both) { /* one set of output strides serves both results */
+        for (int d = 0; d < ndim; d++)
+            if (sizes[d] > 1 && call->out[0].strides[d] != call->out[1].strides[d])
+                return gems_decline("outputs with different strides");
+    }
+    return call->out[0].numel ? launch(call, &r, &call->out[0]) : GEMS_OK;
+}
+
+/* ---- programs ---- */
+
+static gems_status program(const gems_op *op, const gems_key *key, gems_program *p) {
+    if (key->kernel == GEMS_PACK_KERNEL) return gems_pack_program(key, p);
+    int reduction = op->mode & ~WITH_VALUES, in = key->dtype[0];
+    const char *index = key->flags & WIDE ? "int64_t" : "int32_t";
+    gems_text_add(&p->head, "typedef %s In;\ntypedef %s Cast;\ntypedef %s Val;\ntypedef %s Out;\ntypedef %s Index;\n",
+                  gems_dtype_kernel(in), gems_dtype_kernel(key->dtype[1]),
+                  gems_dtype_kernel(value_dtype(reduction, in, key->dtype[1])), gems_dtype_kernel(key->dtype[2]), index);
+    gems_text_add(&p->head, "constexpr int kReduce = %d, kVec = %d, kGroup = %d;\n", reduction, key->tune[0],
+                  key->tune[1]);
+    gems_text_add(&p->head, "constexpr bool kRow = %s, kSimple = %s, kBoth = %s;\n", key->kernel == ROW ? "true" : "false",
+                  key->flags & SIMPLE ? "true" : "false", key->flags & VALUES ? "true" : "false");
+    p->files[0] = "reduce.cu";
+    p->entries[0] = "reduce";
+    p->entries[1] = "finish";
+    p->entry_count = 2;
+    snprintf(p->name, sizeof p->name, "%.*s %s %s x%d", (int)strcspn(op->schema, "("), op->schema,
+             key->kernel == ROW ? "rows" : "columns", gems_dtype_name(in), key->tune[0]);
+    return GEMS_OK;
+}
+
+/* Rows of a block, rows of a warp and columns, contiguous, with vectors; full reductions have no columns. */
+static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
+    int reduction = op->mode & ~WITH_VALUES;
+    bool floats = gems_dtype_is_float(dtype), truth = reduction == ANY || reduction == ALL;
+    if (reduction == MEAN && !floats) return false;
+    bool adds = reduction == SUM || reduction == PROD;
+    int cast = adds && !floats ? GEMS_I64 : dtype, out = truth ? (dtype == GEMS_U8 ? GEMS_U8 : GEMS_BOOL) : cast;
+    int in_size = (int)gems_dtype_size(dtype), value = (int)gems_dtype_size(value_dtype(reduction, dtype, cast));
+    static const struct { uint8_t form, group; } gpu[] = {{ROW, 0}, {ROW, 32}, {COLUMN, 0}}, fast[] = {{ROW, 0}, {COLUMN, 0}};
+    if (i >= (info->fast ? 2 : 3)) return false;
+    key->kernel = info->fast ? fast[i].form : gpu[i].form;
+    key->flags = (uint8_t)(SIMPLE | (op->mode & WITH_VALUES ? VALUES : 0));
+    key->dtype[0] = (uint8_t)dtype;
+    key->dtype[1] = (uint8_t)cast;
+    key->dtype[2] = (uint8_t)out;
+    key->tune[0] = (uint8_t)(info->vector_bytes / (info->fast && value > in_size ? value : in_size));
+    key->tune[1] = info->fast ? 0 : gpu[i].group;
+    return true;
+}
+
+const gems_family gems_family_reduce = {
+    .name = "reduce", .run = run, .program = program, .warm = warm, .strided_output = true};

@@ -1,0 +1,489 @@
+/* Reductions over any set of dimensions: a value (sum, mean, prod, max, min, any, all) or the place of one (argmax,
+ * argmin, max.dim, min.dim).
+ *
+ * The program's head gives: In; Cast, the dtype in which elements are taken; Val, what is accumulated; Out;
+ * Index; kReduce; kBoth (values and places are written); kRow; kVec (elements of one access; 1: any strides);
+ * kGroup (threads of one row, 0: the block); kSimple (the reduced elements lie along one dimension).
+ *
+ * Row form: the reduced dimensions are inside; a group of threads or a block reads one row. Column form: the kept dimensions
+ * are inside; a thread reads kVec columns, threadIdx.y takes every blockDim.y-th element. In both gridDim.y blocks
+ * may share the reduced elements: each leaves a partial result, and `finish` joins those in order.
+ */
+using namespace gems;
+
+enum { kSum, kMean, kProd, kMax, kMin, kAny, kAll, kArgMax, kArgMin };
+constexpr bool kPair = kReduce >= kArgMax;
+constexpr bool kLess = kReduce == kMin || kReduce == kArgMin;
+constexpr bool kAdds = kReduce == kSum || kReduce == kMean;
+constexpr int kMaxRank = 8;
+
+struct Shape {
+    int64_t kept, reduced;
+    int32_t kept_rank, reduced_rank;
+    FastDiv kept_div[kMaxRank], reduced_div[kMaxRank];
+    int64_t kept_size[kMaxRank], kept_in[kMaxRank], kept_out[kMaxRank]; /* innermost first, in elements */
+    int64_t reduced_size[kMaxRank], reduced_in[kMaxRank];
+};
+
+/* rest: quotient by the size of a dimension; the remainder is returned. */
+GEMS_DI int32_t split(int32_t& rest, const FastDiv& div, int64_t) {
+    uint32_t q, r;
+    divmod((uint32_t)rest, div, q, r);
+    rest = (int32_t)q;
+    return (int32_t)r;
+}
+GEMS_DI int64_t split(int64_t& rest, const FastDiv&, int64_t size) {
+    int64_t q = rest / size, r = rest - q * size;
+    rest = q;
+    return r;
+}
+
+GEMS_DI void kept_offsets(const Shape& s, Index place, Index& in, Index& out) {
+    in = out = 0;
+    GEMS_UNROLL for (int d = 0; d < kMaxRank; d++) {
+        if (d >= s.kept_rank) break;
+        Index r = d + 1 < s.kept_rank ? split(place, s.kept_div[d], s.kept_size[d]) : place;
+        in += r * (Index)s.kept_in[d];
+        out += r * (Index)s.kept_out[d];
+    }
+}
+
+GEMS_DI Index reduced_offset(const Shape& s, Index place) {
+    if constexpr (kSimple) return place * (Index)s.reduced_in[0];
+    Index in = 0;
+    GEMS_UNROLL for (int d = 0; d < kMaxRank; d++) {
+        if (d >= s.reduced_rank) break;
+        Index r = d + 1 < s.reduced_rank ? split(place, s.reduced_div[d], s.reduced_size[d]) : place;
+        in += r * (Index)s.reduced_in[d];
+    }
+    return in;
+}
+
+/* ---- what is accumulated ---- */
+
+template <class V> GEMS_DI V identity_of() {
+    if constexpr (kAdds || kReduce == kAny) return V(0);
+    else if constexpr (kReduce == kProd || kReduce == kAll) return V(1);
+    else if constexpr (is_float<V>) return kLess ? Limits<V>::inf() : -Limits<V>::inf();
+    else return kLess ? Limits<V>::max() : Limits<V>::lowest();
+}
+GEMS_DI Val identity_value() { return identity_of<Val>(); }
+
+GEMS_DI Val element(In v) {
+    if constexpr (kReduce == kAny || kReduce == kAll) return Val(to_op(v) != opmath_t<In>(0));
+    else if constexpr (kAdds || kReduce == kProd) return Val(to_op(convert<Cast>(v)));
+    else return Val(to_op(v));
+}
+
+/* b goes before a: larger (smaller), or the first NaN. */
+GEMS_DI bool beats(Val b, Val a) {
+    if constexpr (is_float<Val>) return (kLess ? b < a : b > a) || (b != b && a == a);
+    else return kLess ? b < a : b > a;
+}
+
+GEMS_DI Val join_values(Val a, Val b) {
+    if constexpr (kAdds) {
+        if constexpr (is_float<Val>) return a + b;
+        else return Val((uint64_t)a + (uint64_t)b);
+    } else if constexpr (kReduce == kProd) {
+        if constexpr (is_float<Val>) return a * b;
+        else return Val((uint64_t)a * (uint64_t)b);
+    } else if constexpr (kReduce == kAny) {
+        return Val((uint64_t)a | (uint64_t)b);
+    } else if constexpr (kReduce == kAll) {
+        return Val((uint64_t)a & (uint64_t)b);
+    } else if constexpr (is_float<Val>) {
+        return (kLess ? b < a : b > a) || b != b ? b : a;
+    } else {
+        return beats(b, a) ? b : a;
+    }
+}
+
+struct Pair {
+    Val v;
+    Index i;
+};
+
+using Acc = either<kPair, Pair, Val>;
+
+template <class A> GEMS_DI A made(Val v, Index i) {
+    if constexpr (is_same<A, Pair>) return A{v, i};
+    else return v;
+}
+
+GEMS_DI Val join(Val a, Val b) { return join_values(a, b); }
+GEMS_DI Pair join(Pair a, Pair b) {
+    bool tie = !beats(b.v, a.v) && !beats(a.v, b.v);
+    return beats(b.v, a.v) || (tie && b.i < a.i) ? b : a;
+}
+struct Join {
+    GEMS_DI Acc operator()(Acc a, Acc b) const { return join(a, b); }
+};
+
+GEMS_DI Acc identity() { return made<Acc>(identity_value(), Limits<Index>::max()); }
+
+/* The elements of a thread come with rising places, so a tie keeps the one it has. */
+GEMS_DI void step(Val& a, In v, Index) { a = join_values(a, element(v)); }
+GEMS_DI void step(Pair& a, In v, Index place) {
+    Val b = element(v);
+    if (beats(b, a.v) || a.i == Limits<Index>::max()) a = Pair{b, place};
+}
+
+GEMS_DI void write(Out* y, int64_t* where, Index out, Val a, double count) {
+    if constexpr (kReduce == kMean) a = Val(a / Val(count));
+    y[out] = from_op<Out>(opmath_t<Out>(a));
+}
+GEMS_DI void write(Out* y, int64_t* where, Index out, Pair a, double) {
+    if constexpr (kBoth) y[out] = from_op<Out>(opmath_t<Out>(a.v));
+    where[out] = (int64_t)a.i;
+}
+
+/* Where a result goes: to the output, or to the partial results when several blocks share a row. */
+struct Target {
+    Out* y;
+    int64_t* where;
+    Acc* partial;
+    double count;
+    int64_t kept;
+    GEMS_DI void put(Index place, Index out, Acc a) const {
+        if (gridDim.y > 1) partial[blockIdx.y * kept + place] = a;
+        else write(y, where, out, a, count);
+    }
+};
+
+/* ---- one thread's part of a row, threads as on a GPU ---- */
+
+template <int N> GEMS_DI Acc fold(Acc (&a)[N]) {
+    GEMS_UNROLL for (int h = N / 2; h > 0; h /= 2) {
+        GEMS_UNROLL for (int k = 0; k < N / 2; k++)
+            if (k < h) a[k] = join(a[k], a[k + h]);
+    }
+    return a[0];
+}
+
+/* Loads this many vectors before it uses them. */
+constexpr int kAhead = 4;
+
+GEMS_DI Acc row_part(const In* p, const Shape& s, Index begin, Index end, int lane, int lanes) {
+    Acc a[kVec];
+    GEMS_UNROLL for (int k = 0; k < kVec; k++) a[k] = identity();
+    Index i = begin;
+    if constexpr (kVec > 1 && kSimple) { /* up to the first aligned element */
+        int past = (int)((uint64_t)(p + begin) / sizeof(In) % kVec);
+        Index head = past ? kVec - past : 0;
+        if (head > end - begin) head = end - begin;
+        if (lane < head) step(a[0], p[begin + lane], begin + lane);
+        i += head;
+    }
+    Index units = (end - i) / kVec, u = lane;
+    for (; u + (kAhead - 1) * lanes < units; u += kAhead * lanes) {
+        Vec<In, kVec> v[kAhead];
+        GEMS_UNROLL for (int q = 0; q < kAhead; q++) v[q] = load<kVec>(p + reduced_offset(s, i + (u + q * lanes) * kVec));
+        GEMS_UNROLL for (int q = 0; q < kAhead; q++) {
+            GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v[q].v[k], i + (u + q * lanes) * kVec + k);
+        }
+    }
+    for (; u < units; u += lanes) {
+        Vec<In, kVec> v = load<kVec>(p + reduced_offset(s, i + u * kVec));
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v.v[k], i + u * kVec + k);
+    }
+    Acc all = fold(a);
+    if constexpr (kVec > 1 && kSimple) {
+        Index tail = i + units * kVec + lane;
+        if (tail < end) {
+            Acc last = identity();
+            step(last, p[tail], tail);
+            all = join(all, last);
+        }
+    }
+    return all;
+}
+
+GEMS_DI void block_rows(const In* x, const Target& target, const Shape& s, Index begin, Index end) {
+    __shared__ Acc buf[33];
+    int lanes = kGroup ? kGroup : (int)blockDim.x;
+    int lane = (int)threadIdx.x % lanes, group = (int)threadIdx.x / lanes, groups = (int)blockDim.x / lanes;
+    for (int64_t first = (int64_t)blockIdx.x * groups; first < s.kept; first += (int64_t)gridDim.x * groups) {
+        int64_t place = first + group;
+        Acc a = identity();
+        Index in = 0, out = 0;
+        if (place < s.kept) {
+            kept_offsets(s, (Index)place, in, out);
+            a = row_part(x + in, s, begin, end, lane, lanes);
+        }
+        if constexpr (kGroup == 0) {
+            a = block_reduce(a, Join{}, buf);
+        } else {
+            GEMS_UNROLL for (int m = kGroup / 2; m > 0; m /= 2) a = join(a, shuffle_xor(a, m));
+        }
+        if (lane == 0 && place < s.kept) target.put((Index)place, out, a);
+    }
+}
+
+/* Joins the accumulators of the threads with the same threadIdx.x, in order; valid where threadIdx.y is 0. */
+template <int N> GEMS_DI void join_down(Acc (&a)[N], Acc* buf) {
+    int bx = blockDim.x, by = blockDim.y, tx = threadIdx.x, ty = threadIdx.y;
+    if (by == 1) return;
+    __syncthreads();
+    GEMS_UNROLL for (int k = 0; k < N; k++) buf[(k * by + ty) * bx + tx] = a[k];
+    for (int h = by / 2; h > 0; h /= 2) {
+        __syncthreads();
+        if (ty < h) {
+            GEMS_UNROLL for (int k = 0; k < N; k++) {
+                Acc* at = buf + (k * by + ty) * bx + tx;
+                *at = join(*at, at[h * bx]);
+            }
+        }
+    }
+    if (ty == 0) {
+        GEMS_UNROLL for (int k = 0; k < N; k++) a[k] = buf[k * by * bx + tx];
+    }
+}
+
+GEMS_DI void block_columns(const In* x, const Target& target, const Shape& s, Index begin, Index end) {
+    GEMS_DYN_SMEM(Acc, buf);
+    int64_t units = s.kept / kVec;
+    for (int64_t first = (int64_t)blockIdx.x * blockDim.x; first < units; first += (int64_t)gridDim.x * blockDim.x) {
+        int64_t unit = first + threadIdx.x;
+        Acc a[kVec];
+        Index in = 0, out = 0;
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) a[k] = identity();
+        if (unit < units) {
+            kept_offsets(s, (Index)(unit * kVec), in, out);
+            Index r = begin + (Index)threadIdx.y, by = (Index)blockDim.y;
+            for (; r + (kAhead - 1) * by < end; r += kAhead * by) {
+                Vec<In, kVec> v[kAhead];
+                GEMS_UNROLL for (int q = 0; q < kAhead; q++) v[q] = load<kVec>(x + in + reduced_offset(s, r + q * by));
+                GEMS_UNROLL for (int q = 0; q < kAhead; q++) {
+                    GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v[q].v[k], r + q * by);
+                }
+            }
+            for (; r < end; r += by) {
+                Vec<In, kVec> v = load<kVec>(x + in + reduced_offset(s, r));
+                GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v.v[k], r);
+            }
+        }
+        join_down(a, buf);
+        if (threadIdx.y == 0 && unit < units) {
+            GEMS_UNROLL for (int k = 0; k < kVec; k++)
+                target.put((Index)(unit * kVec + k), out + k * (Index)s.kept_out[0], a[k]);
+        }
+    }
+}
+
+/* ---- one thread a block ---- */
+
+/* Many accumulators beside each other, so that loops over them become vector instructions; a sum is flushed to `high` now
+ * and then, which keeps its error that of a sum of short sums. */
+constexpr int kFlush = 128;
+
+template <int W> struct Lanes {
+    Val v[W];
+    Index i[kPair ? W : 1];
+    GEMS_DI void clear() {
+        for (int k = 0; k < W; k++) v[k] = identity_value();
+        if constexpr (kPair)
+            for (int k = 0; k < W; k++) i[k] = Limits<Index>::max();
+    }
+    /* One loop over all lanes: the compiler makes vectors of it, where it would unroll a short one. */
+    GEMS_DI void take(const In* p, Index stride, Index place) {
+        GEMS_IVDEP for (int k = 0; k < W; k++) {
+            Val b = element(p[k * stride]);
+            if constexpr (kPair) {
+                bool better = beats(b, v[k]) | (i[k] == Limits<Index>::max());
+                v[k] = better ? b : v[k];
+                i[k] = better ? place : i[k];
+            } else {
+                v[k] = join_values(v[k], b);
+            }
+        }
+    }
+    GEMS_DI void join(const Lanes& b) {
+        GEMS_IVDEP for (int k = 0; k < W; k++) v[k] = join_values(v[k], b.v[k]);
+    }
+    GEMS_DI Val fold() {
+        Val t[W];
+        for (int k = 0; k < W; k++) t[k] = v[k];
+        for (int h = W / 2; h > 0; h /= 2) {
+            GEMS_IVDEP for (int k = 0; k < h; k++) t[k] = join_values(t[k], t[k + h]);
+        }
+        return t[0];
+    }
+};
+
+/* The value of n elements side by side; p moves on, what does not fill W elements is left. */
+template <int W> GEMS_DI Val run_lanes(const In*& p, Index& n) {
+    Lanes<W> high;
+    high.clear();
+    while (n >= W) {
+        Index blocks = n / W < kFlush ? n / W : kFlush;
+        Lanes<W> low;
+        low.clear();
+        for (Index b = 0; b < blocks; b++) low.take(p + b * W, 1, 0);
+        high.join(low);
+        p += blocks * W;
+        n -= blocks * W;
+    }
+    return high.fold();
+}
+
+GEMS_DI Val run_values(const In* p, Index n, Index stride) {
+    Val a = identity_value();
+    if constexpr (kVec > 1) {
+        if (n >= 4 * kVec) a = run_lanes<4 * kVec>(p, n);
+        if (n >= kVec) a = join_values(a, run_lanes<kVec>(p, n));
+        for (Index i = 0; i < n; i++) a = join_values(a, element(p[i]));
+    } else {
+        constexpr int W = 8;
+        Val high[W], low[W];
+        for (int k = 0; k < W; k++) high[k] = identity_value();
+        Index i = 0;
+        while (i + W <= n) {
+            Index stop = n - i < kFlush * W ? n : i + kFlush * W;
+            for (int k = 0; k < W; k++) low[k] = identity_value();
+            for (; i + W <= stop; i += W) {
+                for (int k = 0; k < W; k++) low[k] = join_values(low[k], element(p[(i + k) * stride]));
+            }
+            for (int k = 0; k < W; k++) high[k] = join_values(high[k], low[k]);
+        }
+        for (; i < n; i++) high[0] = join_values(high[0], element(p[i * stride]));
+        for (int k = 0; k < W; k++) a = join_values(a, high[k]);
+    }
+    return a;
+}
+
+/* n elements along one dimension, the first of them at `place` of the row. */
+GEMS_DI Acc run(const In* p, Index n, Index stride, Index place) {
+    Val best = run_values(p, n, stride);
+    if constexpr (kPair) { /* the best value with many lanes, then the first place that has it */
+        Index i = 0;
+        for (; i + 1 < n; i++) {
+            Val v = element(p[i * stride]);
+            if (v == best || (v != v && best != best)) break;
+        }
+        place += i;
+    }
+    return made<Acc>(best, place);
+}
+
+GEMS_DI Acc fast_row(const In* p, const Shape& s, Index begin, Index end) {
+    if constexpr (kSimple) {
+        Index stride = kVec > 1 ? 1 : (Index)s.reduced_in[0];
+        return begin < end ? run(p + begin * stride, end - begin, stride, begin) : identity();
+    } else {
+        Acc a = identity();
+        Index size = (Index)s.reduced_size[0], stride = (Index)s.reduced_in[0];
+        while (begin < end) {
+            Index n = size - begin % size;
+            if (n > end - begin) n = end - begin;
+            a = join(a, run(p + reduced_offset(s, begin), n, stride, begin));
+            begin += n;
+        }
+        return a;
+    }
+}
+
+GEMS_DI void fast_rows(const In* x, const Target& target, const Shape& s, Index begin, Index end) {
+    int64_t chunk = (s.kept + gridDim.x - 1) / gridDim.x, place = chunk * blockIdx.x;
+    int64_t stop = place + chunk < s.kept ? place + chunk : s.kept;
+    for (; place < stop; place++) {
+        Index in, out;
+        kept_offsets(s, (Index)place, in, out);
+        target.put((Index)place, out, fast_row(x + in, s, begin, end));
+    }
+}
+
+/* W columns from `column` of the innermost kept dimension on. */
+template <int W>
+GEMS_DI void fast_column_tile(const In* p, const Target& target, const Shape& s, Index begin, Index end, Index place,
+                              Index out) {
+    Index stride = kVec > 1 ? 1 : (Index)s.kept_in[0];
+    Lanes<W> low, high;
+    low.clear();
+    high.clear();
+    for (Index r = begin; r < end; r++) {
+        low.take(p + reduced_offset(s, r), stride, r);
+        if constexpr (kAdds) {
+            if ((r - begin) % kFlush == kFlush - 1) {
+                high.join(low);
+                low.clear();
+            }
+        }
+    }
+    if constexpr (kAdds) low.join(high);
+    for (int k = 0; k < W; k++) {
+        Acc a = made<Acc>(low.v[k], low.i[kPair ? k : 0]);
+        target.put(place + k, out + k * (Index)s.kept_out[0], a);
+    }
+}
+
+/* Tiles of kTile columns; one line of the innermost kept dimension has tiles_of(line) of them (the host counts alike). */
+constexpr int kTile = kVec > 1 ? 8 * kVec : 16;
+
+GEMS_DI void fast_columns(const In* x, const Target& target, const Shape& s, Index begin, Index end) {
+    int64_t line = s.kept_size[0], tiles = (line + kTile - 1) / kTile, all = s.kept / line * tiles;
+    int64_t chunk = (all + gridDim.x - 1) / gridDim.x, t = chunk * blockIdx.x;
+    int64_t stop = t + chunk < all ? t + chunk : all;
+    for (; t < stop; t++) {
+        Index column = (Index)(t % tiles * kTile), place = (Index)(t / tiles * line) + column;
+        Index left = (Index)line - column, in, out;
+        kept_offsets(s, place, in, out);
+        if (left >= kTile) {
+            fast_column_tile<kTile>(x + in, target, s, begin, end, place, out);
+            continue;
+        }
+        Index c = 0, step_in = (Index)s.kept_in[0], step_out = (Index)s.kept_out[0];
+        if constexpr (kVec > 1)
+            for (; c + kVec <= left; c += kVec)
+                fast_column_tile<kVec>(x + in + c, target, s, begin, end, place + c, out + c * step_out);
+        for (; c + 4 <= left; c += 4)
+            fast_column_tile<4>(x + in + c * step_in, target, s, begin, end, place + c, out + c * step_out);
+        for (; c < left; c++)
+            fast_column_tile<1>(x + in + c * step_in, target, s, begin, end, place + c, out + c * step_out);
+    }
+}
+
+/* ---- entries ---- */
+
+/* chunk: reduced elements of one block along y. */
+extern "C" __global__ void __launch_bounds__(512)
+reduce(const In* __restrict__ x, Out* y, int64_t* where, Acc* partial, Shape s, int64_t chunk, double count) {
+    int64_t first = chunk * blockIdx.y, last = first + chunk < s.reduced ? first + chunk : s.reduced;
+    Index begin = (Index)(first < s.reduced ? first : s.reduced), end = (Index)last;
+    Target target{y, where, partial, count, s.kept};
+    if constexpr (kFast) {
+        if constexpr (kRow) fast_rows(x, target, s, begin, end);
+        else fast_columns(x, target, s, begin, end);
+    } else {
+        if constexpr (kRow) block_rows(x, target, s, begin, end);
+        else block_columns(x, target, s, begin, end);
+    }
+}
+
+/* Joins `parts` partial results of each output in order. */
+extern "C" __global__ void __launch_bounds__(512)
+finish(const Acc* __restrict__ partial, Out* y, int64_t* where, Shape s, int64_t parts, double count) {
+    if constexpr (kFast) {
+        GEMS_FOR_GRID(place, s.kept) {
+            Acc a = identity();
+            for (int64_t j = 0; j < parts; j++) a = join(a, partial[j * s.kept + place]);
+            Index in, out;
+            kept_offsets(s, (Index)place, in, out);
+            write(y, where, out, a, count);
+        }
+    } else {
+        GEMS_DYN_SMEM(Acc, buf);
+        for (int64_t first = (int64_t)blockIdx.x * blockDim.x; first < s.kept; first += (int64_t)gridDim.x * blockDim.x) {
+            int64_t place = first + threadIdx.x;
+            Acc a[1] = {identity()};
+            if (place < s.kept)
+                for (int64_t j = threadIdx.y; j < parts; j += blockDim.y) a[0] = join(a[0], partial[j * s.kept + place]);
+            join_down(a, buf);
+            if (threadIdx.y == 0 && place < s.kept) {
+                Index in, out;
+                kept_offsets(s, (Index)place, in, out);
+                write(y, where, out, a[0], count);
+            }
+        }
+    }
+}
