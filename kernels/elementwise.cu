@@ -68,6 +68,27 @@ template <class T> GEMS_DI T lerp(T a, T b, T weight) {
     return abs(weight) < T(0.5) ? a + weight * d : b - d * (T(1) - weight);
 }
 
+template <class T> GEMS_DI T clamped(T a, T low, T high, bool has_low, bool has_high) {
+    if (has_low) a = maximum(a, low);
+    return has_high ? minimum(a, high) : a;
+}
+template <class T> GEMS_DI T silu_gradient(T grad, T x) {
+    T s = sigmoid(x);
+    return grad * s * (T(1) + x * (T(1) - s));
+}
+// x * Phi(x), and its approximation x * sigmoid(2u) = x/2 * (1 + tanh(u)).
+template <class T> GEMS_DI T gelu_erf(T x) { return T(0.5) * x * (T(1) + erf(x * T(0.70710678118654752440))); }
+template <class T> GEMS_DI T gelu_inner(T x) { return T(1.59576912160573071176) * (x + T(0.044715) * x * x * x); }
+template <class T> GEMS_DI T gelu_tanh(T x) { return x * sigmoid(gelu_inner(x)); }
+template <class T> GEMS_DI T gelu_erf_gradient(T grad, T x) {
+    T below = T(0.5) * (T(1) + erf(x * T(0.70710678118654752440)));
+    return grad * (below + x * T(0.39894228040143267794) * exp(T(-0.5) * x * x));
+}
+template <class T> GEMS_DI T gelu_tanh_gradient(T grad, T x) {
+    T s = sigmoid(gelu_inner(x)), slope = T(1.59576912160573071176) * (T(1) + T(3 * 0.044715) * x * x);
+    return grad * (s + x * s * (T(1) - s) * slope);
+}
+
 // ---- one element
 template <class Through, class As, class T> GEMS_DI As read(T v) {
     if constexpr (is_same<As, T>) return v;
