@@ -218,7 +218,7 @@ class Backend:
 
     def identity(self, arch: str | None, device: int = 0) -> Identity:
         identity = Identity()
-        self._check(self.table.identity(device, arch.encode() if arch else None, identity))
+        self._check(self.table.identity(device, arch.encode() if arch is not None else None, identity))
         return identity
 
     def compile(
@@ -258,9 +258,17 @@ class Backend:
     ) -> None:
         pointers = (C.c_void_p * max(1, len(args)))(*(C.addressof(a) for a in args))
         launch = Launch(
-            (C.c_uint32 * 3)(*grid), (C.c_uint32 * 3)(*block), shared, cluster, stream, pointers, None, 0, None
+            (C.c_uint32 * 3)(*grid),
+            (C.c_uint32 * 3)(*block),
+            shared,
+            cluster,
+            stream,
+            pointers,
+            None,
+            0,
+            None,
         )
-        launch.name = name.encode()
+        self.launch_name = launch.name = name.encode()  # a record of the launch borrows it
         self._check(self.table.launch(device, module, entry, launch))
 
     def unload(self, module: int) -> None:

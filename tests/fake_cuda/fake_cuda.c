@@ -21,6 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The prototypes are those of a header that is not here. */
+#pragma GCC diagnostic ignored "-Wmissing-prototypes"
 #define EXPORT __attribute__((visibility("default")))
 
 enum { DEVICES = 2, STREAMS = 4, STATIC_SHARED = 1024, GRANTED = 48 * 1024, OPTIN = 227 * 1024 };
@@ -159,7 +161,6 @@ static bool any_capture(void) {
 /* ---- the driver ---- */
 #define API EXPORT int
 
-API cuInit(unsigned flags);
 API cuInit(unsigned flags) {
     const char *wish = getenv("FAKE_CUDA_FAIL");
     char symbol[64];
@@ -170,7 +171,6 @@ API cuInit(unsigned flags) {
     return result;
 }
 
-API cuDriverGetVersion(int *version);
 API cuDriverGetVersion(int *version) {
     *version = number_of("FAKE_CUDA_VERSION", 13000);
     return enter("cuDriverGetVersion", "%s", "");
@@ -198,7 +198,6 @@ static const struct {
      "operation would make the legacy stream depend on a capturing blocking stream"},
 };
 
-API cuGetErrorName(int result, const char **text);
 API cuGetErrorName(int result, const char **text) {
     *text = NULL;
     for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
@@ -206,7 +205,6 @@ API cuGetErrorName(int result, const char **text) {
     return *text ? 0 : INVALID_VALUE;
 }
 
-API cuGetErrorString(int result, const char **text);
 API cuGetErrorString(int result, const char **text) {
     *text = NULL;
     for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
@@ -214,13 +212,11 @@ API cuGetErrorString(int result, const char **text) {
     return *text ? 0 : INVALID_VALUE;
 }
 
-API cuDeviceGetCount(int *count);
 API cuDeviceGetCount(int *count) {
     *count = DEVICES;
     return enter("cuDeviceGetCount", "%s", "");
 }
 
-API cuDeviceGet(int *device, int ordinal);
 API cuDeviceGet(int *device, int ordinal) {
     int result = enter("cuDeviceGet", "device=%d", ordinal);
     if (result) return result;
@@ -229,13 +225,11 @@ API cuDeviceGet(int *device, int ordinal) {
     return 0;
 }
 
-API cuDeviceGetName(char *name, int size, int device);
 API cuDeviceGetName(char *name, int size, int device) {
     snprintf(name, (size_t)size, "Fake GPU %d", device);
     return enter("cuDeviceGetName", "device=%d", device);
 }
 
-API cuDeviceGetAttribute(int *value, int which, int device);
 API cuDeviceGetAttribute(int *value, int which, int device) {
     int result = enter("cuDeviceGetAttribute", "device=%d which=%d", device, which);
     if (result) return result;
@@ -252,21 +246,18 @@ API cuDeviceGetAttribute(int *value, int which, int device) {
     }
 }
 
-API cuDevicePrimaryCtxRetain(void **made, int device);
 API cuDevicePrimaryCtxRetain(void **made, int device) {
     int result = enter("cuDevicePrimaryCtxRetain", "device=%d", device);
     if (!result) *made = &contexts[device];
     return result;
 }
 
-API cuCtxGetCurrent(void **made);
 API cuCtxGetCurrent(void **made) {
     int result = enter("cuCtxGetCurrent", "current=%d", device_now());
     if (!result) *made = current();
     return result;
 }
 
-API cuCtxPushCurrent_v2(void *which);
 API cuCtxPushCurrent_v2(void *which) {
     int result = enter("cuCtxPushCurrent", "device=%d", which ? ((context *)which)->device : -1);
     if (!result && depth == 16) result = INVALID_CONTEXT;
@@ -274,7 +265,6 @@ API cuCtxPushCurrent_v2(void *which) {
     return result;
 }
 
-API cuCtxPopCurrent_v2(void **which);
 API cuCtxPopCurrent_v2(void **which) {
     int result = enter("cuCtxPopCurrent", "device=%d", device_now());
     if (!result && !depth) result = INVALID_CONTEXT;
@@ -297,7 +287,6 @@ static bool too_new(const char *ptx) {
     return (major + 4) * 1000 + minor * 10 > driver;
 }
 
-API cuModuleLoadData(void **made, const void *image);
 API cuModuleLoadData(void **made, const void *image) {
     bool elf = !memcmp(image, ELFMAG, SELFMAG), ptx = !elf && strstr(image, ".version ");
     int result = enter("cuModuleLoadData", "current=%d %s", device_now(),
@@ -318,7 +307,6 @@ API cuModuleLoadData(void **made, const void *image) {
     return 0;
 }
 
-API cuModuleUnload(void *which);
 API cuModuleUnload(void *which) {
     module *m = which;
     int result = enter("cuModuleUnload", "current=%d", device_now());
@@ -329,7 +317,6 @@ API cuModuleUnload(void *which) {
     return 0;
 }
 
-API cuModuleGetFunction(void **made, void *which, const char *name);
 API cuModuleGetFunction(void **made, void *which, const char *name) {
     module *m = which;
     char section[256];
@@ -347,7 +334,6 @@ API cuModuleGetFunction(void **made, void *which, const char *name) {
     return 0;
 }
 
-API cuFuncGetAttribute(int *value, int which, void *on);
 API cuFuncGetAttribute(int *value, int which, void *on) {
     int result = enter("cuFuncGetAttribute", "which=%d", which);
     if (result) return result;
@@ -355,7 +341,6 @@ API cuFuncGetAttribute(int *value, int which, void *on) {
     return 0;
 }
 
-API cuFuncSetAttribute(void *on, int which, int value);
 API cuFuncSetAttribute(void *on, int which, int value) {
     function *f = on;
     int result = enter("cuFuncSetAttribute", "which=%d value=%d", which, value);
@@ -380,15 +365,12 @@ static int launch(const char *symbol, function *f, const unsigned *grid, const u
 }
 
 API cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-                   unsigned bz, unsigned shared, void *on, void **args, void **extra);
-API cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned shared, void *on, void **args, void **extra) {
     (void)args, (void)extra;
     return launch("cuLaunchKernel", f, (unsigned[]){gx, gy, gz}, (unsigned[]){bx, by, bz}, shared,
                   on, 1);
 }
 
-API cuLaunchKernelEx(const config *c, void *f, void **args, void **extra);
 API cuLaunchKernelEx(const config *c, void *f, void **args, void **extra) {
     unsigned cluster = 1;
     (void)args, (void)extra;
@@ -397,7 +379,6 @@ API cuLaunchKernelEx(const config *c, void *f, void **args, void **extra) {
     return launch("cuLaunchKernelEx", f, c->grid, c->block, c->shared, c->stream, cluster);
 }
 
-API cuStreamIsCapturing(void *which, int *status);
 API cuStreamIsCapturing(void *which, int *status) {
     stream *s = which;
     int result = enter("cuStreamIsCapturing", "current=%d", device_now());
@@ -407,7 +388,6 @@ API cuStreamIsCapturing(void *which, int *status) {
     return 0;
 }
 
-API cuThreadExchangeStreamCaptureMode(int *mode);
 API cuThreadExchangeStreamCaptureMode(int *mode) {
     int before = capture_mode;
     int result = enter("cuThreadExchangeStreamCaptureMode", "mode=%d", *mode);
@@ -417,13 +397,11 @@ API cuThreadExchangeStreamCaptureMode(int *mode) {
     return 0;
 }
 
-API cuMemAlloc_v2(uint64_t *made, size_t size);
 API cuMemAlloc_v2(uint64_t *made, size_t size) {
     *made = (uint64_t)(uintptr_t)malloc(size);
     return enter("cuMemAlloc", "size=%zu", size);
 }
 
-API cuMemFree_v2(uint64_t which);
 API cuMemFree_v2(uint64_t which) {
     free((void *)(uintptr_t)which);
     return enter("cuMemFree", "%s", "");
