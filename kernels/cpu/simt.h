@@ -80,6 +80,18 @@ GEMS_INLINE unsigned __ballot_sync(unsigned, int p) { return p != 0; }
 GEMS_INLINE int __any_sync(unsigned, int p) { return p != 0; }
 GEMS_INLINE int __all_sync(unsigned, int p) { return p != 0; }
 GEMS_INLINE unsigned __activemask() { return 1; }
+namespace gems { // copies land at once
+GEMS_INLINE void cp_async16(void* smem, const void* gmem, int bytes = 16) {
+    memset(smem, 0, 16);
+    memcpy(smem, gmem, (size_t)bytes);
+}
+GEMS_INLINE void cp_async4(void* smem, const void* gmem, int bytes = 4) {
+    memset(smem, 0, 4);
+    memcpy(smem, gmem, (size_t)bytes);
+}
+GEMS_INLINE void cp_async_commit() {}
+template <int N> GEMS_INLINE void cp_async_wait() {}
+}
 #else
 namespace gems_cpu {
 // The next three are shared with csrc/backend/cpu/simt.h: keep them the same.

@@ -1,0 +1,226 @@
+/* The host's C++ compiler: finding it, its options, a program's text to the bytes of a shared object. */
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "../../jit/jit.h"
+#include "cpu.h"
+
+#define MAX_WORDS 64
+#define LOG_LIMIT (64 * 1024)
+#define PROGRAM "program" /* what the compiler calls the program's text in its messages */
+
+/* Looks a program up as a shell does; an absolute or relative path is taken as it is. */
+static bool find_program(const char *name, char *path, size_t size) {
+    if (strchr(name, '/')) {
+        snprintf(path, size, "%s", name);
+        return access(path, X_OK) == 0;
+    }
+    const char *directories = getenv("PATH");
+    if (!directories) directories = "/usr/local/bin:/usr/bin:/bin";
+    while (*directories) {
+        size_t length = strcspn(directories, ":");
+        int written = snprintf(path, size, "%.*s/%s", (int)length, directories, name);
+        struct stat info;
+        if (length && written > 0 && (size_t)written < size && stat(path, &info) == 0 &&
+            S_ISREG(info.st_mode) && access(path, X_OK) == 0)
+            return true;
+        directories += length;
+        if (*directories) directories++;
+    }
+    return false;
+}
+
+/* Takes "program argument ..."; false when the program is not there. */
+static bool take(const char *command, gems_cpu_compiler *compiler) {
+    char words[512], path[PATH_MAX], real[PATH_MAX];
+    struct stat info;
+    size_t used = 0;
+    if (strlen(command) >= sizeof words) return false;
+    memcpy(words, command, strlen(command) + 1);
+    char *rest, *word = strtok_r(words, " \t", &rest);
+    if (!word || !find_program(word, path, sizeof path)) return false;
+    memset(compiler, 0, sizeof *compiler);
+    for (const char *next = path; next; next = word = strtok_r(NULL, " \t", &rest)) {
+        size_t length = strlen(next) + 1;
+        if (used + length + 1 > sizeof compiler->command) return false;
+        memcpy(compiler->command + used, next, length);
+        used += length;
+    }
+    if (!realpath(path, real) || stat(real, &info) != 0) return false;
+    const char *base = strrchr(real, '/');
+    snprintf(compiler->identity, sizeof compiler->identity, "%.40s %lld %lld.%09ld", base ? base + 1 : real,
+             (long long)info.st_size, (long long)info.st_mtim.tv_sec, info.st_mtim.tv_nsec);
+    return true;
+}
+
+gems_status gems_cpu_find_compiler(gems_cpu_compiler *compiler) {
+    static const char *const usual[] = {"c++", "g++", "clang++"};
+    const char *chosen = getenv("CXX"), *path = getenv("PATH");
+    if (chosen && *chosen && take(chosen, compiler)) return GEMS_OK;
+    for (size_t i = 0; i < sizeof usual / sizeof *usual; i++)
+        if (take(usual[i], compiler)) return GEMS_OK;
+    return gems_fail(GEMS_RUNTIME_ERROR,
+                     "no C++ compiler was found, so no kernel can be compiled for the CPU. Tried CXX (%s), and c++, g++, "
+                     "clang++ in PATH (%s). Install one of them, or set CXX.",
+                     chosen && *chosen ? chosen : "not set", path ? path : "not set");
+}
+
+/* Points words at the compiler's command; returns how many. */
+static int command_words(const gems_cpu_compiler *compiler, char **words) {
+    int count = 0;
+    for (const char *at = compiler->command; *at; at += strlen(at) + 1) words[count++] = (char *)at;
+    return count;
+}
+
+void gems_cpu_compiler_version(const gems_cpu_compiler *compiler, char *text, size_t size) {
+    char directory[PATH_MAX - 16], output[PATH_MAX], *words[MAX_WORDS];
+    static char flag[] = "--version";
+    text[0] = 0;
+    if (!gems_cpu_make_directory(directory, sizeof directory)) return;
+    snprintf(output, sizeof output, "%s/out", directory);
+    int count = command_words(compiler, words);
+    words[count++] = flag;
+    words[count] = NULL;
+    if (gems_cpu_run_program(words, output) == 0) {
+        gems_blob log = gems_cpu_read_file(output, LOG_LIMIT);
+        if (log.data) snprintf(text, size, "%.*s", (int)strcspn(log.data, "\n"), (char *)log.data);
+        gems_blob_free(&log);
+    }
+    gems_cpu_remove_directory(directory);
+}
+
+/* Results must be ATen's: no fast-math, and a product is fused into a sum only where a kernel says fma(). */
+#define COMMON_OPTIONS                                                                                  \
+    "-x c++ -std=c++17 -fPIC -shared -fvisibility=hidden -fno-exceptions -fno-rtti -fno-math-errno "    \
+    "-fno-trapping-math -fno-strict-aliasing -ffp-contract=off -fno-threadsafe-statics -w -nostdlib "
+#if defined(__aarch64__)
+#define NATIVE_OPTION "-mcpu=native"
+#else
+#define NATIVE_OPTION "-march=native"
+#endif
+
+void gems_cpu_options(gems_cpu_mode mode, char *text, size_t size) {
+    static const char *const by_mode[] = {
+        [GEMS_CPU_FAST] = "-O3 -DGEMS_FAST=1",
+        [GEMS_CPU_FAITHFUL] = "-O1 -DGEMS_FAST=0",
+        [GEMS_CPU_CHECKED] = "-O1 -g1 -DGEMS_FAST=0 -DGEMS_CHECKED=1 -fsanitize=thread"};
+    snprintf(text, size, COMMON_OPTIONS NATIVE_OPTION " %s", by_mode[mode]);
+}
+
+static void add_file(gems_text *source, const char *path) {
+    const char *text = gems_kernel_text(path);
+    gems_text_add(source, "#line 1 \"%s\"\n", path);
+    if (text) gems_text_add(source, "%s\n", text);
+    else source->failed = true;
+}
+
+/* All that the compiler reads. */
+static gems_text whole_source(gems_cpu_mode mode, const char *text, const char *const *entries,
+                              int entry_count) {
+    gems_text source = {NULL, 0, 0, false};
+    add_file(&source, "cpu/simt.h");
+    if (mode == GEMS_CPU_CHECKED) add_file(&source, "cpu/checked.h");
+    add_file(&source, "cpu/math.h");
+    if (mode != GEMS_CPU_FAST) add_file(&source, "cpu/tensor_core.h");
+    gems_text_add(&source, "#line 1 \"" PROGRAM "\"\n%s\n", text);
+    add_file(&source, "cpu/export.h");
+    for (int i = 0; i < entry_count; i++) gems_text_add(&source, "GEMS_ENTRY(%s)\n", entries[i]);
+    return source;
+}
+
+/* The line of the first error in the program's own text; 0 when the log names none. */
+static int error_line(const char *log) {
+    static const char mark[] = PROGRAM ":";
+    int first = 0;
+    for (const char *at = log; (at = strstr(at, mark)); at += sizeof mark - 1) {
+        int line = atoi(at + sizeof mark - 1);
+        const char *end = at + strcspn(at, "\n"), *error = strstr(at, "error:");
+        if (line <= 0) continue;
+        if (error && error < end) return line;
+        if (!first) first = line;
+    }
+    return first;
+}
+
+/* Lines of text around one, with their numbers; all of them are shown when line is 0 and the text is short. */
+static void add_numbered(gems_text *out, const char *text, int line) {
+    int first = line > 8 ? line - 8 : 1, last = line ? line + 8 : 40, number = 1;
+    for (const char *at = text; *at; number++) {
+        size_t length = strcspn(at, "\n");
+        if (number >= first && number <= last)
+            gems_text_add(out, "%s%5d | %.*s\n", number == line ? ">" : " ", number, (int)length, at);
+        at += length;
+        if (*at) at++;
+    }
+}
+
+static gems_status compile_failed(const gems_cpu_compiler *compiler, const char *options, const char *name,
+                                  const char *text, int code, const char *log) {
+    gems_text numbered = {NULL, 0, 0, false};
+    add_numbered(&numbered, text, error_line(log));
+    gems_status status =
+        gems_fail(GEMS_RUNTIME_ERROR, "%s: the compiler failed (exit status %d)\n  command: %s %s\n%s%s", name, code,
+                  compiler->command, options, numbered.data ? numbered.data : "", log);
+    gems_text_free(&numbered);
+    return status;
+}
+
+gems_status gems_cpu_compile(const gems_cpu_compiler *compiler, gems_cpu_mode mode, const char *options,
+                             const char *name, const char *text, const char *const *entries,
+                             int entry_count, gems_blob *code) {
+    char directory[PATH_MAX - 32], source_path[PATH_MAX], object_path[PATH_MAX], log_path[PATH_MAX];
+    char split[512], *words[MAX_WORDS], *rest;
+    static char output_flag[] = "-o", math[] = "-lm", c[] = "-lc", gcc[] = "-lgcc", reset[] = "none", x[] = "-x";
+    gems_blob log = {NULL, 0};
+    gems_status status = GEMS_OK;
+    *code = (gems_blob){NULL, 0};
+    if (!gems_cpu_make_directory(directory, sizeof directory))
+        return gems_fail(GEMS_RUNTIME_ERROR, "%s: no directory for the compiler's files: %s", name, strerror(errno));
+    snprintf(source_path, sizeof source_path, "%s/program.cpp", directory);
+    snprintf(object_path, sizeof object_path, "%s/program.so", directory);
+    snprintf(log_path, sizeof log_path, "%s/log", directory);
+    gems_text source = whole_source(mode, text, entries, entry_count);
+    if (source.failed || !source.data) {
+        status = gems_fail(GEMS_MEMORY_ERROR, "%s: the program's text could not be put together", name);
+        goto done;
+    }
+    if (!gems_cpu_write_file(source_path, source.data, source.size)) {
+        status = gems_fail(GEMS_RUNTIME_ERROR, "%s: %s: %s", name, source_path, strerror(errno));
+        goto done;
+    }
+    int count = command_words(compiler, words);
+    snprintf(split, sizeof split, "%s", options);
+    for (char *word = strtok_r(split, " ", &rest); word && count < MAX_WORDS - 10; word = strtok_r(NULL, " ", &rest))
+        words[count++] = word;
+    words[count++] = source_path;
+    words[count++] = x; /* what follows are libraries */
+    words[count++] = reset;
+    words[count++] = output_flag;
+    words[count++] = object_path;
+    words[count++] = math;
+    words[count++] = c;
+    words[count++] = gcc;
+    words[count] = NULL;
+    int exit_status = gems_cpu_run_program(words, log_path);
+    if (exit_status < 0) {
+        status = gems_fail(GEMS_RUNTIME_ERROR, "%s: %s could not be started: %s", name, words[0], strerror(errno));
+        goto done;
+    }
+    if (exit_status == 0) *code = gems_cpu_read_file(object_path, SIZE_MAX / 2);
+    if (!code->data || !code->size) {
+        gems_blob_free(code);
+        log = gems_cpu_read_file(log_path, LOG_LIMIT);
+        status = compile_failed(compiler, options, name, text, exit_status, log.data ? log.data : "");
+    }
+done:
+    gems_blob_free(&log);
+    gems_text_free(&source);
+    gems_cpu_remove_directory(directory);
+    return status;
+}
