@@ -259,6 +259,10 @@ def test_builtins_that_do_not_fit(tmp_path: Path) -> None:
     whole = put_nvrtc(site / "nvidia" / "cu13" / "lib", (13, 0))
     assert str(whole) in probe([site], env, [lone])["where"]
     shutil.rmtree(site)
+    beside = tmp_path / "links"
+    put_nvrtc(beside, (13, 91)).unlink()
+    (beside / "libnvrtc.so").symlink_to(lone)
+    assert "may not work" not in probe(env={"FLAGGEMS_NVRTC_LIBRARY": str(beside / "libnvrtc.so")})["where"]
     found = probe(env={"FLAGGEMS_NVRTC_LIBRARY": str(lone)})
     assert "NVRTC may not work: libnvrtc-builtins.so.13.91" in found["where"]
     assert "BUILTIN_OPERATION_FAILURE" in found["error"]

@@ -289,10 +289,9 @@ static bool too_new(const char *ptx) {
 
 API cuModuleLoadData(void **made, const void *image) {
     bool elf = !memcmp(image, ELFMAG, SELFMAG), ptx = !elf && strstr(image, ".version ");
-    int result = enter("cuModuleLoadData", "current=%d %s", device_now(),
-                       elf   ? "cubin"
-                       : ptx ? "ptx"
-                             : "unknown");
+    size_t size = elf ? elf_size(image) : strlen(image) + 1;
+    const char *kind = elf ? "cubin" : ptx ? "ptx" : "unknown";
+    int result = enter("cuModuleLoadData", "current=%d %s size=%zu", device_now(), kind, size);
     if (result) return result;
     if (!current()) return INVALID_CONTEXT;
     if (any_capture() && capture_mode == 0) return CAPTURE_UNSUPPORTED;
@@ -300,7 +299,7 @@ API cuModuleLoadData(void **made, const void *image) {
     if (ptx && too_new(image)) return UNSUPPORTED_PTX;
     module *m = calloc(1, sizeof *m);
     m->owner = current();
-    m->size = elf ? elf_size(image) : strlen(image) + 1;
+    m->size = size;
     m->image = malloc(m->size);
     memcpy(m->image, image, m->size);
     *made = m;
