@@ -135,7 +135,7 @@ template <class T, int N> struct Access<T, N, true> {
 #else
 #define EW_ROLLED _Pragma("unroll 1")
 #endif
-constexpr int kN = kFast ? 16 : kVector;
+constexpr int kN = kVector ? kVector : 1;
 #define EW_ACCESS(i, name, T, through, as, flag) Access<T, kN, EW_CLASS == 1 && flag> v_##name[kUnroll];
 #define EW_OUT_ACCESS(i, T, expression) Vec<T, kN> r_##i;
 #define EW_ELEMENT_IN(i, name, T, through, as, flag) v_##name[u][k],
@@ -154,18 +154,11 @@ constexpr int kN = kFast ? 16 : kVector;
 #define EW_ONE_OUT(i, T, expression) out_##i[at],
 #define EW_ONE element(EW_INPUTS(EW_ONE_IN) EW_OUTPUTS(EW_ONE_OUT) EW_NUMBERS(EW_PASS_NUMBER) 0);
 extern "C" __global__ void __launch_bounds__(kThreads) elementwise(EW_PARAMETERS Index pad, Index end) {
-    EW_INPUTS(EW_ACCESS)
 #if GEMS_CPU && GEMS_FAST
-    constexpr int u = 0;
     auto chunk = grid_chunk<Index>(end);
-    Index at = chunk.first;
-    for (; at + kN <= chunk.last; at += kN) {
-        EW_INPUTS(EW_LOAD_AT)
-        EW_COMPUTE(0)
-        EW_OUTPUTS(EW_STORE_AT)
-    }
-    for (; at < chunk.last; at++) { EW_ONE }
+    GEMS_IVDEP for (Index at = chunk.first; at < chunk.last; at++) { EW_ONE }
 #else
+    EW_INPUTS(EW_ACCESS)
     const Index step = Index(blockDim.x) * kN;
     const Index first = Index(blockIdx.x) * kUnroll * step + Index(threadIdx.x) * kN;
     GEMS_UNROLL for (int u = 0; u < kUnroll; u++) {
@@ -205,8 +198,6 @@ enum Tensors {
     in_##name[off[0][place_##name] + (EW_CLASS == 1 ? (flag ? 0 : at) : at * m.stride[0][place_##name])],
 #define EW_RUN_OUT(i, T, expression) \
     out_##i[off[0][place_out_##i] + (EW_CLASS == 1 ? at : at * m.stride[0][place_out_##i])],
-#define EW_RUN_LOAD(i, name, T, through, as, flag) v_##name[0].read(in_##name + off[0][place_##name] + (flag ? 0 : at));
-#define EW_RUN_STORE(i, T, expression) store<kN>(out_##i + off[0][place_out_##i] + at, r_##i);
 #define EW_RUN_ONE element(EW_INPUTS(EW_RUN_IN) EW_OUTPUTS(EW_RUN_OUT) EW_NUMBERS(EW_PASS_NUMBER) 0);
 extern "C" __global__ void elementwise(EW_PARAMETERS Strided<kTensors, Index> m) {
     auto chunk = grid_chunk<Index>(m.n);
@@ -216,17 +207,7 @@ extern "C" __global__ void elementwise(EW_PARAMETERS Strided<kTensors, Index> m)
         strided_offsets<kRank>(m, item, off[0]);
         run = inner - item % inner;
         if (run > chunk.last - item) run = chunk.last - item;
-        Index at = 0;
-#if EW_CLASS == 1
-        constexpr int u = 0;
-        EW_INPUTS(EW_ACCESS)
-        for (; at + kN <= run; at += kN) {
-            EW_INPUTS(EW_RUN_LOAD)
-            EW_COMPUTE(0)
-            EW_OUTPUTS(EW_RUN_STORE)
-        }
-#endif
-        GEMS_IVDEP for (; at < run; at++) { EW_RUN_ONE }
+        GEMS_IVDEP for (Index at = 0; at < run; at++) { EW_RUN_ONE }
     }
 }
 #else

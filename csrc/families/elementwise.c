@@ -223,7 +223,7 @@ static gems_status launch(gems_call *call, const gems_device_info *info, const o
     for (int i = 0; i < all->count; i++) args[count++] = &w->pointer[i];
     for (int i = 0; i < arguments->arguments; i++) args[count++] = (void *)arguments->argument[i];
     bool wide = w->key.flags & GEMS_EW_WIDE;
-    int64_t per_block = (int64_t)GEMS_EW_THREADS * gems_ew_unroll(all->inputs);
+    int64_t per_block = (int64_t)GEMS_EW_THREADS * gems_ew_unroll(all->inputs, w->key.tune[GEMS_EW_VECTOR]);
     if (w->key.kernel == GEMS_EW_DENSE) {
         args[count++] = wide ? (void *)&w->range.i64[0] : (void *)&w->range.i32[0];
         args[count++] = wide ? (void *)&w->range.i64[1] : (void *)&w->range.i32[1];

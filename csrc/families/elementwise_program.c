@@ -104,7 +104,8 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
                   gems_dtype_kernel(key->tune[GEMS_EW_COMPUTE]), gems_dtype_kernel(key->tune[GEMS_EW_COMMON]),
                   gems_dtype_kernel(key->tune[GEMS_EW_RESULT]), key->flags & GEMS_EW_WIDE ? "int64_t" : "int32_t");
     gems_text_add(text, "constexpr int kVector = %d, kRank = %d, kTensors = %d, kUnroll = %d, kThreads = %d;\n",
-                  key->tune[GEMS_EW_VECTOR], key->tune[GEMS_EW_DIMS], tensors, gems_ew_unroll(read), GEMS_EW_THREADS);
+                  key->tune[GEMS_EW_VECTOR], key->tune[GEMS_EW_DIMS], tensors,
+                  gems_ew_unroll(read, key->tune[GEMS_EW_VECTOR]), GEMS_EW_THREADS);
     gems_text_add(text, "#define EW_CLASS %d\n", key->kernel);
     add_inputs(text, row, key);
     add_numbers(text, row, key);
