@@ -246,7 +246,10 @@ def test_second_call_of_a_symbol_fails(backend: Backend, fake: FakeDriver, code:
     backend.launch(module, 0)
 
 
-def test_image_without_the_kernel(backend: Backend, fake: FakeDriver, code: Code) -> None:
+def test_image_without_the_kernel(
+    backend: Backend, fake: FakeDriver, code: Code, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_CUDA_VERSION", "99000")
     wrong = Code(code.data, code.report, code.arch, code.options, ("one", "three"))
     with pytest.raises(GemsError, match="three: cuModuleGetFunction failed: CUDA_ERROR_NOT_FOUND"):
         backend.load(wrong)
@@ -255,8 +258,9 @@ def test_image_without_the_kernel(backend: Backend, fake: FakeDriver, code: Code
     with pytest.raises(GemsError, match="some code"):
         backend.load(empty)
     junk = Code(b"junk", code.report, code.arch, code.options, ("one",))
-    with pytest.raises(GemsError, match=r"loading the PTX of one.*INVALID_IMAGE"):
+    with pytest.raises(GemsError, match=r"loading the PTX of one.*INVALID_IMAGE") as failure:
         backend.load(junk)
+    assert "update the driver" not in str(failure.value), "this driver is as new as the compiler"
 
 
 def test_unload(backend: Backend, fake: FakeDriver, code: Code, current: None) -> None:

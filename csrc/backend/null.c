@@ -39,7 +39,7 @@ static gems_status device_info(int device, gems_device_info *info) {
                                .max_threads = 1024,
                                .vector_bytes = 16,
                                .shared_bytes = 227 * 1024,
-                               .l2_bytes = 50 * 1024 * 1024};
+                               .l2_bytes = 60 * 1024 * 1024};
     return GEMS_OK;
 }
 

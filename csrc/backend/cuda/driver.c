@@ -159,15 +159,14 @@ static gems_status refused(const gems_cuda_driver *d, int result, const gems_blo
     char about[200];
     const gems_cuda_compiler *c = gems_cuda_compiler_open();
     bool ptx = code->size < 4 || memcmp(code->data, "\177ELF", 4);
-    bool newer = result == INVALID_IMAGE || result == NO_BINARY || result == INVALID_PTX ||
+    bool image = result == INVALID_IMAGE || result == NO_BINARY || result == INVALID_PTX ||
                  result == UNSUPPORTED_PTX || result == JIT_NOT_FOUND;
     snprintf(about, sizeof about, "loading the %s of %.100s", ptx ? "PTX" : "machine code", entry);
-    if (!newer || !c) return fail(d, result, "cuModuleLoadData", about);
-    fail(d, result, "cuModuleLoadData", about);
+    gems_status status = fail(d, result, "cuModuleLoadData", about);
+    if (!image || !c || c->major * 1000 + c->minor * 10 <= d->number) return status;
     return gems_fail(GEMS_RUNTIME_ERROR,
                      "%s. It was compiled by NVRTC %d.%d and the driver is made for CUDA %d.%d: "
-                     "update the driver, or "
-                     "install an NVRTC that is not newer",
+                     "update the driver, or install an NVRTC that is not newer",
                      gems_error_text(), c->major, c->minor, d->number / 1000,
                      d->number % 1000 / 10);
 }
