@@ -1,0 +1,14 @@
+// Index tensors: an index out of range is never followed. On a CPU the kernel says so in *flag, and the call is left to ATen,
+// which raises its error; on a GPU the kernel stops with a device-side assertion, as ATen's do.
+namespace gems {
+template <class I>
+GEMS_DI bool in_range(I index, int64_t size, int32_t* flag) {
+    if (index >= 0 && (int64_t)index < size) return true;
+#if GEMS_CPU
+    atomicExch(flag, 1);
+#else
+    __assertfail("index out of bounds", "index.cuh", 1, "in_range", 1);
+#endif
+    return false;
+}
+}  // namespace gems
