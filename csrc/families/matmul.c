@@ -1,8 +1,204 @@
+/* The matrix product: D = alpha * A B + beta * C, for one matrix or a batch. mm, addmm, bmm,
+ * baddbmm, mv and addmv are brought to one form, a matmul, in which every operand is an address and
+ * strides; no operand is ever copied. */
 #include "../engine/call.h"
+#include "matmul_program.h"
 
-static gems_status run(gems_call *call) {
-    (void)call;
-    return gems_decline("no kernel yet");
+#include <string.h>
+
+/* What the kernels take: the twin of MatmulParams in kernels/matmul.cuh. */
+typedef struct params {
+    const void *a, *b, *c;
+    void *d, *partial;
+    int64_t a_batch, a_row, a_k;
+    int64_t b_batch, b_k, b_col;
+    int64_t c_batch, c_row, c_col;
+    int64_t d_batch, d_row, d_col;
+    double alpha, beta;
+    int32_t m, n, k, batch;
+    gems_matmul_parts parts;
+    int32_t wide_c, wide_d;
+} params;
+
+typedef enum mode { PLAIN, ADDED, VECTOR = 2, BATCHED = 4 } mode; /* bits of gems_op.mode */
+
+/* Sizes and strides of a tensor, seen as [batch, rows, columns]. */
+typedef struct view {
+    int64_t batch, rows, cols;
+    int64_t batch_stride, row_stride, col_stride;
+} view;
+
+static view view_of(const gems_tensor *t) {
+    const int64_t *sizes = t->sizes, *strides = t->strides;
+    switch (t->ndim) {
+    case 1: return (view){1, sizes[0], 1, 0, strides[0], 1};
+    case 2: return (view){1, sizes[0], sizes[1], 0, strides[0], strides[1]};
+    default: return (view){sizes[0], sizes[1], sizes[2], strides[0], strides[1], strides[2]};
+    }
 }
 
-const gems_family gems_family_matmul = {.name = "matmul", .run = run};
+/* C as a view of the result's shape, expanded where a size is 1; false when it cannot be. */
+static bool expand(const gems_tensor *t, const int64_t *sizes, int ndim, int64_t *strides) {
+    if (t->ndim > ndim) return false;
+    for (int d = 0; d < ndim; d++) {
+        int at = d - (ndim - t->ndim);
+        if (at < 0 || t->sizes[at] == 1)
+            strides[d] = 0;
+        else if (t->sizes[at] == sizes[d])
+            strides[d] = t->strides[at];
+        else
+            return false;
+    }
+    return true;
+}
+
+static bool number(const gems_value *value) {
+    return value->kind == GEMS_INT || value->kind == GEMS_FLOAT || value->kind == GEMS_BOOLEAN;
+}
+
+/* Exchanges the two sides: D^T = B^T A^T. */
+static void transpose(params *p) {
+    params q = *p;
+    p->a = q.b, p->a_batch = q.b_batch, p->a_row = q.b_col, p->a_k = q.b_k;
+    p->b = q.a, p->b_batch = q.a_batch, p->b_k = q.a_k, p->b_col = q.a_row;
+    p->c_row = q.c_col, p->c_col = q.c_row;
+    p->d_row = q.d_col, p->d_col = q.d_row;
+    p->m = q.n, p->n = q.m;
+}
+
+/* True when rows of a matrix can be read and written in vectors of 16 bytes. */
+static bool is_wide(const void *data, int64_t batch_stride, int64_t row_stride, int64_t col_stride,
+                    int64_t vector) {
+    return col_stride == 1 && (uintptr_t)data % 16 == 0 && row_stride % vector == 0 &&
+           batch_stride % vector == 0;
+}
+
+static gems_status launch_tiles(gems_call *call, const gems_plan *plan,
+                                const gems_matmul_config *config, params *p) {
+    const uint32_t grid[3] = {(uint32_t)config->grid, 1, 1}, block[3] = {config->threads, 1, 1};
+    void *args[] = {p};
+    if (config->parts.split == 1)
+        return gems_call_launch(call, plan, 0, grid, block, config->shared, args);
+    size_t size = call->out[0].dtype == GEMS_F64 ? 8 : 4;
+    int64_t outputs = (int64_t)p->batch * p->m * p->n;
+    GEMS_TRY(gems_scratch(call, (size_t)outputs * (size_t)config->parts.split * size, &p->partial));
+    GEMS_TRY(gems_call_launch(call, plan, 0, grid, block, config->shared, args));
+    const uint32_t threads[3] = {256, 1, 1};
+    const uint32_t blocks[3] = {gems_grid_for(gems_device_information(call->device), outputs, 256),
+                                1, 1};
+    return gems_call_launch(call, plan, 1, blocks, threads, 0, args);
+}
+
+/* Everything but alpha, beta, C and D of p is set, and the result exists as call->out[0]. */
+static gems_status compute(gems_call *call, params *p) {
+    const gems_device_info *info = gems_device_information(call->device);
+    const uint8_t dtype = call->out[0].dtype;
+    const size_t element = gems_dtype_size(dtype);
+    const int64_t vector = (int64_t)(16 / element);
+    /* Rows of the result are to be contiguous; a narrow result is to be a low one where there are
+     * kernels for those. */
+    const int32_t low = info->fast ? GEMS_MATMUL_THIN_ROWS : element == 2 ? 16 : 0;
+    const bool narrow = p->m > p->n && p->n <= low;
+    if ((p->d_col != 1 && p->d_row == 1) || narrow) transpose(p);
+    /* Strides of what has one element say nothing. */
+    if (p->m == 1) p->c_row = p->d_row = 0;
+    if (p->n == 1) p->c_col = p->d_col = 1;
+    if (p->batch == 1) p->a_batch = p->b_batch = p->c_batch = p->d_batch = 0;
+
+    gems_matmul_shape shape = {.batch = p->batch, .m = p->m, .n = p->n, .k = p->k, .dtype = dtype};
+    if (info->fast) {
+        shape.feed_a = GEMS_GATHER_ALONG_K;
+        shape.feed_b = p->b_k == 1 || p->k == 1 ? GEMS_ALONG_K
+                       : p->b_col == 1          ? GEMS_ALONG_LINES
+                                                : GEMS_GATHER_ALONG_K;
+    } else {
+        shape.feed_a = (uint8_t)gems_matmul_choose_feed(p->a, element, p->batch, p->a_batch, p->m,
+                                                        p->a_row, p->k, p->a_k);
+        shape.feed_b = (uint8_t)gems_matmul_choose_feed(p->b, element, p->batch, p->b_batch, p->n,
+                                                        p->b_col, p->k, p->b_k);
+    }
+    gems_matmul_config config;
+    gems_matmul_configure(&shape, info, &config);
+    if (config.grid > INT32_MAX) return gems_decline("more tiles than a grid takes");
+    p->parts = config.parts;
+    p->wide_c = p->c && is_wide(p->c, p->c_batch, p->c_row, p->c_col, vector);
+    p->wide_d = is_wide(p->d, p->d_batch, p->d_row, p->d_col, vector);
+
+    gems_key key;
+    gems_matmul_key(&config, dtype, shape.feed_a, shape.feed_b, &key);
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &key, &plan));
+    return launch_tiles(call, plan, &config, p);
+}
+
+static gems_status run(gems_call *call) {
+    const int bits = call->op->mode, ndim = bits & BATCHED ? 3 : 2, first = bits & ADDED;
+    const gems_tensor *a = gems_arg_tensor(call, first), *b = gems_arg_tensor(call, first + 1);
+    const gems_tensor *c = first ? gems_arg_tensor(call, 0) : NULL;
+    if (!a || !b || (first && !c)) return gems_decline("an operand is no tensor");
+    if (a->ndim != ndim || b->ndim != (bits & VECTOR ? 1 : ndim))
+        return gems_decline("ranks do not fit");
+    if (a->dtype != b->dtype || (c && c->dtype != a->dtype))
+        return gems_decline("operands of several dtypes");
+    if (!(call->op->dtypes >> a->dtype & 1)) return gems_decline("dtype without a kernel");
+    if (c && (c->device_type != a->device_type || c->device_index != a->device_index))
+        return gems_decline("tensors on several devices");
+
+    const view va = view_of(a), vb = view_of(b);
+    if (va.cols != vb.rows || va.batch != vb.batch) return gems_decline("sizes do not fit");
+    if (va.batch > INT32_MAX || va.rows > INT32_MAX || va.cols > INT32_MAX || vb.cols > INT32_MAX)
+        return gems_decline("more than 2^31 rows or columns");
+    int64_t sizes[3], c_strides[3] = {0, 0, 0};
+    const int dims = bits & VECTOR ? 1 : ndim;
+    if (bits & BATCHED)
+        sizes[0] = va.batch, sizes[1] = va.rows, sizes[2] = vb.cols;
+    else
+        sizes[0] = va.rows, sizes[1] = vb.cols;
+
+    params p = {.a = a->data,
+                .b = b->data,
+                .a_batch = va.batch_stride,
+                .a_row = va.row_stride,
+                .a_k = va.col_stride,
+                .b_batch = vb.batch_stride,
+                .b_k = vb.row_stride,
+                .b_col = vb.col_stride,
+                .m = (int32_t)va.rows,
+                .n = (int32_t)vb.cols,
+                .k = (int32_t)va.cols,
+                .batch = (int32_t)va.batch,
+                .alpha = 1};
+    if (c) {
+        if (!number(&call->args[3]) || !number(&call->args[4]))
+            return gems_decline("alpha or beta is no real number");
+        p.beta = gems_arg_double(call, 3);
+        p.alpha = gems_arg_double(call, 4);
+        if (!expand(c, sizes, dims, c_strides))
+            return gems_decline("the added tensor does not expand");
+        /* As in BLAS: 0 takes the operand away, with its NaN. */
+        if (p.alpha == 0) p.k = 0;
+        if (p.beta != 0) {
+            p.c = c->data;
+            const int64_t *last = c_strides + dims;
+            if (bits & VECTOR)
+                p.c_row = last[-1];
+            else
+                p.c_row = last[-2], p.c_col = last[-1];
+            if (bits & BATCHED) p.c_batch = last[-3];
+        }
+    }
+    GEMS_TRY(gems_output(call, 0, dims, sizes, NULL, a->dtype));
+    if (!call->nonempty) return GEMS_OK;
+    const view vd = view_of(&call->out[0]);
+    p.d = call->out[0].data;
+    p.d_batch = vd.batch_stride, p.d_row = vd.row_stride, p.d_col = vd.col_stride;
+    return compute(call, &p);
+}
+
+const gems_family gems_family_matmul = {
+    .name = "matmul",
+    .run = run,
+    .program = gems_matmul_program,
+    .warm = gems_matmul_warm,
+    .strided_output = true,
+};

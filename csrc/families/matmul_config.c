@@ -1,0 +1,201 @@
+/* The model behind gems_matmul_configure. */
+#include "matmul_config.h"
+
+typedef struct tile {
+    int16_t m, n, k;
+    uint8_t across_m, across_n, stages, pad, blocks;
+} tile;
+
+/* Largest first: of equal costs the first wins. The one for decoding (16 rows) stands before the
+ * one that ties with it. */
+static const tile mma_tiles[] = {
+    {128, 256, 32, 2, 4, 3, 8, 1}, {128, 128, 32, 2, 2, 4, 8, 2}, {64, 128, 32, 2, 2, 4, 8, 2},
+    {16, 128, 64, 1, 4, 4, 8, 2},  {64, 64, 64, 2, 2, 3, 8, 2},
+};
+static const tile fma_tiles[] = {{128, 128, 16, 8, 8, 2, 4, 1}, {64, 64, 16, 4, 4, 2, 4, 2}};
+
+#define COUNT(list) ((int)(sizeof(list) / sizeof *(list)))
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static int64_t op_size(int dtype) { return dtype == GEMS_F64 ? 8 : 4; }
+static bool is_half(int dtype) { return dtype == GEMS_F16 || dtype == GEMS_BF16; }
+/* Faithful CPU modes (arch 0) have the tensor cores of sm_80. */
+static bool has_mma(int dtype, int arch) { return is_half(dtype) && (arch == 0 || arch >= 80); }
+
+static const tile *tiles_of(int dtype, int arch, int *count) {
+    if (has_mma(dtype, arch)) {
+        *count = COUNT(mma_tiles);
+        return mma_tiles;
+    }
+    *count = dtype == GEMS_F64 ? 1 : COUNT(fma_tiles);
+    return dtype == GEMS_F64 ? fma_tiles + 1 : fma_tiles;
+}
+
+static uint32_t shared_of(const tile *t, bool mma, int dtype) {
+    int64_t size = mma ? 2 : op_size(dtype),
+            ring = (int64_t)t->stages * (t->m + t->n) * t->k * size;
+    int64_t rows = mma ? t->across_m * 16 : t->m / (t->across_m / (16 / op_size(dtype)));
+    return (uint32_t)most(ring, rows * (t->n + t->pad) * op_size(dtype));
+}
+
+static void take(const tile *t, bool mma, int dtype, gems_matmul_config *c) {
+    *c = (gems_matmul_config){
+        .kernel = mma ? GEMS_MATMUL_MMA : GEMS_MATMUL_FMA,
+        .tile_k = (uint8_t)t->k,
+        .across_m = t->across_m,
+        .across_n = t->across_n,
+        .stages = t->stages,
+        .pad = t->pad,
+        .blocks = t->blocks,
+        .parts = {.tile_m = t->m, .tile_n = t->n, .split = 1, .group = 8, .batches = 1},
+        .threads = mma ? t->across_m * t->across_n * 32u
+                       : (uint32_t)(t->m / t->across_m * (t->n / t->across_n)),
+        .shared = shared_of(t, mma, dtype),
+    };
+}
+
+bool gems_matmul_candidate(int dtype, int arch, int i, gems_matmul_config *config) {
+    int count;
+    const tile *tiles = tiles_of(dtype, arch, &count);
+    if (i < 0 || i >= count) return false;
+    take(&tiles[i], has_mma(dtype, arch), dtype, config);
+    return true;
+}
+
+/* A step along k costs the larger of its multiplications (1024 a cycle and processor) and of its
+ * loads (32 elements a cycle), and, because the two overlap imperfectly, a quarter of the smaller;
+ * a processor does one tile after another. */
+static int64_t cost_of(const tile *t, int64_t tiles, int64_t processors) {
+    int64_t products = (int64_t)t->m * t->n, loads = (int64_t)(t->m + t->n) * 32;
+    return ceil_div(tiles, processors) * (most(products, loads) + least(products, loads) / 4);
+}
+
+/* Parts of k when there are too few tiles to fill the device. A part is at least 256 deep. */
+static int64_t parts_of(int64_t k, int64_t tiles, int64_t outputs, int64_t processors) {
+    if (tiles * 2 > processors || outputs > INT32_MAX / 2) return 1;
+    return most(1, least(least(processors / tiles, k / 256), 32));
+}
+
+static void configure_tiles(const gems_matmul_shape *s, const gems_device_info *info,
+                            gems_matmul_config *c) {
+    int count;
+    const tile *tiles = tiles_of(s->dtype, info->arch, &count), *best = NULL;
+    bool mma = has_mma(s->dtype, info->arch);
+    int64_t processors = most(info->processors, 1), lowest = INT64_MAX;
+    for (int i = 0; i < count; i++) {
+        if (i + 1 < count && shared_of(&tiles[i], mma, s->dtype) > info->shared_bytes) continue;
+        int64_t blocks = s->batch * ceil_div(s->m, tiles[i].m) * ceil_div(s->n, tiles[i].n);
+        int64_t cost = cost_of(&tiles[i], blocks, processors);
+        if (cost < lowest) {
+            lowest = cost;
+            best = &tiles[i];
+        }
+    }
+    take(best, mma, s->dtype, c);
+    c->parts.tiles_m = (int32_t)ceil_div(s->m, c->parts.tile_m);
+    c->parts.tiles_n = (int32_t)ceil_div(s->n, c->parts.tile_n);
+    int64_t blocks = s->batch * c->parts.tiles_m * c->parts.tiles_n;
+    int64_t parts = parts_of(s->k, blocks, s->batch * s->m * s->n, processors);
+    c->parts.split_k = (int32_t)most(round_up(ceil_div(s->k, parts), c->tile_k), c->tile_k);
+    c->parts.split = (int32_t)most(ceil_div(s->k, c->parts.split_k), 1);
+    c->grid = blocks * c->parts.split;
+}
+
+/* ---- the fast mode of the cpu backend ---- */
+
+#define PANEL_ROWS 12 /* a multiple of the register block's rows and columns on every CPU */
+#define PANEL_COLS 32
+
+/* Divides a matrix between workers: the division with the smallest perimeter, which is what each
+ * has to pack. */
+static void divide(const gems_matmul_shape *s, int64_t workers, int64_t unit_m, int64_t unit_n,
+                   gems_matmul_config *c) {
+    int64_t lowest = INT64_MAX;
+    for (int64_t down = 1; down <= workers; down++) {
+        int64_t across = ceil_div(workers, down);
+        int64_t m = round_up(ceil_div(s->m, down), unit_m),
+                n = round_up(ceil_div(s->n, across), unit_n);
+        int64_t cost = m * n + 8 * (m + n);
+        if (cost < lowest) {
+            lowest = cost;
+            c->parts.tile_m = (int32_t)least(m, s->m);
+            c->parts.tile_n = (int32_t)least(n, s->n);
+        }
+    }
+    c->parts.tiles_m = (int32_t)ceil_div(s->m, c->parts.tile_m);
+    c->parts.tiles_n = (int32_t)ceil_div(s->n, c->parts.tile_n);
+}
+
+static void configure_fast(const gems_matmul_shape *s, const gems_device_info *info,
+                           gems_matmul_config *c) {
+    int64_t size = op_size(s->dtype), room = info->shared_bytes / size;
+    double products = (double)s->batch * (double)s->m * (double)s->n * (double)most(s->k, 1);
+    /* Another worker pays from about a million products on. */
+    int64_t workers = most(info->processors, 1);
+    if (products < (double)workers * 1048576) workers = (int64_t)(products / 1048576) + 1;
+    bool thin = s->m <= GEMS_MATMUL_THIN_ROWS &&
+                GEMS_MATMUL_THIN_ROWS * s->k <= least(room, 65536) &&
+                (s->feed_b == GEMS_ALONG_K || (s->feed_b == GEMS_ALONG_LINES && s->n >= 64));
+    *c = (gems_matmul_config){.kernel = thin ? GEMS_MATMUL_THIN : GEMS_MATMUL_PANEL, .threads = 1};
+    c->parts = (gems_matmul_parts){.tile_m = (int32_t)s->m,
+                                   .tile_n = (int32_t)s->n,
+                                   .tiles_m = 1,
+                                   .tiles_n = 1,
+                                   .split = 1,
+                                   .group = 1,
+                                   .batches = 1};
+    if (s->batch >= workers)
+        c->parts.batches = (int32_t)ceil_div(s->batch, workers);
+    else if (thin)
+        divide(s, ceil_div(workers, s->batch), s->m, 128, c);
+    else
+        divide(s, ceil_div(workers, s->batch), PANEL_ROWS, PANEL_COLS, c);
+    c->parts.split_k = (int32_t)s->k;
+    c->grid = ceil_div(s->batch, c->parts.batches) * c->parts.tiles_m * c->parts.tiles_n;
+    if (thin) {
+        c->shared = (uint32_t)(GEMS_MATMUL_THIN_ROWS * most(s->k, 1) * size);
+        return;
+    }
+    /* A panel of B (32 columns) stays in the first cache; the packed blocks and the sums in the
+     * second. */
+    c->parts.panel_k = (int32_t)most(least(s->k, 256), 1);
+    c->parts.panel_m = (int32_t)least(20 * PANEL_ROWS, round_up(c->parts.tile_m, PANEL_ROWS));
+    c->parts.panel_n = (int32_t)least(16 * PANEL_COLS, round_up(c->parts.tile_n, PANEL_COLS));
+    int64_t wanted;
+    for (;;) {
+        wanted = (int64_t)(c->parts.panel_m + c->parts.panel_n) * c->parts.panel_k;
+        if (s->k > c->parts.panel_k) wanted += (int64_t)c->parts.panel_m * c->parts.panel_n;
+        if (wanted <= room || (c->parts.panel_n == PANEL_COLS && c->parts.panel_m == PANEL_ROWS))
+            break;
+        if (c->parts.panel_n > PANEL_COLS)
+            c->parts.panel_n = (int32_t)round_up(c->parts.panel_n / 2, PANEL_COLS);
+        else
+            c->parts.panel_m = (int32_t)round_up(c->parts.panel_m / 2, PANEL_ROWS);
+    }
+    c->shared = (uint32_t)(wanted * size);
+}
+
+void gems_matmul_configure(const gems_matmul_shape *shape, const gems_device_info *info,
+                           gems_matmul_config *config) {
+    if (info->fast)
+        configure_fast(shape, info, config);
+    else
+        configure_tiles(shape, info, config);
+}
+
+gems_matmul_feed gems_matmul_choose_feed(const void *data, size_t element, int64_t batch,
+                                         int64_t batch_stride, int64_t lines, int64_t line_stride,
+                                         int64_t k, int64_t k_stride) {
+    int64_t vector = (int64_t)(16 / element);
+    bool aligned = (uintptr_t)data % 16 == 0 && (batch == 1 || batch_stride % vector == 0);
+    bool along_k = k <= 1 || k_stride == 1, along_lines = lines <= 1 || line_stride == 1;
+    if (along_k && aligned && (lines <= 1 || line_stride % vector == 0)) return GEMS_ALONG_K;
+    if (along_lines && aligned && (k <= 1 || k_stride % vector == 0)) return GEMS_ALONG_LINES;
+    if (along_k) return GEMS_GATHER_ALONG_K;
+    if (along_lines) return GEMS_GATHER_ALONG_LINES;
+    return k_stride <= line_stride ? GEMS_GATHER_ALONG_K : GEMS_GATHER_ALONG_LINES;
+}

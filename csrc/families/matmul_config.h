@@ -1,0 +1,65 @@
+/* From the shape of a matrix product to the kernel that computes it: a model of the device, no measurement, no state. */
+#ifndef GEMS_MATMUL_CONFIG_H
+#define GEMS_MATMUL_CONFIG_H
+
+#include "../backend/backend.h"
+
+/* The programs of the family; numbers of gems_key.kernel. */
+typedef enum gems_matmul_kernel {
+    GEMS_MATMUL_MMA,   /* tensor cores: 16-bit floats */
+    GEMS_MATMUL_FMA,   /* multiply and add: every dtype and architecture */
+    GEMS_MATMUL_PANEL, /* fast cpu mode: packed panels */
+    GEMS_MATMUL_THIN   /* fast cpu mode: at most GEMS_MATMUL_THIN_ROWS rows */
+} gems_matmul_kernel;
+
+#define GEMS_MATMUL_THIN_ROWS 4
+
+/* How an operand reaches shared memory: along k or along its lines (rows of A, columns of B), in aligned vectors of 16 bytes
+ * or element by element. The twin of Feeding in kernels/tile.cuh. */
+typedef enum gems_matmul_feed {
+    GEMS_ALONG_K,
+    GEMS_ALONG_LINES,
+    GEMS_GATHER_ALONG_K,
+    GEMS_GATHER_ALONG_LINES
+} gems_matmul_feed;
+
+typedef struct gems_matmul_shape {
+    int64_t batch, m, n, k;
+    uint8_t dtype;
+    uint8_t feed_a, feed_b; /* gems_matmul_feed */
+} gems_matmul_shape;
+
+/* How the work is parted. Passed to the kernels as it is: the twin of the fields of MatmulParams in
+ * kernels/matmul.cuh. */
+typedef struct gems_matmul_parts {
+    int32_t tile_m, tile_n;            /* what a block computes */
+    int32_t tiles_m, tiles_n;          /* number of tiles */
+    int32_t split, split_k;            /* parts of k, each split_k deep but the last */
+    int32_t group;                     /* rows of tiles that are walked together */
+    int32_t batches;                   /* fast mode: matrices of a block */
+    int32_t panel_m, panel_n, panel_k; /* fast mode: what is packed at a time */
+} gems_matmul_parts;
+
+typedef struct gems_matmul_config {
+    uint8_t kernel;             /* gems_matmul_kernel */
+    uint8_t tile_k;             /* depth of a tile in shared memory */
+    uint8_t across_m, across_n; /* MMA: warps; FMA: elements of a thread */
+    uint8_t stages;             /* MMA: tiles in shared memory */
+    uint8_t pad;                /* elements between the rows of a staged slab */
+    uint8_t blocks;             /* resident on a processor at a time, which limits the registers */
+    gems_matmul_parts parts;
+    int64_t grid; /* blocks */
+    uint32_t threads, shared;
+} gems_matmul_config;
+
+/* Picks the kernel and its tiles. Sizes are at least 1, k may be 0; every device has a configuration. */
+void gems_matmul_configure(const gems_matmul_shape *shape, const gems_device_info *info, gems_matmul_config *config);
+
+/* The i-th configuration that a GPU kernel of a dtype may get; false: no more. For warmup and tests. */
+bool gems_matmul_candidate(int dtype, int arch, int i, gems_matmul_config *config);
+
+/* How an operand is best read. data: its address; lines, k: sizes. */
+gems_matmul_feed gems_matmul_choose_feed(const void *data, size_t element, int64_t batch, int64_t batch_stride,
+                                         int64_t lines, int64_t line_stride, int64_t k, int64_t k_stride);
+
+#endif
