@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from flag_gems.rows import Row, aligned, name_of, others_of
+from flag_gems.rows import Row, aligned, functions_of, name_of, others_of
 
 HEAD = """# Operators
 
 Generated from `csrc/operators.def` by `make docs`; do not edit. {count} rows in {families} families.
 
-A row covers a functional overload and, where named, its in-place, out and alias overloads. Dtypes are those that the
-kernels compute in; any other runs ATen's kernel. Gradients: *formula* means that torch's own derivative applies,
-*function* that this package brings one, *none* that the operator is not differentiable.
+A row covers an overload and, where named, its in-place, out and alias overloads; its functions are those of
+`flag_gems.ops`. Dtypes are those that the kernels compute in; any other runs ATen's kernel. Gradients: *formula* means
+that torch's own derivative applies, *function* that this package brings one, *none* that the operator is not
+differentiable.
 """
 
 SHORT = {
@@ -58,11 +59,12 @@ def markdown(rows: list[Row]) -> str:
         families.setdefault(row["family"], []).append(row)
     parts = [HEAD.format(count=len(rows), families=len(families))]
     for family in sorted(families):
-        parts.append(f"\n## {family}\n\n| operator | also | dtypes | gradient | what |\n")
-        parts.append("| --- | --- | --- | --- | --- |\n")
+        parts.append(f"\n## {family}\n\n| operator | also | functions | dtypes | gradient | what |\n")
+        parts.append("| --- | --- | --- | --- | --- | --- |\n")
         for row in sorted(families[family], key=name_of):
             others = " ".join(f"`{name}`" for name in others_of(row))
+            functions = " ".join(f"`{name}`" for name in functions_of(row))
             what = (row["doc"] or "").replace("|", "\\|")
             dtypes = dtypes_text(row["dtypes"])
-            parts.append(f"| `{name_of(row)}` | {others} | {dtypes} | {row['gradient']} | {what} |\n")
+            parts.append(f"| `{name_of(row)}` | {others} | {functions} | {dtypes} | {row['gradient']} | {what} |\n")
     return "".join(parts)

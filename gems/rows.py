@@ -15,14 +15,19 @@ def name_of(row: Row) -> str:
 
 def others_of(row: Row) -> list[str]:
     """The further overloads that a row covers: in-place, out, aliases."""
-    return [name for name in (row["inplace"], row["out"], *row["aliases"]) if name]
+    return [entry["name"] for entry in row["entries"] if entry["name"] != name_of(row)]
+
+
+def functions_of(row: Row) -> list[str]:
+    """The row's explicit functions, `flag_gems.ops.X`."""
+    return sorted({name for entry in row["entries"] for name in entry["functions"]})
 
 
 def names_of(row: Row) -> set[str]:
     """All names by which a user may mean a row: "add", "add.Tensor", "aten::add.Tensor", "add_.Tensor" ..."""
     names = {name_of(row), *others_of(row)}
     names |= {name.split(".")[0] for name in names}
-    return names | {f"aten::{name}" for name in names} | {row["id"]}
+    return names | {f"aten::{name}" for name in names} | {row["id"], *functions_of(row)}
 
 
 def select(rows: list[Row], wanted: Iterable[str]) -> list[Row]:
