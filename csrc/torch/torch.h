@@ -14,6 +14,7 @@ typedef struct gems_torch_layout {
     uint64_t plain;  /* keys that a dense tensor without conj, neg, wrapper or subclass may have */
     uint64_t dense;  /* keys that it must have */
     uint64_t inplace; /* the key ADInplaceOrView: inference tensors lack it */
+    uint64_t below;   /* keys that inference mode excludes on a thread */
 } gems_torch_layout;
 extern gems_torch_layout gems_layout;
 

@@ -1,0 +1,249 @@
+/* flag_gems.ops: builtins that go straight into the engine. A function has an ordered list of entries, the overloads; the first that
+ * the arguments fit is called. What autograd or a mode of torch must see, and what kernels decline, goes through
+ * torch.ops.aten instead. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "python.h"
+
+#define MAX_OVERLOADS 16
+
+typedef struct function {
+    PyObject_HEAD
+    char name[96];
+    char document[640];
+    uint16_t entries[MAX_OVERLOADS];
+    int count;
+    PyObject *packet; /* torch.ops.aten.<name>, when first needed */
+    PyMethodDef method;
+} function;
+
+static PyTypeObject function_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "flag_gems._C.Function",
+    .tp_basicsize = sizeof(function),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_doc = "The overloads behind a function of flag_gems.ops.",
+};
+
+static function **functions;
+static int function_count, function_room;
+
+/* ---- through the dispatcher ---- */
+
+static PyObject *packet(function *f) {
+    if (!f->packet && gems_py.aten)
+        f->packet = PyObject_GetAttrString(gems_py.aten, gems_entry_at(f->entries[0])->schema.name);
+    return f->packet;
+}
+
+/* Calls torch's operator with our kernel forced (force) or passed over. */
+static PyObject *through_torch(function *f, PyObject *const *args, Py_ssize_t count, PyObject *keywords, bool force) {
+    PyObject *operator= packet(f);
+    if (!operator) {
+        if (!PyErr_Occurred()) gems_set_declined(f->name, gems_reason());
+        return NULL;
+    }
+    if (force && gems_py.register_entries) {
+        PyObject *list = PyList_New(f->count);
+        for (int i = 0; list && i < f->count; i++) PyList_SET_ITEM(list, i, PyLong_FromLong(f->entries[i]));
+        PyObject *done = list ? PyObject_CallOneArg(gems_py.register_entries, list) : NULL;
+        Py_XDECREF(list);
+        if (!done) return NULL;
+        Py_DECREF(done);
+    }
+    gems_thread_gate before = gems_this_thread;
+    gems_this_thread = (gems_thread_gate){f->entries, f->count, force};
+    PyObject *result = PyObject_Vectorcall(operator, args, (size_t)count, keywords);
+    gems_this_thread = before;
+    return result;
+}
+
+/* ---- the call ---- */
+
+/* What ADInplaceOrView does for a written tensor: autograd must notice that saved values changed. */
+static void bump_versions(gems_frame *frame) {
+    const gems_entry *entry = frame->call.entry;
+    if (entry->variant == GEMS_FUNCTIONAL || !frame->has_torch) return;
+    for (int i = 0; i < entry->nouts; i++) {
+        PyObject *object = frame->objects[entry->out_arg + i];
+        if (gems_torch.bump_version && gems_layout.impl > 0) {
+            gems_torch.bump_version((char *)object + gems_layout.impl);
+            continue;
+        }
+        PyObject *torch_c = PyObject_GetAttrString(gems_py.torch, "_C");
+        PyObject *list = torch_c ? PyTuple_Pack(1, object) : NULL;
+        PyObject *done = list ? PyObject_CallMethod(torch_c, "_increment_version", "(O)", list) : NULL;
+        Py_XDECREF(done);
+        Py_XDECREF(list);
+        Py_XDECREF(torch_c);
+        PyErr_Clear();
+    }
+}
+
+/* True when the dispatcher must see the call. */
+static bool needs_dispatcher(const gems_frame *frame) {
+    if (!frame->has_torch) return false;
+    if (gems_modes_active() || gems_wants_gradient(frame)) return true;
+    if (frame->call.entry->variant == GEMS_FUNCTIONAL || !frame->inference) return false;
+    const uint64_t *keys = gems_torch_thread_keys();
+    return !keys || !keys[0]; /* writing an inference tensor outside of inference mode: torch raises */
+}
+
+static PyObject *declined(function *f, gems_frame *frame, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    const gems_entry *entry = frame->call.entry;
+    if (gems_py.strict || frame->has_numpy) return gems_set_declined(entry->qualified, gems_reason());
+    return through_torch(f, args, count, keywords, false);
+}
+
+/* No overload fits: torch says why, or what it makes of the call. */
+static PyObject *mismatch(function *f, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    bool arrays = false;
+    for (Py_ssize_t i = 0; i < count; i++) arrays |= gems_is_array(args[i]);
+    if (!arrays && packet(f)) return through_torch(f, args, count, keywords, false);
+    if (PyErr_Occurred()) return NULL;
+    PyErr_Format(PyExc_TypeError, "flag_gems.ops.%s: the arguments do not fit %s", f->name,
+                 gems_entry_at(f->entries[0])->schema.text);
+    return NULL;
+}
+
+static PyObject *run(function *f, gems_frame *frame, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    if (needs_dispatcher(frame)) return through_torch(f, args, count, keywords, true);
+    int64_t start = __builtin_expect(gems_observing, 0) ? gems_now() : 0;
+    gems_status status = gems_frame_run(frame);
+    if (__builtin_expect(gems_observing, 0)) gems_observe(&frame->call, status, gems_now() - start);
+    if (status == GEMS_OK) {
+        bump_versions(frame);
+        return gems_results(frame);
+    }
+    return status == GEMS_ERROR ? gems_set_error() : declined(f, frame, args, count, keywords);
+}
+
+static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    function *f = (function *)self;
+    for (int i = 0; i < f->count; i++) {
+        gems_frame frame;
+        gems_frame_open(&frame, gems_entry_at(f->entries[i]), true);
+        gems_match match = gems_arguments(&frame, args, count, keywords);
+        PyObject *result = NULL;
+        if (match == GEMS_MATCH) {
+            result = run(f, &frame, args, count, keywords);
+        } else if (match == GEMS_PASS) {
+            /* Counted by the entry that the dispatcher reaches, if any. */
+            if (frame.has_numpy || gems_py.strict) gems_count_decline(frame.call.entry);
+            result = gems_py.torch && !frame.has_numpy && !gems_py.strict ? through_torch(f, args, count, keywords, true)
+                                                       : declined(f, &frame, args, count, keywords);
+        }
+        gems_frame_close(&frame);
+        if (match != GEMS_MISMATCH) return result;
+    }
+    return mismatch(f, args, count, keywords);
+}
+
+/* ---- the list of functions, from the table ---- */
+
+static function *find(const char *name) {
+    for (int i = 0; i < function_count; i++)
+        if (!strcmp(functions[i]->name, name)) return functions[i];
+    return NULL;
+}
+
+/* "mm(self, mat2)" and the schemas: Python reads the first as the signature. */
+static void describe(function *f) {
+    const gems_entry *entry = gems_entry_at(f->entries[0]);
+    const gems_schema *schema = &entry->schema;
+    size_t used = (size_t)snprintf(f->document, sizeof f->document, "%s(", f->name);
+    bool keyword = false;
+    for (int i = 0; f->count == 1 && i < schema->nargs && used < sizeof f->document; i++) {
+        const gems_arg *arg = &schema->args[i];
+        const char *star = arg->keyword_only && !keyword ? "*, " : "";
+        keyword |= arg->keyword_only;
+        used += (size_t)snprintf(f->document + used, sizeof f->document - used, "%s%s%s%s", i ? ", " : "", star, arg->name,
+                                 arg->has_default ? "=None" : "");
+    }
+    if (f->count > 1 && used < sizeof f->document)
+        used += (size_t)snprintf(f->document + used, sizeof f->document - used, "*args, **kwargs");
+    if (used < sizeof f->document)
+        used += (size_t)snprintf(f->document + used, sizeof f->document - used, ")\n--\n\n");
+    for (int i = 0; i < f->count && used < sizeof f->document; i++)
+        used += (size_t)snprintf(f->document + used, sizeof f->document - used, "aten::%s\n",
+                                 gems_entry_at(f->entries[i])->schema.text);
+}
+
+static bool add(const char *name, int entry) {
+    function *f = find(name);
+    if (!f) {
+        if (function_count == function_room) {
+            int room = function_room ? 2 * function_room : 256;
+            function **grown = realloc(functions, (size_t)room * sizeof *grown);
+            if (!grown) return PyErr_NoMemory();
+            functions = grown;
+            function_room = room;
+        }
+        if (!(f = PyObject_New(function, &function_type))) return false;
+        snprintf(f->name, sizeof f->name, "%s", name);
+        f->count = 0;
+        f->packet = NULL;
+        functions[function_count++] = f;
+    }
+    for (int i = 0; i < f->count; i++)
+        if (f->entries[i] == entry) return true;
+    if (f->count < MAX_OVERLOADS) f->entries[f->count++] = (uint16_t)entry;
+    return true;
+}
+
+static bool ends(const char *name, const char *end) {
+    size_t n = strlen(name), m = strlen(end);
+    return n > m && !strcmp(name + n - m, end);
+}
+
+/* The further names of a row: "_out" names its out form, a last "_" the in-place one. */
+static bool add_further(const gems_op *op, int entry, int variant) {
+    for (const char *p = op->functions; p && *p;) {
+        char name[96];
+        size_t length = strcspn(p, ",");
+        snprintf(name, sizeof name, "%.*s", (int)length, p);
+        int wanted = ends(name, "_out") ? GEMS_OUT : ends(name, "_") ? GEMS_INPLACE : GEMS_FUNCTIONAL;
+        if (wanted == variant && !add(name, entry)) return false;
+        p += length + (p[length] == ',');
+    }
+    return true;
+}
+
+static bool collect(void) {
+    if (PyType_Ready(&function_type) < 0) return false;
+    int row = -1;
+    bool seen[3] = {false};
+    for (int i = 0; i < gems_entry_count(); i++) {
+        const gems_entry *entry = gems_entry_at(i);
+        char name[96];
+        if (entry->op != row) memset(seen, 0, sizeof seen);
+        row = entry->op;
+        snprintf(name, sizeof name, "%s%s", entry->schema.name, entry->variant == GEMS_OUT ? "_out" : "");
+        if (!add(name, i)) return false;
+        if (!seen[entry->variant] && !add_further(gems_op_at(row), i, entry->variant)) return false;
+        seen[entry->variant] = true;
+    }
+    return true;
+}
+
+const char *gems_function_name(int entry, int i) {
+    for (int k = 0; k < function_count; k++)
+        for (int e = 0; e < functions[k]->count; e++)
+            if (functions[k]->entries[e] == entry && i-- == 0) return functions[k]->name;
+    return NULL;
+}
+
+bool gems_direct_functions(PyObject *dict) {
+    PyObject *module = PyUnicode_FromString("flag_gems.ops");
+    bool done = module && collect();
+    for (int i = 0; done && i < function_count; i++) {
+        function *f = functions[i];
+        describe(f);
+        f->method = (PyMethodDef){f->name, (PyCFunction)(void (*)(void))call, METH_FASTCALL | METH_KEYWORDS, f->document};
+        PyObject *builtin = PyCFunction_NewEx(&f->method, (PyObject *)f, module);
+        done = builtin && !PyDict_SetItemString(dict, f->name, builtin);
+        Py_XDECREF(builtin);
+    }
+    Py_XDECREF(module);
+    return done;
+}
