@@ -184,9 +184,14 @@ class _Registrations:
         self.prepared = True
         key_set = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, self.key))
         kernel = torch._C._dispatch_get_computed_kernel_for_dispatch_key
-        cpu = getattr(torch._C.DispatchKey, "CPU")
-        _C.set_hooks(keyset=key_set, random_kernel=kernel("aten::random_", cpu).call_boxed)
+                _C.set_hooks(keyset=key_set, random_kernel=kernel("aten::random_", torch._C.DispatchKey.CPU).call_boxed)
         _C.set_default_dtype(torch.get_default_dtype())
+        # torch warns of the first override in a process, from C++ on standard error: let that one be here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            library = torch._C._dispatch_library("IMPL", "aten", self.key, __file__, 1)
+            library.impl("_cummax_helper", getattr(torch._C.DispatchKey, self.key), max, False)
+            library.reset()
 
     def usable(self, entries: Iterable[int]) -> list[int]:
         """Those that this torch can have registered; the others are logged once."""
@@ -221,13 +226,13 @@ class _Registrations:
             _C.set_kernel(index, kernel("aten::" + names[index]["name"], key).call_boxed)
         by_shim = [index for index in new if _C.shim_carries(index)]
         by_library = [index for index in new if not _C.shim_carries(index)]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Warning only once for all operators", category=UserWarning)
-            self._register_library(by_library, key, keep)
-            self._register_shim(by_shim, keep)
+        self._register_library(by_library, key, keep)
+        self._register_shim(by_shim, keep)
         self.registered.update(new)
 
     def _register_library(self, entries: list[int], key: Any, keep: bool) -> None:
+        if not entries:
+            return
         library = torch._C._dispatch_library("IMPL", "aten", self.key, __file__, 1)
         for index in entries:
             library.impl(_table().entries[index]["name"], key, _C.library_function(index), False)

@@ -171,15 +171,29 @@ static bool give_results(const gems_entry *entry, PyObject *result, uint64_t *st
     return true;
 }
 
+/* Names of the arguments that only go by keyword; NULL when there are none, or with an error set. */
+static PyObject *keyword_names(const gems_entry *entry) {
+    const gems_schema *schema = &entry->schema;
+    int count = schema->nargs - schema->npositional;
+    PyObject *names = count ? PyTuple_New(count) : NULL;
+    for (int i = 0; names && i < count; i++) {
+        int at = entry->index * GEMS_MAX_ARGS + schema->npositional + i;
+        PyTuple_SET_ITEM(names, i, Py_NewRef(gems_py.argument_names[at]));
+    }
+    return names;
+}
+
 static bool run_aten(gems_entry *entry, uint64_t *stack) {
-    PyObject *args[GEMS_MAX_ARGS], *result = NULL;
+    PyObject *args[GEMS_MAX_ARGS], *result = NULL, *keywords = NULL;
     int count = entry->schema.nargs;
     bool read = true;
     for (int i = 0; i < count; i++) {
         args[i] = optional_object(&entry->schema.args[i], stack[i], entry->schema.args[i].optional);
         read &= args[i] != NULL;
     }
-    if (read) result = gems_call_aten(entry, args, count, NULL);
+    if (read) keywords = keyword_names(entry);
+    if (read && !PyErr_Occurred()) result = gems_call_aten(entry, args, entry->schema.npositional, keywords);
+    Py_XDECREF(keywords);
     bool done = result && give_results(entry, result, stack);
     Py_XDECREF(result);
     for (int i = 0; i < count; i++) Py_XDECREF(args[i]);
