@@ -184,7 +184,7 @@ class _Registrations:
         self.prepared = True
         key_set = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, self.key))
         kernel = torch._C._dispatch_get_computed_kernel_for_dispatch_key
-                _C.set_hooks(keyset=key_set, random_kernel=kernel("aten::random_", torch._C.DispatchKey.CPU).call_boxed)
+        _C.set_hooks(keyset=key_set, random_kernel=kernel("aten::random_", torch._C.DispatchKey.CPU).call_boxed)
         _C.set_default_dtype(torch.get_default_dtype())
         # torch warns of the first override in a process, from C++ on standard error: let that one be here.
         with warnings.catch_warnings():
