@@ -108,6 +108,8 @@ static gems_status compute(gems_call *call, params *p) {
     gems_matmul_shape shape = {.batch = p->batch, .m = p->m, .n = p->n, .k = p->k, .dtype = dtype};
     if (info->fast) {
         shape.feed_a = GEMS_GATHER_ALONG_K;
+        if ((double)p->m * p->n * p->k * p->batch >= 1048576)
+            shape.workers = gems_cpu_thread_count();
         shape.feed_b = p->b_k == 1 || p->k == 1 ? GEMS_ALONG_K
                        : p->b_col == 1          ? GEMS_ALONG_LINES
                                                 : GEMS_GATHER_ALONG_K;

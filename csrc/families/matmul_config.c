@@ -132,10 +132,12 @@ static void divide(const gems_matmul_shape *s, int64_t workers, int64_t unit_m, 
 
 static void configure_fast(const gems_matmul_shape *s, const gems_device_info *info,
                            gems_matmul_config *c) {
-    int64_t size = op_size(s->dtype), room = info->shared_bytes / size;
+    /* A block's memory is its thread's own: what bounds it is the second cache. */
+    int64_t size = op_size(s->dtype);
+    int64_t room = most(info->shared_bytes, info->l2_bytes / 4 * 3) / size;
     double products = (double)s->batch * (double)s->m * (double)s->n * (double)most(s->k, 1);
     /* Another worker pays from about a million products on. */
-    int64_t workers = most(info->processors, 1);
+    int64_t workers = most(s->workers ? s->workers : info->processors, 1);
     if (products < (double)workers * 1048576) workers = (int64_t)(products / 1048576) + 1;
     bool thin = s->m <= GEMS_MATMUL_THIN_ROWS &&
                 GEMS_MATMUL_THIN_ROWS * s->k <= least(room, 65536) &&

@@ -27,6 +27,7 @@ typedef struct gems_matmul_shape {
     int64_t batch, m, n, k;
     uint8_t dtype;
     uint8_t feed_a, feed_b; /* gems_matmul_feed */
+    int32_t workers;        /* threads of the fast mode; 0: as many as the device has */
 } gems_matmul_shape;
 
 /* How the work is parted. Passed to the kernels as it is: the twin of the fields of MatmulParams in
