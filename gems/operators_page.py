@@ -47,7 +47,7 @@ def dtypes_text(names: list[str]) -> str:
 
 def table(rows: list[Row]) -> str:
     """The rows as aligned lines: operator, family, dtypes, what it does."""
-    cells = [("operator", "family", "dtypes", "")]
+    cells = [("operator", "family", "dtypes", "what")]
     cells += [(name_of(row), row["family"], dtypes_text(row["dtypes"]), row["doc"] or "") for row in rows]
     return aligned(cells)
 

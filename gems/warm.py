@@ -76,7 +76,10 @@ def plan(archs: list[str] | None, ops: Iterable[str], dtypes: list[str] | None) 
 def compile_item(item: Item) -> list[Report]:
     """Compiles one item; a failure is a report with the key "error"."""
     try:
-        return _C.warm(item.backend, item.arch, item.row, item.dtype)
+        return [
+            {**report, "program": report["program"] or report["op"]}
+            for report in _C.warm(item.backend, item.arch, item.row, item.dtype)
+        ]
     except Exception as error:  # one program that fails stops no other
         failed: Report = dict.fromkeys(COLUMNS)
         failed.update(op=item.row, program=item.row, dtypes=item.dtype, arch=item.arch, cached=False, error=str(error))

@@ -81,8 +81,11 @@ class Maker:
     # ---- tensors, by family and argument name ----
 
     def elementwise(self, name: str) -> tuple[str, Tensor]:
-        dtype = torch.bool if name in ("condition", "mask") else None
-        return f"{self.n}", self.tensor(self.n, dtype=dtype)
+        if name in ("condition", "mask"):
+            return f"{self.n}", self.tensor(self.n, dtype=torch.bool)
+        if name == "value":  # fill, masked_fill: a tensor of one element
+            return f"{self.n}", self.tensor(1).reshape(())
+        return f"{self.n}", self.tensor(self.n)
 
     def rowwise(self, name: str) -> tuple[str, Tensor]:
         r, c = self.rows, self.columns
@@ -101,22 +104,27 @@ class Maker:
             batch, s = 16, max(16, s // 4)
             self.flops = 2.0 * batch * s**3
             return f"{batch}x{s}x{s}x{s}", self.tensor(batch, s, s)
+        if name_of(self.row).endswith("mv"):  # bound by reading the matrix
+            matrix = name == ("mat" if self.row["schema"].startswith("add") else "self")
+            return f"{s}x{s}", self.tensor(s, s) if matrix else self.tensor(s)
         self.flops = 2.0 * s**3
-        first = name == "self" and self.row["schema"].startswith("addmm")
-        return f"{s}x{s}x{s}", self.tensor(s) if first else self.tensor(s, s)
+        bias = name == "self" and self.row["schema"].startswith("addmm")
+        return f"{s}x{s}x{s}", self.tensor(s) if bias else self.tensor(s, s)
 
     def gather(self, name: str) -> tuple[str, Tensor]:
         r, c = self.rows, self.columns
         op = name_of(self.row)
         vocabulary = max(2, min(50_000, r))
         if op.startswith("nll_loss"):
+            batch, pixels = (4, (max(1, r // 4), 1)) if "2d" in op else (r, ())
             made = {
-                "target": lambda: self.index(r, below=c),
+                "target": lambda: self.index(batch, *pixels, below=c),
                 "weight": lambda: self.tensor(c).abs(),
                 "grad_output": lambda: self.tensor(1).reshape(()),
                 "total_weight": lambda: self.tensor(1).reshape(()).abs() + 1,
             }
-            return f"{r}x{c}", made.get(name, lambda: self.tensor(r, c))()
+            shape = (batch, c, *pixels)
+            return "x".join(map(str, shape)), made.get(name, lambda: self.tensor(*shape))()
         if op.startswith("embedding"):
             made = {
                 "weight": lambda: self.tensor(vocabulary, c),
@@ -197,7 +205,7 @@ class Maker:
                 kwargs[argument.name] = value
             else:
                 args.append(value)
-        if bytes_of(args) == 0:  # a factory: zeros, empty ...
+        if bytes_of(args) + bytes_of(kwargs) == 0:  # a factory: zeros, ones ...
             kwargs.update(dtype=self.dtype, device=torch.device(self.device))
         return Case(name_of(self.row), shape, args, kwargs, self.flops)
 
