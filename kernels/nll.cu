@@ -40,14 +40,16 @@ extern "C" __global__ void nll_forward(T* __restrict__ out, T* __restrict__ tota
     } else {
         __shared__ Sums buf[33];
         Sums s = {0, 0};
-        for_each_strided<4>(m, [&](const int64_t (&off)[3]) {
+        GEMS_FOR_GRID(i, m.n) {
+            int64_t off[3];
+            strided_offsets<4>(m, i, off);
             int64_t at = target[off[1]];
             if (at != ignored && in_range(at, classes, flag)) {
                 Acc w = weight_of(weight, at);
                 s.loss -= to_op(self[off[2] + at * class_stride]) * w;
                 s.weight += w;
             }
-        });
+        }
         s = block_reduce(s, AddSums(), buf);
         if (gridDim.x == 1) finish(out, total, s);
         else if (threadIdx.x == 0) partial[blockIdx.x] = s;

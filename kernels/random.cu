@@ -1,0 +1,281 @@
+// Random numbers, element for element those of ATen's CUDA kernels. The head names T, RANDOM_KERNEL, kMode (the distribution),
+// kV (vector stores, or the elements of one of ATen's threads in dropout). Twin of csrc/families/random.c.
+//
+// ATen's grid has `threads` threads; thread s draws from subsequence s, four 32-bit numbers a round. Element
+// (round * each + i) * threads + s is number i of that round. Here a thread takes kGroup neighbouring subsequences, so that
+// its stores are vectors.
+using namespace gems;
+
+typedef opmath_t<T> Op;
+constexpr int kGroup = kFast ? 16 : 4;
+enum { kUniform, kNormal, kExponential, kBernoulli };
+
+// One Philox call for each of kGroup subsequences from `first` on: number i of subsequence s is r[i][s].
+GEMS_DI void draw(uint64_t seed, uint64_t offset, uint32_t first, uint32_t (&r)[4][kGroup]) {
+    if constexpr (kFast) {  // the rounds outside: a vector holds the same word of all subsequences
+        uint64_t call = offset >> 2;
+        uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+        for (int s = 0; s < kGroup; s++) {
+            r[0][s] = (uint32_t)call, r[1][s] = (uint32_t)(call >> 32);
+            r[2][s] = first + s, r[3][s] = 0;
+        }
+        for (int round = 0; round < 10; round++) {
+            GEMS_IVDEP for (int s = 0; s < kGroup; s++) {
+                uint64_t a = (uint64_t)0xD2511F53u * r[0][s], b = (uint64_t)0xCD9E8D57u * r[2][s];
+                uint32_t x = (uint32_t)(b >> 32) ^ r[1][s] ^ k0, z = (uint32_t)(a >> 32) ^ r[3][s] ^ k1;
+                r[0][s] = x, r[1][s] = (uint32_t)b, r[2][s] = z, r[3][s] = (uint32_t)a;
+            }
+            k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+        }
+    } else {
+        GEMS_UNROLL for (int s = 0; s < kGroup; s++) {
+            Random4 v = Philox(seed, first + s, offset).next4();
+            GEMS_UNROLL for (int i = 0; i < 4; i++) r[i][s] = v.v[i];
+        }
+    }
+}
+
+GEMS_DI double uniform53(uint32_t x, uint32_t y) {
+    uint64_t z = (uint64_t)x ^ ((uint64_t)y << 21);
+    return (double)z * 1.1102230246251565e-16 + 5.5511151231257827e-17;
+}
+
+#if GEMS_CPU
+GEMS_DI float fast_sin(float v) { return sin(v); }
+GEMS_DI float fast_cos(float v) { return cos(v); }
+GEMS_DI float fast_log(float v) { return log(v); }
+GEMS_DI double sin_pi(double v) { return sin(v * 3.1415926535897932); }
+GEMS_DI double cos_pi(double v) { return cos(v * 3.1415926535897932); }
+#else  // what ATen's kernels use there
+GEMS_DI float fast_sin(float v) { return __sinf(v); }
+GEMS_DI float fast_cos(float v) { return __cosf(v); }
+GEMS_DI float fast_log(float v) { return __logf(v); }
+GEMS_DI double sin_pi(double v) { return ::sinpi(v); }
+GEMS_DI double cos_pi(double v) { return ::cospi(v); }
+#endif
+GEMS_DI double fast_log(double v) { return log(v); }
+
+// Number i of a call whose words are w, before the distribution's own numbers come in: uniform in (0, 1], or normal.
+template <int I>
+GEMS_DI float raw(float, uint32_t w0, uint32_t w1) {
+    if constexpr (kMode == kNormal) {
+        float angle = (float)w1 * 1.4629180792671596e-09f + 7.3145903963357981e-10f;
+        float s = sqrt(-2.0f * log(uniform01(w0)));
+        return (I % 2 ? fast_cos(angle) : fast_sin(angle)) * s;
+    } else {
+        return uniform01(I % 2 ? w1 : w0);
+    }
+}
+template <int I>
+GEMS_DI double raw_double(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
+    if constexpr (kMode == kNormal) {
+        double v = (double)((uint64_t)w2 ^ ((uint64_t)w3 << 21)) * 2.2204460492503131e-16 + 1.1102230246251565e-16;
+        double s = sqrt(-2.0 * log(uniform53(w0, w1)));
+        return (I ? cos_pi(v) : sin_pi(v)) * s;
+    } else {
+        return I ? uniform53(w2, w3) : uniform53(w0, w1);
+    }
+}
+
+constexpr bool kDouble = is_same<T, double>;
+typedef either<kDouble, double, float> Real;
+constexpr int kEach = kDouble ? 2 : 4;
+
+// The distribution: a and b are from and to; mean and std; lambda; the probability.
+struct Shape {
+    Real a, b, range;
+    T from, to;
+    GEMS_DI Shape(double x, double y) {
+        if constexpr (kMode == kUniform) {
+            from = from_op<T>((Op)x), to = from_op<T>((Op)y);
+            a = to_op(from), b = to_op(to), range = to_op(from_op<T>((Op)(b - a)));
+        } else {
+            a = (Real)x, b = (Real)y, range = 0;
+        }
+    }
+    GEMS_DI T operator()(Real v) const {
+        if constexpr (kMode == kUniform) {
+            T value = from_op<T>((Op)(v * range + a));
+            return to_op(value) == b ? from : value;
+        } else if constexpr (kMode == kNormal) {
+            return from_op<T>((Op)(v * b + a));
+        } else if constexpr (kMode == kExponential) {
+            constexpr Real half = Limits<Real>::eps() / 2;
+            Real l = v >= Real(1) - half ? -half : fast_log(v);
+            return from_op<T>((Op)(Real(-1) / a * l));
+        } else {
+            return convert<T>(v < a);
+        }
+    }
+};
+
+template <int I>
+GEMS_DI T number(const Shape& shape, const uint32_t (&r)[4][kGroup], int s) {
+    if constexpr (kDouble) return shape(raw_double<I>(r[0][s], r[1][s], r[2][s], r[3][s]));
+    else return shape(raw<I>(0.0f, r[I & 2][s], r[(I & 2) + 1][s]));
+}
+
+#if RANDOM_KERNEL == 0
+// Number I of a group goes to kGroup elements in a row.
+template <int I>
+GEMS_DI void put(T* out, int64_t at, int32_t n, const Shape& shape, const uint32_t (&r)[4][kGroup]) {
+    if (at >= n) return;
+    if (at + kGroup <= n && (kV || kFast)) {
+        if constexpr (kFast) {
+            GEMS_IVDEP for (int s = 0; s < kGroup; s++) out[at + s] = number<I>(shape, r, s);
+        } else {
+            constexpr int kWide = sizeof(T) * kGroup > 16 ? 16 / sizeof(T) : kGroup;
+            GEMS_UNROLL for (int s = 0; s < kGroup; s += kWide) {
+                Vec<T, kWide> v;
+                GEMS_UNROLL for (int k = 0; k < kWide; k++) v.v[k] = number<I>(shape, r, s + k);
+                store<kWide>(out + at + s, v);
+            }
+        }
+    } else {
+        for (int s = 0; s < kGroup && at + s < n; s++) out[at + s] = number<I>(shape, r, s);
+    }
+}
+
+extern "C" __global__ void random_dense(T* __restrict__ out, int32_t n, uint64_t seed, uint64_t offset, uint32_t threads,
+                                        uint32_t rounds, double a, double b, Strided<1, int32_t>) {
+    Shape shape(a, b);
+    uint32_t groups = threads / kGroup;
+    GEMS_FOR_GRID(item, (int64_t)groups * rounds) {
+        uint32_t round = (uint32_t)item / groups, first = ((uint32_t)item - round * groups) * kGroup;
+        uint32_t r[4][kGroup];
+        int64_t at = (int64_t)round * kEach * threads + first;
+        draw(seed, offset + (uint64_t)round * 4, first, r);
+        put<0>(out, at, n, shape, r);
+        put<1>(out, at + threads, n, shape, r);
+        if constexpr (!kDouble) {
+            put<2>(out, at + 2 * (int64_t)threads, n, shape, r);
+            put<3>(out, at + 3 * (int64_t)threads, n, shape, r);
+        }
+    }
+}
+#endif
+
+#if RANDOM_KERNEL == 1
+template <int I>
+GEMS_DI void put(T* out, const Strided<1, int32_t>& m, int64_t at, const Shape& shape, const uint32_t (&r)[4][kGroup]) {
+    for (int s = 0; s < kGroup; s++) {
+        if (at + s >= m.n) return;
+        int32_t off[1];
+        strided_offsets<8>(m, (int32_t)(at + s), off);
+        out[off[0]] = number<I>(shape, r, s);
+    }
+}
+
+extern "C" __global__ void random_strided(T* __restrict__ out, int32_t n, uint64_t seed, uint64_t offset, uint32_t threads,
+                                          uint32_t rounds, double a, double b, Strided<1, int32_t> m) {
+    Shape shape(a, b);
+    uint32_t groups = threads / kGroup;
+    GEMS_FOR_GRID(item, (int64_t)groups * rounds) {
+        uint32_t round = (uint32_t)item / groups, first = ((uint32_t)item - round * groups) * kGroup;
+        uint32_t r[4][kGroup];
+        int64_t at = (int64_t)round * kEach * threads + first;
+        draw(seed, offset + (uint64_t)round * 4, first, r);
+        put<0>(out, m, at, shape, r);
+        put<1>(out, m, at + threads, shape, r);
+        if constexpr (!kDouble) {
+            put<2>(out, m, at + 2 * (int64_t)threads, shape, r);
+            put<3>(out, m, at + 3 * (int64_t)threads, shape, r);
+        }
+    }
+}
+#endif
+
+#if RANDOM_KERNEL == 2
+// kV elements of one of ATen's threads: it draws once for four of them, or once for all when there are fewer.
+constexpr int kCalls = kV > 4 ? kV / 4 : 1, kWords = kV > 4 ? 4 : kV;
+
+GEMS_DI void keep_or_drop(T* out, bool* mask, const T* in, int64_t at, bool keep, Op scale) {
+    out[at] = from_op<T>(to_op(in[at]) * (keep ? Op(1) : Op(0)) * scale);
+    mask[at] = keep;
+}
+
+extern "C" __global__ void dropout(T* __restrict__ out, bool* __restrict__ mask, const T* __restrict__ in, uint32_t n,
+                                   double p, uint64_t seed, uint64_t offset, uint32_t threads) {
+    Op keep = (Op)p, scale = (Op)(1.0 / (double)keep);
+    uint32_t groups = threads / kGroup;
+    if constexpr (kV == 1) {
+        uint32_t rounds = (n - 1) / (threads * 4) + 1;
+        GEMS_FOR_GRID(item, (int64_t)groups * rounds) {
+            uint32_t round = (uint32_t)item / groups, first = ((uint32_t)item - round * groups) * kGroup;
+            uint32_t r[4][kGroup];
+            draw(seed, offset + (uint64_t)round * 4, first, r);
+            int64_t at = (int64_t)round * 4 * threads + first;
+            GEMS_UNROLL for (int i = 0; i < 4; i++)
+                for (int s = 0; s < kGroup; s++)
+                    if (at + i * (int64_t)threads + s < n)
+                        keep_or_drop(out, mask, in, at + i * (int64_t)threads + s, uniform01(r[i][s]) < keep, scale);
+        }
+    } else if constexpr (kFast) {
+        uint32_t vectors = n / kV;
+        GEMS_FOR_GRID(item, (int64_t)(vectors + kGroup - 1) / kGroup) {
+            uint32_t v = (uint32_t)item * kGroup, turn = v / threads, first = v - turn * threads;
+            int count = vectors - v < kGroup ? (int)(vectors - v) : kGroup;
+            bool kept[kGroup * kV];
+            for (int c = 0; c < kCalls; c++) {
+                uint32_t r[4][kGroup];
+                draw(seed, offset + ((uint64_t)turn * kCalls + c) * 4, first, r);
+                for (int w = 0; w < kWords; w++)
+                    for (int s = 0; s < kGroup; s++) kept[s * kV + c * 4 + w] = uniform01(r[w][s]) < keep;
+            }
+            int64_t at = (int64_t)v * kV;
+            GEMS_IVDEP for (int i = 0; i < count * kV; i++) {
+                out[at + i] = from_op<T>(to_op(in[at + i]) * (kept[i] ? Op(1) : Op(0)) * scale);
+                mask[at + i] = kept[i];
+            }
+        }
+    } else {
+        GEMS_FOR_GRID(v, n / kV) {
+            uint32_t turn = v / threads;
+            Philox philox(seed, v - turn * threads, offset + (uint64_t)turn * kCalls * 4);
+            Vec<T, kV> x = load<kV>(in + (int64_t)v * kV);
+            Vec<bool, kV> kept;
+            GEMS_UNROLL for (int c = 0; c < kCalls; c++) {
+                Random4 r = philox.next4();
+                GEMS_UNROLL for (int w = 0; w < kWords; w++) kept.v[c * 4 + w] = uniform01(r.v[w]) < keep;
+            }
+            GEMS_UNROLL for (int i = 0; i < kV; i++)
+                x.v[i] = from_op<T>(to_op(x.v[i]) * (kept.v[i] ? Op(1) : Op(0)) * scale);
+            store<kV>(out + (int64_t)v * kV, x);
+            store<kV>(mask + (int64_t)v * kV, kept);
+        }
+    }
+}
+#endif
+
+#if RANDOM_KERNEL >= 3
+GEMS_DI T scaled(T grad, bool keep, Op scale) { return from_op<T>((keep ? Op(1) : Op(0)) * to_op(grad) * scale); }
+#endif
+
+#if RANDOM_KERNEL == 3
+extern "C" __global__ void masked_scale(T* __restrict__ out, const T* __restrict__ grad, const bool* __restrict__ mask,
+                                        double factor, Strided<3, int32_t> m) {
+    Op scale = (Op)factor;
+    if constexpr (kFast) {
+        GEMS_FOR_GRID(i, m.n) out[i] = scaled(grad[i], mask[i], scale);
+    } else {
+        GEMS_FOR_GRID(i, m.n / kV) {
+            Vec<T, kV> g = load<kV>(grad + i * kV);
+            Vec<bool, kV> keep = load<kV>(mask + i * kV);
+            GEMS_UNROLL for (int k = 0; k < kV; k++) g.v[k] = scaled(g.v[k], keep.v[k], scale);
+            store<kV>(out + i * kV, g);
+        }
+        GEMS_FOR_GRID(i, m.n % kV) {
+            int32_t at = m.n / kV * kV + i;
+            out[at] = scaled(grad[at], mask[at], scale);
+        }
+    }
+}
+#endif
+
+#if RANDOM_KERNEL == 4
+extern "C" __global__ void masked_scale_strided(T* __restrict__ out, const T* __restrict__ grad, const bool* __restrict__ mask,
+                                                double factor, Strided<3, int32_t> m) {
+    Op scale = (Op)factor;
+    for_each_strided<8>(m, [&](const int32_t (&off)[3]) { out[off[0]] = scaled(grad[off[1]], mask[off[2]], scale); });
+}
+#endif
