@@ -231,3 +231,68 @@ extern "C" __global__ void __launch_bounds__(kThreads) elementwise(EW_PARAMETERS
 }
 #endif
 #endif
+
+#if EW_CLASS == 3
+// Inputs whose memory runs along dim 1 while the outputs' runs along dim 0: a block takes a tile of both dims. Such inputs
+// come through shared memory, so that both sides touch whole lines. m counts tiles in its dims 0 and 1.
+enum Tensors {
+#define EW_IN_PLACE(i, name, T, through, as, flag) place_##name,
+#define EW_OUT_PLACE(i, T, expression) place_out_##i,
+    EW_INPUTS(EW_IN_PLACE) EW_OUTPUTS(EW_OUT_PLACE)
+};
+struct Tile {
+    Index size[2];              // of dims 0 and 1
+    Index stride[2][kTensors];
+};
+constexpr int kTile = kVector;
+template <class T, bool FLAG> struct Staged { T at[kTile][kTile + 1]; };
+template <class T> struct Staged<T, false> {};
+#define EW_STAGED(i, name, T, through, as, flag) __shared__ Staged<T, flag> s_##name;
+#define EW_STAGE(i, name, T, through, as, flag) \
+    stage<flag>(s_##name, lane, row, in_##name, off[place_##name] + row * tile.stride[0][place_##name] + lane);
+#define EW_PICK(i, name, T, through, as, flag) \
+    picked<flag>(s_##name, lane, row, in_##name, off[place_##name] +                            \
+                 lane * tile.stride[0][place_##name] + row * tile.stride[1][place_##name]),
+#define EW_PUT(i, T, expression) \
+    out_##i[off[place_out_##i] + lane * tile.stride[0][place_out_##i] + row * tile.stride[1][place_out_##i]],
+template <bool FLAG, class S, class T> GEMS_DI void stage(S &staged, int lane, int row, const T *p, Index at) {
+    if constexpr (FLAG) staged.at[row][lane] = p[at];
+}
+template <bool FLAG, class S, class T> GEMS_DI T picked(const S &staged, int lane, int row, const T *p, Index at) {
+    if constexpr (FLAG && !kFast) return staged.at[lane][row];
+    else return p[at];
+}
+#define EW_ONE element(EW_INPUTS(EW_PICK) EW_OUTPUTS(EW_PUT) EW_NUMBERS(EW_PASS_NUMBER) 0);
+#if GEMS_CPU && GEMS_FAST // the tile stays in the cache: nothing is staged
+#undef EW_STAGED
+#define EW_STAGED(i, name, T, through, as, flag) const Staged<T, false> s_##name;
+#endif
+extern "C" __global__ void __launch_bounds__(kThreads) elementwise(EW_PARAMETERS Strided<kTensors, Index> m, Tile tile) {
+    EW_INPUTS(EW_STAGED)
+    auto range = Index(blockIdx.x), last = Index(blockIdx.x + 1);
+#if GEMS_CPU && GEMS_FAST
+    Index each = (m.n + Index(gridDim.x) - 1) / Index(gridDim.x);
+    range = Index(blockIdx.x) * each, last = range + each < m.n ? range + each : m.n;
+#endif
+    for (; range < last; range++) {
+        Index off[kTensors], rest, first0, first1;
+        strided_offsets<kRank>(m, range, off);
+        divmod(range, m.div[0], rest, first0);
+        divmod(rest, m.div[1], rest, first1);
+        const int size0 = int(min(tile.size[0] - first0 * kTile, Index(kTile)));
+        const int size1 = int(min(tile.size[1] - first1 * kTile, Index(kTile)));
+#if GEMS_CPU && GEMS_FAST
+        for (int row = 0; row < size1; row++) {
+            GEMS_IVDEP for (int lane = 0; lane < size0; lane++) { EW_ONE }
+        }
+#else
+        const int lane = int(threadIdx.x) % kTile, step = int(blockDim.x) / kTile;
+        if (lane < size1)
+            for (int row = int(threadIdx.x) / kTile; row < size0; row += step) { EW_INPUTS(EW_STAGE) }
+        __syncthreads();
+        if (lane < size0)
+            for (int row = int(threadIdx.x) / kTile; row < size1; row += step) { EW_ONE }
+#endif
+    }
+}
+#endif

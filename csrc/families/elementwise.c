@@ -1,9 +1,11 @@
-/* Elementwise work on the host: output shape, shape class, launch. Rows are one line of operators.def each. */
+/* Elementwise work on the host: output shape, shape class, launch. Rows are one line of
+ * operators.def each. */
 #include "elementwise.h"
 
 #include <string.h>
 
-/* Twin of the contract's Strided<NT, int32_t> and <NT, int64_t>: the strides come packed behind, kTensors a dim. */
+/* Twin of the contract's Strided<NT, int32_t> and <NT, int64_t>: the strides come packed behind,
+ * kTensors a dim. */
 typedef struct strided32 {
     int32_t ndim, n;
     gems_fastdiv div[GEMS_EW_RANK];
@@ -27,9 +29,20 @@ typedef struct operands {
 typedef struct work {
     gems_key key;
     void *pointer[GEMS_ITER_OPERANDS];
-    int64_t items; /* that threads take: elements, or vectors of key.tune[GEMS_EW_VECTOR] elements */
-    union { int32_t i32[2]; int64_t i64[2]; } range; /* dense: pad and end */
-    union { strided32 narrow; strided64 wide; } space;
+    int64_t
+        items; /* that threads take: elements, or vectors of key.tune[GEMS_EW_VECTOR] elements */
+    union {
+        int32_t i32[2];
+        int64_t i64[2];
+    } range; /* dense: pad and end */
+    union {
+        strided32 narrow;
+        strided64 wide;
+    } space;
+    union {
+        int32_t i32[2 + 2 * GEMS_ITER_OPERANDS];
+        int64_t i64[2 + 2 * GEMS_ITER_OPERANDS];
+    } tile;
 } work;
 
 /* ---- shapes ---- */
@@ -41,10 +54,11 @@ static bool same_layout(const gems_tensor *a, const gems_tensor *b) {
     return true;
 }
 
-/* Makes the outputs in the broadcast shape of the inputs, laid out as TensorIterator would. alike: all inputs have one
- * layout and it is dense. */
-static gems_status make_outputs(const gems_ew_row *row, gems_call *call, const gems_ew_arguments *arguments,
-                                const operands *in, bool *alike) {
+/* Makes the outputs in the broadcast shape of the inputs, laid out as TensorIterator would. alike:
+ * all inputs have one layout and it is dense. */
+static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
+                                const gems_ew_arguments *arguments, const operands *in,
+                                bool *alike) {
     int64_t sizes[GEMS_MAX_DIMS], strides[GEMS_MAX_DIMS], broadcast[GEMS_EW_INPUTS][GEMS_MAX_DIMS];
     const int64_t *chosen = NULL;
     int ndim = in->inputs ? in->t[0]->ndim : 0;
@@ -77,14 +91,19 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call, const g
 
 /* ---- shape classes ---- */
 
-/* The widest access for which every operand stands equally far from a whole one; *pad: how far, in elements. */
-static int dense_vector(const operands *all, int bytes, int64_t *pad) {
+static size_t widest_of(const operands *all) {
     size_t widest = 1;
     for (int i = 0; i < all->count; i++) {
         size_t size = gems_dtype_size(all->t[i]->dtype);
         if (size > widest) widest = size;
     }
-    for (int n = bytes / (int)widest; n > 1; n /= 2) {
+    return widest;
+}
+
+/* The widest access for which every operand stands equally far from a whole one; *pad: how far, in
+ * elements. */
+static int dense_vector(const operands *all, int bytes, int64_t *pad) {
+    for (int n = bytes / (int)widest_of(all); n > 1; n /= 2) {
         bool fits = true;
         for (int i = 0; i < all->count; i++) {
             size_t size = gems_dtype_size(all->t[i]->dtype);
@@ -108,24 +127,22 @@ static void plan_dense(const gems_device_info *info, const operands *all, work *
     for (int i = 0; i < all->count; i++)
         w->pointer[i] = (char *)all->t[i]->data - (size_t)pad * gems_dtype_size(all->t[i]->dtype);
     w->items = n + pad;
-    if (w->key.flags & GEMS_EW_WIDE) w->range.i64[0] = pad, w->range.i64[1] = n + pad;
-    else w->range.i32[0] = (int32_t)pad, w->range.i32[1] = (int32_t)(n + pad);
+    if (w->key.flags & GEMS_EW_WIDE)
+        w->range.i64[0] = pad, w->range.i64[1] = n + pad;
+    else
+        w->range.i32[0] = (int32_t)pad, w->range.i32[1] = (int32_t)(n + pad);
 }
 
 /* The widest access along dim 0 of operands whose strides there are 1 or 0. */
 static int row_vector(const operands *all, const gems_iter *iter, const int *place, int bytes) {
-    size_t widest = 1;
-    for (int i = 0; i < all->count; i++) {
-        size_t size = gems_dtype_size(all->t[i]->dtype);
-        if (size > widest) widest = size;
-    }
-    int n = bytes / (int)widest;
+    int n = bytes / (int)widest_of(all);
     for (; n > 1; n /= 2) {
         bool fits = iter->size[0] % n == 0;
         for (int i = 0; i < all->count && fits; i++) {
             const int64_t *stride = iter->stride[place[i]];
             if (stride[0] == 0) continue;
-            fits = (uintptr_t)all->t[i]->data % ((size_t)n * gems_dtype_size(all->t[i]->dtype)) == 0;
+            fits =
+                (uintptr_t)all->t[i]->data % ((size_t)n * gems_dtype_size(all->t[i]->dtype)) == 0;
             for (int d = 1; d < iter->ndim && fits; d++) fits = stride[d] % n == 0;
         }
         if (fits) break;
@@ -136,60 +153,137 @@ static int row_vector(const operands *all, const gems_iter *iter, const int *pla
 /* Ranks that programs are made for. */
 static int program_rank(int ndim) { return ndim <= 2 ? 2 : ndim <= 4 ? ndim : GEMS_EW_RANK; }
 
-static gems_status plan_strided(const gems_device_info *info, const operands *all, const gems_tensor *out, work *w) {
-    int64_t strides[GEMS_ITER_OPERANDS][GEMS_MAX_DIMS], largest = 0;
+/* Operands over the broadcast shape, the outputs deciding the order of the dims. */
+static void make_iter(const operands *all, const gems_tensor *out, gems_iter *iter, int *place) {
+    int64_t strides[GEMS_ITER_OPERANDS][GEMS_MAX_DIMS];
     const int64_t *views[GEMS_ITER_OPERANDS];
-    int place[GEMS_ITER_OPERANDS]; /* of an operand in the iteration: the outputs decide first */
     int outputs = all->count - all->inputs;
-    gems_iter iter;
     for (int i = 0; i < all->count; i++) {
         place[i] = i < all->inputs ? outputs + i : i - all->inputs;
         gems_broadcast_strides(all->t[i], out->sizes, out->ndim, strides[place[i]]);
         views[place[i]] = strides[place[i]];
     }
-    gems_iter_make(&iter, out->sizes, out->ndim, views, all->count);
-    bool dense = iter.ndim == 1;
-    for (int i = 0; i < all->count; i++) dense = dense && iter.stride[i][0] == 1;
+    gems_iter_make(iter, out->sizes, out->ndim, views, all->count);
+}
+
+/* A dim other than 0 along which all inputs run whose memory does not go along dim 0; 0: there is
+ * none. *flags: they. */
+static int tiled_dim(const operands *all, const gems_iter *iter, const int *place, uint8_t *flags) {
+    enum { SMALLEST = 16 };
+    int dim = 0;
+    *flags = 0;
+    for (int i = 0; i < all->count; i++) {
+        const int64_t *stride = iter->stride[place[i]];
+        if (stride[0] == 1 || (stride[0] == 0 && i < all->inputs)) continue;
+        if (i >= all->inputs) return 0;
+        if (!dim)
+            for (int d = 1; d < iter->ndim; d++)
+                if (stride[d] == 1) dim = d;
+        if (!dim || stride[dim] != 1) return 0;
+        *flags |= (uint8_t)(1u << all->input[i]);
+    }
+    return dim && iter->size[0] >= SMALLEST && iter->size[dim] >= SMALLEST ? dim : 0;
+}
+
+static void swap_dims(gems_iter *iter, int a, int b) {
+    int64_t size = iter->size[a];
+    iter->size[a] = iter->size[b];
+    iter->size[b] = size;
+    for (int k = 0; k < iter->operands; k++) {
+        int64_t stride = iter->stride[k][a];
+        iter->stride[k][a] = iter->stride[k][b];
+        iter->stride[k][b] = stride;
+    }
+}
+
+/* Writes the kernel's Strided: steps[d] elements of dim d are one item. */
+static gems_status fill_space(const operands *all, const gems_iter *iter, const int *place,
+                              const int *steps, work *w) {
+    bool wide = w->key.flags & GEMS_EW_WIDE;
+    w->items = 1;
+    w->space.narrow.ndim = iter->ndim; /* in both forms at the same place */
+    for (int d = 0; d < iter->ndim; d++) {
+        int step = d < 2 ? steps[d] : 1;
+        int64_t size = (iter->size[d] + step - 1) / step;
+        if (size > UINT32_MAX) return gems_decline("a dimension of more than 2^32 elements");
+        w->items *= size;
+        if (wide)
+            w->space.wide.div[d] = (gems_fastdiv){(uint32_t)size, 0, 0};
+        else
+            w->space.narrow.div[d] = gems_fastdiv_make((uint32_t)size);
+        for (int i = 0; i < all->count; i++) {
+            int64_t stride = iter->stride[place[i]][d] * step;
+            if (wide)
+                w->space.wide.stride[d * all->count + i] = stride;
+            else
+                w->space.narrow.stride[d * all->count + i] = (int32_t)stride;
+        }
+    }
+    if (wide)
+        w->space.wide.n = w->items;
+    else
+        w->space.narrow.n = (int32_t)w->items;
+    return GEMS_OK;
+}
+
+/* Writes the kernel's Tile: sizes of dims 0 and 1, strides along them. */
+static void fill_tile(const operands *all, const gems_iter *iter, const int *place, work *w) {
+    bool wide = w->key.flags & GEMS_EW_WIDE;
+    for (int d = 0; d < 2; d++) {
+        if (wide)
+            w->tile.i64[d] = iter->size[d];
+        else
+            w->tile.i32[d] = (int32_t)iter->size[d];
+        for (int i = 0; i < all->count; i++) {
+            int64_t stride = iter->stride[place[i]][d];
+            if (wide)
+                w->tile.i64[2 + d * all->count + i] = stride;
+            else
+                w->tile.i32[2 + d * all->count + i] = (int32_t)stride;
+        }
+    }
+}
+
+static gems_status plan_strided(const gems_device_info *info, const operands *all,
+                                const gems_tensor *out, work *w) {
+    int place[GEMS_ITER_OPERANDS], steps[2] = {1, 1},
+                                   dim = 0; /* place: of an operand in the iteration */
+    gems_iter iter;
+    uint8_t broadcast = 0, flags = 0;
+    int64_t largest = 0;
+    make_iter(all, out, &iter, place);
+    bool dense = iter.ndim == 1, rows = true;
+    for (int i = 0; i < all->count; i++) {
+        int64_t inner = iter.stride[place[i]][0];
+        int64_t offset = gems_max_offset(iter.size, iter.stride[place[i]], iter.ndim);
+        if (offset > largest) largest = offset;
+        dense = dense && inner == 1;
+        rows = rows && (inner == 1 || (inner == 0 && i < all->inputs));
+        if (inner == 0 && i < all->inputs) broadcast |= (uint8_t)(1u << all->input[i]);
+    }
     if (dense) {
         plan_dense(info, all, w);
         return GEMS_OK;
     }
     if (iter.ndim > GEMS_EW_RANK) return gems_decline("more dimensions than strided kernels take");
-    bool rows = true;
-    int broadcast = 0;
-    for (int i = 0; i < all->count; i++) {
-        int64_t inner = iter.stride[place[i]][0];
-        int64_t offset = gems_max_offset(iter.size, iter.stride[place[i]], iter.ndim);
-        if (offset > largest) largest = offset;
-        rows = rows && (inner == 1 || (inner == 0 && i < all->inputs));
-        if (inner == 0 && i < all->inputs) broadcast |= 1 << all->input[i];
-    }
     int vector = rows && !info->fast ? row_vector(all, &iter, place, info->vector_bytes) : 1;
     rows = rows && (info->fast || vector > 1);
-    bool wide = !gems_fits_int32(largest + (1 << 20)) || !gems_fits_int32(iter.numel + (1 << 20));
-    w->key.kernel = rows ? GEMS_EW_ROWS : GEMS_EW_STRIDED;
-    w->key.flags |= wide ? GEMS_EW_WIDE : 0;
-    w->key.tune[GEMS_EW_VECTOR] = info->fast ? 0 : (uint8_t)vector;
+    if (!rows) dim = tiled_dim(all, &iter, place, &flags);
+    if (dim) vector = widest_of(all) <= 2 ? 64 : 32;
+    w->key.kernel = rows ? GEMS_EW_ROWS : dim ? GEMS_EW_TILED : GEMS_EW_STRIDED;
+    if (!gems_fits_int32(largest + (1 << 20)) || !gems_fits_int32(iter.numel + (1 << 20)))
+        w->key.flags |= GEMS_EW_WIDE;
+    w->key.tune[GEMS_EW_VECTOR] = info->fast && !dim ? 0 : (uint8_t)vector;
     w->key.tune[GEMS_EW_DIMS] = (uint8_t)program_rank(iter.ndim);
-    w->key.tune[GEMS_EW_BROADCAST] = rows ? (uint8_t)broadcast : 0;
-    w->items = iter.numel / vector;
-    w->space.narrow.ndim = iter.ndim; /* in both forms at the same place */
-    if (wide) w->space.wide.n = w->items;
-    else w->space.narrow.n = (int32_t)w->items;
-    for (int d = 0; d < iter.ndim; d++) {
-        int64_t size = d ? iter.size[d] : iter.size[0] / vector;
-        if (size > UINT32_MAX || (!wide && size > INT32_MAX)) return gems_decline("a dimension of more than 2^32 elements");
-        gems_fastdiv div = wide ? (gems_fastdiv){(uint32_t)size, 0, 0} : gems_fastdiv_make((uint32_t)size);
-        if (wide) w->space.wide.div[d] = div;
-        else w->space.narrow.div[d] = div;
-        for (int i = 0; i < all->count; i++) {
-            int64_t stride = iter.stride[place[i]][d] * (d ? 1 : vector);
-            if (wide) w->space.wide.stride[d * all->count + i] = stride;
-            else w->space.narrow.stride[d * all->count + i] = (int32_t)stride;
-        }
-    }
+    w->key.tune[GEMS_EW_BROADCAST] = rows ? broadcast : flags;
     for (int i = 0; i < all->count; i++) w->pointer[i] = all->t[i]->data;
-    return GEMS_OK;
+    if (dim) {
+        swap_dims(&iter, 1, dim);
+        fill_tile(all, &iter, place, w);
+        steps[1] = vector;
+    }
+    steps[0] = vector;
+    return fill_space(all, &iter, place, steps, w);
 }
 
 /* ---- the call ---- */
@@ -208,9 +302,10 @@ static void fill_key(const gems_ew_row *row, const gems_ew_arguments *arguments,
         if (arguments->tensor[i]) key->dtype[i] = arguments->tensor[i]->dtype;
 }
 
-/* Blocks of a launch: exactly as many as there is work for on a GPU, a few chunks a worker in the fast mode. */
+/* Blocks of a launch: exactly as many as there is work for on a GPU, a few chunks a worker in the
+ * fast mode. */
 static int64_t grid_of(const gems_device_info *info, int64_t items, int64_t per_block) {
-    if (info->fast) return gems_grid_for(info, items, 1 << 15);
+    if (info->fast) return gems_grid_for(info, items, per_block);
     return (items + per_block - 1) / per_block;
 }
 
@@ -223,17 +318,24 @@ static gems_status launch(gems_call *call, const gems_device_info *info, const o
     for (int i = 0; i < all->count; i++) args[count++] = &w->pointer[i];
     for (int i = 0; i < arguments->arguments; i++) args[count++] = (void *)arguments->argument[i];
     bool wide = w->key.flags & GEMS_EW_WIDE;
-    int64_t per_block = (int64_t)GEMS_EW_THREADS * gems_ew_unroll(all->inputs, w->key.tune[GEMS_EW_VECTOR]);
-    if (w->key.kernel == GEMS_EW_DENSE) {
+    int vector = w->key.tune[GEMS_EW_VECTOR], class = w->key.kernel;
+    int64_t per_block = (int64_t)GEMS_EW_THREADS * gems_ew_unroll(all->inputs, vector);
+    if (class == GEMS_EW_DENSE) {
         args[count++] = wide ? (void *)&w->range.i64[0] : (void *)&w->range.i32[0];
         args[count++] = wide ? (void *)&w->range.i64[1] : (void *)&w->range.i32[1];
-        per_block *= w->key.tune[GEMS_EW_VECTOR];
+        per_block *= vector;
     } else {
         args[count++] = &w->space;
+        if (class == GEMS_EW_TILED) args[count++] = &w->tile;
     }
-    int64_t blocks = grid_of(info, w->items, per_block ? per_block : 1);
+    if (class == GEMS_EW_TILED)
+        per_block = info->fast ? 8 : 1;
+    else if (info->fast)
+        per_block = 1 << 15; /* elements worth a thread of their own */
+    int64_t blocks = grid_of(info, w->items, per_block);
     if (blocks > INT32_MAX) return gems_decline("more blocks than a grid takes");
-    uint32_t grid[3] = {(uint32_t)blocks, 1, 1}, block[3] = {info->fast ? 1 : GEMS_EW_THREADS, 1, 1};
+    uint32_t grid[3] = {(uint32_t)blocks, 1, 1},
+             block[3] = {info->fast ? 1 : GEMS_EW_THREADS, 1, 1};
     return gems_call_launch(call, plan, 0, grid, block, 0, args);
 }
 
@@ -262,15 +364,17 @@ static gems_status run(gems_call *call) {
         all.t[all.count++] = out;
     }
     const gems_device_info *info = gems_device_information(call->device);
-    if (alike) plan_dense(info, &all, &w);
-    else GEMS_TRY(plan_strided(info, &all, &call->out[0], &w));
+    if (alike)
+        plan_dense(info, &all, &w);
+    else
+        GEMS_TRY(plan_strided(info, &all, &call->out[0], &w));
     return launch(call, info, &all, &arguments, &w);
 }
 
 /* ---- warmup ---- */
 
 /* The shape classes that a program is made for ahead of time. */
-enum { WARM_DENSE, WARM_STRIDED, WARM_NUMBER, WARM_ROW, WARM_COLUMN, WARM_CLASSES };
+enum { WARM_DENSE, WARM_STRIDED, WARM_NUMBER, WARM_ROW, WARM_COLUMN, WARM_TILED, WARM_CLASSES };
 
 /* What the second tensor is in a warm class: a number, broadcast along dim 0. */
 static void warm_second(const gems_ew_row *row, int class, gems_key *key) {
@@ -281,7 +385,8 @@ static void warm_second(const gems_ew_row *row, int class, gems_key *key) {
             key->tune[GEMS_EW_NUMBERS] |= (uint8_t)(1u << i);
             key->dtype[i] = GEMS_NO_DTYPE;
         }
-        if (class == WARM_COLUMN) key->tune[GEMS_EW_BROADCAST] |= (uint8_t)(1u << i);
+        if (class == WARM_COLUMN || class == WARM_TILED)
+            key->tune[GEMS_EW_BROADCAST] |= (uint8_t)(1u << i);
         return;
     }
 }
@@ -292,7 +397,8 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     (void)op;
     if (!row) return false;
     int pairs = 0;
-    for (int k = 0; k < row->inputs; k++) pairs += row->input[k].tensor && row->input[k].role == GEMS_EW_VALUE;
+    for (int k = 0; k < row->inputs; k++)
+        pairs += row->input[k].tensor && row->input[k].role == GEMS_EW_VALUE;
     int classes = pairs > 1 ? WARM_CLASSES : WARM_NUMBER;
     int kept = row->choices > 3 ? 2 : row->choices; /* of many choices: the first and the last */
     int choice = i / classes, class = i % classes;
@@ -304,17 +410,25 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     fill_key(row, &arguments, key);
     key->op = number;
     for (int k = 0; k < row->inputs; k++) {
-        if (!row->input[k].tensor || row->input[k].role == GEMS_EW_SINGLE) key->tune[GEMS_EW_NUMBERS] |= (uint8_t)(1u << k);
-        else key->dtype[k] = row->input[k].role == GEMS_EW_MASK ? GEMS_BOOL : (uint8_t)dtype;
+        if (!row->input[k].tensor || row->input[k].role == GEMS_EW_SINGLE)
+            key->tune[GEMS_EW_NUMBERS] |= (uint8_t)(1u << k);
+        else
+            key->dtype[k] = row->input[k].role == GEMS_EW_MASK ? GEMS_BOOL : (uint8_t)dtype;
     }
     for (int k = 0; k < row->outputs; k++) key->dtype[GEMS_EW_INPUTS + k] = types.result;
     warm_second(row, class, key);
     size_t widest = gems_dtype_size(types.result), size = gems_dtype_size(dtype);
-    key->kernel = class == WARM_STRIDED ? GEMS_EW_STRIDED : class >= WARM_ROW ? GEMS_EW_ROWS : GEMS_EW_DENSE;
+    key->kernel = class == WARM_STRIDED ? GEMS_EW_STRIDED
+                  : class == WARM_TILED ? GEMS_EW_TILED
+                  : class >= WARM_ROW   ? GEMS_EW_ROWS
+                                        : GEMS_EW_DENSE;
     key->tune[GEMS_EW_DIMS] = key->kernel == GEMS_EW_DENSE ? 0 : 2;
-    key->tune[GEMS_EW_VECTOR] = info->fast                    ? 0
-                                : class == WARM_STRIDED       ? 1
-                                                              : (uint8_t)((size_t)info->vector_bytes / (size > widest ? size : widest));
+    key->tune[GEMS_EW_VECTOR] =
+        class == WARM_TILED ? (size > 2 || widest > 2 ? 32 : 64)
+        : info->fast        ? 0
+        : class == WARM_STRIDED
+            ? 1
+            : (uint8_t)((size_t)info->vector_bytes / (size > widest ? size : widest));
     return true;
 }
 

@@ -83,7 +83,7 @@ enum {
     GEMS_EW_NUMBERS,    /* bit i: input i is a number, a kernel argument */
     GEMS_EW_ABSENT,     /* bit i: input i was not given */
     GEMS_EW_ABSENT_PARAMETERS,
-    GEMS_EW_VECTOR,     /* elements of one access; 0: the cpu backend's own width */
+    GEMS_EW_VECTOR,     /* elements of one access, 0 in the cpu backend's fast mode; GEMS_EW_TILED: side of a tile */
     GEMS_EW_DIMS,       /* of GEMS_EW_ROWS and later */
     GEMS_EW_BROADCAST   /* bit i: input i has innermost stride 0 (GEMS_EW_ROWS) or runs along the second dim (GEMS_EW_TILED) */
 };
@@ -116,7 +116,7 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
 /* Threads of a block, and accesses of a thread in flight, for a number of tensors read and elements of an access. */
 #define GEMS_EW_THREADS 256
 static inline int gems_ew_unroll(int tensors_read, int vector) {
-    int most = tensors_read <= 1 ? 4 : tensors_read == 2 ? 2 : 1;
+    int most = tensors_read <= 1 && vector > 2 ? 4 : tensors_read <= 2 ? 2 : 1;
     int elements = tensors_read <= 1 ? 16 : 8; /* of a thread: what its registers hold */
     return most * vector <= elements ? most : vector >= elements ? 1 : elements / vector;
 }

@@ -5,16 +5,19 @@
 #include <math.h>
 #include <string.h>
 
-gems_status gems_ew_types_of(const gems_ew_row *row, int choice, int together, gems_ew_types *types) {
+gems_status gems_ew_types_of(const gems_ew_row *row, int choice, int together,
+                             gems_ew_types *types) {
     int promotion = row->op->promotion;
     if (together == GEMS_NO_DTYPE) return gems_decline("the dtypes do not promote");
     if (promotion == GEMS_INT_TO_FLOAT && choice > 0) promotion = GEMS_DEFAULT;
     bool counts = together == GEMS_BOOL || gems_dtype_is_int(together);
     if (promotion == GEMS_INT_TO_FLOAT && counts) together = gems_default_dtype();
     if (promotion == GEMS_BOOL_TO_LONG && counts) together = GEMS_I64;
-    if (!(row->op->dtypes & GEMS_BIT(together))) return gems_decline("dtype not taken by this operator");
+    if (!(row->op->dtypes & GEMS_BIT(together)))
+        return gems_decline("dtype not taken by this operator");
     types->common = (uint8_t)together;
-    types->compute = (uint8_t)(promotion == GEMS_NO_OPMATH ? together : gems_dtype_opmath(together));
+    types->compute =
+        (uint8_t)(promotion == GEMS_NO_OPMATH ? together : gems_dtype_opmath(together));
     types->result = (uint8_t)(promotion == GEMS_ALWAYS_BOOL ? GEMS_BOOL : together);
     return GEMS_OK;
 }
@@ -29,10 +32,14 @@ static int category(const gems_value *value) {
     default: break;
     }
     int dtype = value->t.dtype;
-    return gems_dtype_is_complex(dtype) ? 3 : gems_dtype_is_float(dtype) ? 2 : dtype == GEMS_BOOL ? 0 : 1;
+    return gems_dtype_is_complex(dtype) ? 3
+           : gems_dtype_is_float(dtype) ? 2
+           : dtype == GEMS_BOOL         ? 0
+                                        : 1;
 }
 
-/* torch.result_type of the inputs that promote. GEMS_NO_DTYPE: there is none, or it cannot be told here. */
+/* torch.result_type of the inputs that promote. GEMS_NO_DTYPE: there is none, or it cannot be told
+ * here. */
 static int result_type(gems_call *call, const gems_value *const *values, int count) {
     const gems_value *large[GEMS_EW_INPUTS];
     int larges = 0, tensors = 0;
@@ -46,18 +53,21 @@ static int result_type(gems_call *call, const gems_value *const *values, int cou
         int highest = category(large[0]);
         for (int i = 0; i < count; i++) {
             bool dims = values[i]->kind == GEMS_TENSOR && values[i]->t.ndim;
-            same = same && (dims ? values[i]->t.dtype == large[0]->t.dtype : category(values[i]) <= highest);
+            same = same && (dims ? values[i]->t.dtype == large[0]->t.dtype
+                                 : category(values[i]) <= highest);
         }
         if (same) return large[0]->t.dtype;
     }
     int type = gems_result_type(values, count);
     if (!call->host->result_type || larges == tensors) return type;
     /* Some 0-dim tensor may be a number in disguise: the host knows. */
-    if (count == 2 && tensors == 2) return call->host->result_type(call, &values[0]->t, &values[1]->t);
+    if (count == 2 && tensors == 2)
+        return call->host->result_type(call, &values[0]->t, &values[1]->t);
     return larges && gems_result_type(large, larges) == type ? type : GEMS_NO_DTYPE;
 }
 
-static gems_status promote(const gems_ew_row *row, gems_call *call, int choice, gems_ew_types *types) {
+static gems_status promote(const gems_ew_row *row, gems_call *call, int choice,
+                           gems_ew_types *types) {
     const gems_value *values[GEMS_EW_INPUTS];
     int count = 0;
     bool booleans = false;
@@ -79,7 +89,8 @@ static gems_status promote(const gems_ew_row *row, gems_call *call, int choice, 
     }
     GEMS_TRY(gems_ew_types_of(row, choice, together, types));
     bool plain = row->op->promotion == GEMS_DEFAULT || choice > 0;
-    if (booleans && plain && !(row->op->dtypes & GEMS_BOOL_MASK)) return gems_decline("not for bool inputs");
+    if (booleans && plain && !(row->op->dtypes & GEMS_BOOL_MASK))
+        return gems_decline("not for bool inputs");
     return GEMS_OK;
 }
 
@@ -94,17 +105,23 @@ static int choose(const gems_ew_row *row, const gems_call *call) {
         const gems_ew_choice *choice = &row->choice[i];
         size_t size = (size_t)choice->label_size;
         if (size == 4 && !memcmp(choice->label, "else", 4)) return i;
-        if (word ? strlen(text) == size && !memcmp(choice->label, text, size) : number == choice->number) return i;
+        if (word ? strlen(text) == size && !memcmp(choice->label, text, size)
+                 : number == choice->number)
+            return i;
     }
     return -1;
 }
 
-/* True when the number is one of the dtype: ATen refuses it otherwise, where it is a Scalar of its own. */
+/* True when the number is one of the dtype: ATen refuses it otherwise, where it is a Scalar of its
+ * own. */
 static bool in_range(const gems_value *value, int dtype) {
     if (gems_dtype_is_float(dtype)) {
         double v = value->kind == GEMS_FLOAT ? fabs(value->f) : fabs((double)value->i);
-        double most = dtype == GEMS_F64 ? DBL_MAX : dtype == GEMS_F32 ? FLT_MAX : dtype == GEMS_F16 ? 65504.0
-                      : dtype == GEMS_BF16 ? 3.3895313892515355e38 : 0;
+        double most = dtype == GEMS_F64    ? DBL_MAX
+                      : dtype == GEMS_F32  ? FLT_MAX
+                      : dtype == GEMS_F16  ? 65504.0
+                      : dtype == GEMS_BF16 ? 3.3895313892515355e38
+                                           : 0;
         return !(v > most) || isinf(v);
     }
     if (value->kind == GEMS_FLOAT) return false;
@@ -117,13 +134,16 @@ static bool in_range(const gems_value *value, int dtype) {
 /* Adds a kernel argument: the number in `dtype`. */
 static gems_status add_number(gems_ew_arguments *out, const gems_value *value, int dtype) {
     void *bytes = out->store[out->arguments].bytes;
-    if (!gems_store_number(value, dtype, bytes)) return gems_decline("a number that kernels do not take");
+    if (!gems_store_number(value, dtype, bytes))
+        return gems_decline("a number that kernels do not take");
     out->argument[out->arguments++] = bytes;
     return GEMS_OK;
 }
 
-/* An input that is a number. In operators that compare or choose, ATen rounds it to the common dtype first. */
-static gems_status add_input_number(const gems_ew_row *row, gems_ew_arguments *out, int i, const gems_value *value) {
+/* An input that is a number. In operators that compare or choose, ATen rounds it to the common
+ * dtype first. */
+static gems_status add_input_number(const gems_ew_row *row, gems_ew_arguments *out, int i,
+                                    const gems_value *value) {
     const gems_ew_types *types = &out->types;
     const gems_ew_choice *choice = &row->choice[out->choice];
     out->numbers |= (uint8_t)(1u << i);
@@ -131,34 +151,42 @@ static gems_status add_input_number(const gems_ew_row *row, gems_ew_arguments *o
     if (row->input[i].role == GEMS_EW_MASK) return add_number(out, value, GEMS_BOOL);
     bool whole = !gems_dtype_is_float(types->common);
     if (row->input[i].role == GEMS_EW_SINGLE || whole)
-        if (!in_range(value, types->common)) return gems_decline("a number out of the dtype's range");
-    if (whole && choice->divides && i == 1 && !value->i) return gems_decline("integer division by zero");
-    if (whole && choice->powers && i == 1 && value->i < 0) return gems_decline("integer to a negative power");
+        if (!in_range(value, types->common))
+            return gems_decline("a number out of the dtype's range");
+    if (whole && choice->divides && i == 1 && !value->i)
+        return gems_decline("integer division by zero");
+    if (whole && choice->powers && i == 1 && value->i < 0)
+        return gems_decline("integer to a negative power");
     int promotion = row->op->promotion;
-    if (types->compute != types->common && (promotion == GEMS_ALWAYS_BOOL || promotion == GEMS_NO_OPMATH)) {
+    if (types->compute != types->common &&
+        (promotion == GEMS_ALWAYS_BOOL || promotion == GEMS_NO_OPMATH)) {
         uint8_t rounded[16];
         gems_value narrow;
         gems_tensor single = {.data = rounded, .numel = 1, .dtype = types->common};
-        if (!gems_store_number(value, types->common, rounded) || !gems_load_number(&single, &narrow))
+        if (!gems_store_number(value, types->common, rounded) ||
+            !gems_load_number(&single, &narrow))
             return gems_decline("a number that kernels do not take");
         return add_number(out, &narrow, types->compute);
     }
     return add_number(out, value, types->compute);
 }
 
-static gems_status take_tensor(const gems_ew_row *row, const gems_call *call, gems_ew_arguments *out, int i,
-                               bool dimensioned) {
+static gems_status take_tensor(const gems_ew_row *row, const gems_call *call,
+                               gems_ew_arguments *out, int i, bool dimensioned) {
     const gems_ew_input *input = &row->input[i];
     const gems_tensor *t = &call->args[input->arg].t;
-    bool number = t->ndim == 0 && t->device_type == GEMS_CPU && (dimensioned || call->device_type != GEMS_CPU) &&
+    bool number = t->ndim == 0 && t->device_type == GEMS_CPU &&
+                  (dimensioned || call->device_type != GEMS_CPU) &&
                   !(call->entry->variant == GEMS_INPLACE && input->arg == 0);
-    if (input->role == GEMS_EW_MASK && t->dtype != GEMS_BOOL) return gems_decline("the mask is not bool");
+    if (input->role == GEMS_EW_MASK && t->dtype != GEMS_BOOL)
+        return gems_decline("the mask is not bool");
     if (input->role == GEMS_EW_SINGLE) {
         if (t->ndim) return gems_decline("value is not 0-dim");
         if (gems_dtype_is_float(t->dtype) && !gems_dtype_is_float(out->types.common))
             return gems_decline("a float value for integers");
     }
-    if (!gems_dtype_kernel(t->dtype) || gems_dtype_is_complex(t->dtype)) return gems_decline("dtype without a kernel");
+    if (!gems_dtype_kernel(t->dtype) || gems_dtype_is_complex(t->dtype))
+        return gems_decline("dtype without a kernel");
     if (number) {
         gems_value value;
         if (!gems_load_number(t, &value)) return gems_decline("a number that kernels do not take");
@@ -172,17 +200,22 @@ static gems_status take_tensor(const gems_ew_row *row, const gems_call *call, ge
     return GEMS_OK;
 }
 
-static gems_status take_parameter(const gems_ew_row *row, const gems_call *call, gems_ew_arguments *out, int i) {
+static gems_status take_parameter(const gems_ew_row *row, const gems_call *call,
+                                  gems_ew_arguments *out, int i) {
     static const gems_value zero = {.kind = GEMS_INT, .i = 0};
     const gems_ew_parameter *parameter = &row->parameter[i];
     const gems_value *value = &call->args[parameter->arg];
-    int dtype = parameter->type == GEMS_T_INT ? GEMS_I64 : parameter->type == GEMS_T_BOOL ? GEMS_BOOL : out->types.compute;
+    int dtype = parameter->type == GEMS_T_INT    ? GEMS_I64
+                : parameter->type == GEMS_T_BOOL ? GEMS_BOOL
+                                                 : out->types.compute;
     if (value->kind == GEMS_NONE) {
         out->absent_parameters |= (uint8_t)(1u << i);
         return add_number(out, &zero, dtype);
     }
-    if (value->kind == GEMS_TENSOR || value->kind == GEMS_COMPLEX) return gems_decline("a parameter that is no real number");
-    if (parameter->type == GEMS_T_SCALAR && value->kind == GEMS_BOOLEAN && out->types.common != GEMS_BOOL)
+    if (value->kind == GEMS_TENSOR || value->kind == GEMS_COMPLEX)
+        return gems_decline("a parameter that is no real number");
+    if (parameter->type == GEMS_T_SCALAR && value->kind == GEMS_BOOLEAN &&
+        out->types.common != GEMS_BOOL)
         return gems_decline("a bool parameter");
     if (dtype == out->types.compute && !in_range(value, out->types.common))
         return gems_decline("a parameter out of the dtype's range");
@@ -205,11 +238,15 @@ gems_status gems_ew_arguments_of(const gems_ew_row *row, gems_call *call, gems_e
         const gems_value *value = &call->args[row->input[i].arg];
         out->tensor[i] = NULL;
         given += value->kind != GEMS_NONE;
-        if (value->kind == GEMS_NONE) out->absent |= (uint8_t)(1u << i);
-        else if (value->kind == GEMS_TENSOR) GEMS_TRY(take_tensor(row, call, out, i, dimensioned));
-        else GEMS_TRY(add_input_number(row, out, i, value));
+        if (value->kind == GEMS_NONE)
+            out->absent |= (uint8_t)(1u << i);
+        else if (value->kind == GEMS_TENSOR)
+            GEMS_TRY(take_tensor(row, call, out, i, dimensioned));
+        else
+            GEMS_TRY(add_input_number(row, out, i, value));
     }
-    if (row->inputs > 1 && given < 2 && row->input[1].optional) return gems_decline("nothing but self was given");
+    if (row->inputs > 1 && given < 2 && row->input[1].optional)
+        return gems_decline("nothing but self was given");
     for (int i = 0; i < row->parameters; i++) GEMS_TRY(take_parameter(row, call, out, i));
     return GEMS_OK;
 }

@@ -1,4 +1,5 @@
-/* The program of a key: the row's expression and its types, as the lines that kernels/elementwise.cu is written over. */
+/* The program of a key: the row's expression and its types, as the lines that
+ * kernels/elementwise.cu is written over. */
 #include "elementwise.h"
 
 #include <ctype.h>
@@ -9,20 +10,25 @@ static const char *const class_names[GEMS_EW_CLASSES] = {"dense", "rows", "strid
 
 static bool is_word(char c) { return isalnum((unsigned char)c) || c == '_'; }
 
-/* The expression's text, its literals with a point or an exponent in the type that is computed in: "compute_t(0.5)". */
+/* The expression's text, its literals with a point or an exponent in the type that is computed in:
+ * "compute_t(0.5)". */
 static void add_expression(gems_text *text, const char *expr, int size) {
     for (int i = 0; i < size;) {
         int start = i;
-        bool digit = isdigit((unsigned char)expr[i]) || (expr[i] == '.' && i + 1 < size && isdigit((unsigned char)expr[i + 1]));
+        bool digit = isdigit((unsigned char)expr[i]) ||
+                     (expr[i] == '.' && i + 1 < size && isdigit((unsigned char)expr[i + 1]));
         if (!digit) {
-            if (is_word(expr[i])) while (i < size && is_word(expr[i])) i++;
-            else i++;
+            if (is_word(expr[i]))
+                while (i < size && is_word(expr[i])) i++;
+            else
+                i++;
             gems_text_add(text, "%.*s", i - start, expr + start);
             continue;
         }
         bool hex = expr[i] == '0' && i + 1 < size && (expr[i + 1] | 32) == 'x', real = false;
-        while (i < size && (is_word(expr[i]) || expr[i] == '.' ||
-                            ((expr[i] == '-' || expr[i] == '+') && !hex && (expr[i - 1] | 32) == 'e'))) {
+        while (i < size &&
+               (is_word(expr[i]) || expr[i] == '.' ||
+                ((expr[i] == '-' || expr[i] == '+') && !hex && (expr[i - 1] | 32) == 'e'))) {
             real |= expr[i] == '.' || (!hex && (expr[i] | 32) == 'e');
             i++;
         }
@@ -46,13 +52,14 @@ static void add_inputs(gems_text *text, const gems_ew_row *row, const gems_key *
     for (int i = 0; i < row->inputs; i++) {
         if ((key->tune[GEMS_EW_NUMBERS] | key->tune[GEMS_EW_ABSENT]) >> i & 1) continue;
         bool mask = row->input[i].role == GEMS_EW_MASK;
-        gems_text_add(text, " X(%d, %c, %s, %s, %s, %d)", i, 'a' + i, gems_dtype_kernel(key->dtype[i]),
-                      mask ? "bool" : "common_t", mask ? "bool" : "compute_t",
-                      key->tune[GEMS_EW_BROADCAST] >> i & 1);
+        gems_text_add(text, " X(%d, %c, %s, %s, %s, %d)", i, 'a' + i,
+                      gems_dtype_kernel(key->dtype[i]), mask ? "bool" : "common_t",
+                      mask ? "bool" : "compute_t", key->tune[GEMS_EW_BROADCAST] >> i & 1);
     }
     gems_text_add(text, "\n#define EW_OUTPUTS(X)");
     for (int i = 0; i < row->outputs; i++)
-        gems_text_add(text, " X(%d, %s, EW_EXPRESSION_%d)", i, gems_dtype_kernel(key->dtype[GEMS_EW_INPUTS + i]), i);
+        gems_text_add(text, " X(%d, %s, EW_EXPRESSION_%d)", i,
+                      gems_dtype_kernel(key->dtype[GEMS_EW_INPUTS + i]), i);
     gems_text_add(text, "\n");
 }
 
@@ -60,16 +67,20 @@ static void add_numbers(gems_text *text, const gems_ew_row *row, const gems_key 
     gems_text_add(text, "#define EW_NUMBERS(X)");
     for (int i = 0; i < row->inputs; i++)
         if (key->tune[GEMS_EW_NUMBERS] >> i & 1)
-            gems_text_add(text, " X(%s, %c)", row->input[i].role == GEMS_EW_MASK ? "bool" : "compute_t", 'a' + i);
+            gems_text_add(text, " X(%s, %c)",
+                          row->input[i].role == GEMS_EW_MASK ? "bool" : "compute_t", 'a' + i);
     for (int i = 0; i < row->parameters; i++) {
         const gems_ew_parameter *parameter = &row->parameter[i];
-        const char *type = parameter->type == GEMS_T_INT ? "int64_t" : parameter->type == GEMS_T_BOOL ? "bool" : "compute_t";
+        const char *type = parameter->type == GEMS_T_INT    ? "int64_t"
+                           : parameter->type == GEMS_T_BOOL ? "bool"
+                                                            : "compute_t";
         gems_text_add(text, " X(%s, %s)", type, parameter->name);
     }
     gems_text_add(text, "\n#define EW_GIVEN");
     for (int i = 0; i < row->inputs; i++) {
         bool absent = key->tune[GEMS_EW_ABSENT] >> i & 1;
-        if (row->input[i].optional) gems_text_add(text, " constexpr bool has_%c = %d;", 'a' + i, !absent);
+        if (row->input[i].optional)
+            gems_text_add(text, " constexpr bool has_%c = %d;", 'a' + i, !absent);
         if (absent) gems_text_add(text, " constexpr compute_t %c{};", 'a' + i);
     }
     for (int i = 0; i < row->parameters; i++)
@@ -100,12 +111,17 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
     for (int i = 0; i < row->inputs; i++)
         read += !((key->tune[GEMS_EW_NUMBERS] | key->tune[GEMS_EW_ABSENT]) >> i & 1);
     tensors += read;
-    gems_text_add(text, "typedef %s compute_t;\ntypedef %s common_t;\ntypedef %s result_t;\ntypedef %s Index;\n",
-                  gems_dtype_kernel(key->tune[GEMS_EW_COMPUTE]), gems_dtype_kernel(key->tune[GEMS_EW_COMMON]),
-                  gems_dtype_kernel(key->tune[GEMS_EW_RESULT]), key->flags & GEMS_EW_WIDE ? "int64_t" : "int32_t");
-    gems_text_add(text, "constexpr int kVector = %d, kRank = %d, kTensors = %d, kUnroll = %d, kThreads = %d;\n",
-                  key->tune[GEMS_EW_VECTOR], key->tune[GEMS_EW_DIMS], tensors,
-                  gems_ew_unroll(read, key->tune[GEMS_EW_VECTOR]), GEMS_EW_THREADS);
+    gems_text_add(
+        text,
+        "typedef %s compute_t;\ntypedef %s common_t;\ntypedef %s result_t;\ntypedef %s Index;\n",
+        gems_dtype_kernel(key->tune[GEMS_EW_COMPUTE]), gems_dtype_kernel(key->tune[GEMS_EW_COMMON]),
+        gems_dtype_kernel(key->tune[GEMS_EW_RESULT]),
+        key->flags & GEMS_EW_WIDE ? "int64_t" : "int32_t");
+    gems_text_add(
+        text,
+        "constexpr int kVector = %d, kRank = %d, kTensors = %d, kUnroll = %d, kThreads = %d;\n",
+        key->tune[GEMS_EW_VECTOR], key->tune[GEMS_EW_DIMS], tensors,
+        gems_ew_unroll(read, key->tune[GEMS_EW_VECTOR]), GEMS_EW_THREADS);
     gems_text_add(text, "#define EW_CLASS %d\n", key->kernel);
     add_inputs(text, row, key);
     add_numbers(text, row, key);
@@ -125,8 +141,9 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
     program->entries[0] = "elementwise";
     program->entry_count = 1;
     const char *end = strchr(op->schema, '(');
-    int used = snprintf(program->name, sizeof program->name, "%.*s %s ", end ? (int)(end - op->schema) : 0, op->schema,
-                        class_names[key->kernel < GEMS_EW_CLASSES ? key->kernel : 0]);
+    int used =
+        snprintf(program->name, sizeof program->name, "%.*s %s ", end ? (int)(end - op->schema) : 0,
+                 op->schema, class_names[key->kernel < GEMS_EW_CLASSES ? key->kernel : 0]);
     if (used > 0 && used < (int)sizeof program->name)
         name_types(program->name + used, sizeof program->name - (size_t)used, row, key);
     return text->failed ? gems_fail(GEMS_MEMORY_ERROR, "no memory for a program's text") : GEMS_OK;

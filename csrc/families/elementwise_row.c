@@ -20,17 +20,18 @@ static gems_status take_arguments(gems_ew_row *row, const gems_schema *schema) {
         const gems_arg *arg = &schema->args[i];
         bool tensor = arg->type == GEMS_T_TENSOR;
         if (tensor || (arg->type == GEMS_T_SCALAR && is_one_of(arg->name, number_inputs))) {
-            if (row->inputs == GEMS_EW_INPUTS) return gems_fail(GEMS_VALUE_ERROR, "%s: too many inputs", schema->text);
+            if (row->inputs == GEMS_EW_INPUTS)
+                return gems_fail(GEMS_VALUE_ERROR, "%s: too many inputs", schema->text);
             gems_ew_input *input = &row->input[row->inputs++];
             input->arg = (uint8_t)i;
             input->tensor = tensor;
             input->optional = arg->optional;
-            input->role = !tensor                         ? GEMS_EW_VALUE
-                          : is_one_of(arg->name, masks)   ? GEMS_EW_MASK
-                          : !strcmp(arg->name, "value")   ? GEMS_EW_SINGLE
-                                                          : GEMS_EW_VALUE;
-        } else if (arg->type == GEMS_T_SCALAR || arg->type == GEMS_T_FLOAT || arg->type == GEMS_T_INT ||
-                   arg->type == GEMS_T_BOOL) {
+            input->role = !tensor                       ? GEMS_EW_VALUE
+                          : is_one_of(arg->name, masks) ? GEMS_EW_MASK
+                          : !strcmp(arg->name, "value") ? GEMS_EW_SINGLE
+                                                        : GEMS_EW_VALUE;
+        } else if (arg->type == GEMS_T_SCALAR || arg->type == GEMS_T_FLOAT ||
+                   arg->type == GEMS_T_INT || arg->type == GEMS_T_BOOL) {
             if (row->parameters == GEMS_EW_PARAMETERS)
                 return gems_fail(GEMS_VALUE_ERROR, "%s: too many parameters", schema->text);
             gems_ew_parameter *parameter = &row->parameter[row->parameters++];
@@ -39,7 +40,8 @@ static gems_status take_arguments(gems_ew_row *row, const gems_schema *schema) {
             parameter->optional = arg->optional;
             memcpy(parameter->name, arg->name, sizeof parameter->name);
         } else if (arg->type != GEMS_T_STRING) {
-            return gems_fail(GEMS_VALUE_ERROR, "%s: argument %s is not for elementwise work", schema->text, arg->name);
+            return gems_fail(GEMS_VALUE_ERROR, "%s: argument %s is not for elementwise work",
+                             schema->text, arg->name);
         }
     }
     row->outputs = schema->nreturns;
@@ -57,7 +59,8 @@ static const char *skip_spaces(const char *p) {
 static gems_status take_choices(gems_ew_row *row, const char *p) {
     while (*(p = skip_spaces(p))) {
         const char *colon = strchr(p, ':');
-        if (!colon || row->choices == GEMS_EW_CHOICES) return gems_fail(GEMS_VALUE_ERROR, "bad choices: %s", p);
+        if (!colon || row->choices == GEMS_EW_CHOICES)
+            return gems_fail(GEMS_VALUE_ERROR, "bad choices: %s", p);
         gems_ew_choice *choice = &row->choice[row->choices++];
         choice->label = p;
         choice->label_size = (int)(colon - p);
@@ -96,18 +99,21 @@ static gems_status take_expression(gems_ew_row *row, const gems_schema *schema) 
     }
     char name[32];
     int length = (int)strcspn(expr + 8, ")");
-    if (length >= (int)sizeof name || !expr[8 + length]) return gems_fail(GEMS_VALUE_ERROR, "bad switch: %s", expr);
+    if (length >= (int)sizeof name || !expr[8 + length])
+        return gems_fail(GEMS_VALUE_ERROR, "bad switch: %s", expr);
     memcpy(name, expr + 8, (size_t)length);
     name[length] = 0;
     row->selector = gems_schema_arg(schema, name);
-    if (row->selector < 0) return gems_fail(GEMS_VALUE_ERROR, "%s: no argument %s", schema->text, name);
+    if (row->selector < 0)
+        return gems_fail(GEMS_VALUE_ERROR, "%s: no argument %s", schema->text, name);
     return take_choices(row, expr + 8 + length + 1);
 }
 
 static gems_ew_row *make_row(int op) {
     gems_ew_row *row = calloc(1, sizeof *row);
     gems_schema *schema = calloc(1, sizeof *schema);
-    gems_status status = row && schema ? GEMS_OK : gems_fail(GEMS_MEMORY_ERROR, "no memory for a row");
+    gems_status status =
+        row && schema ? GEMS_OK : gems_fail(GEMS_MEMORY_ERROR, "no memory for a row");
     if (status == GEMS_OK) {
         row->op = gems_op_at(op);
         status = gems_schema_parse(row->op->schema, schema);
@@ -132,7 +138,8 @@ const gems_ew_row *gems_ew_row_of(int op) {
             gems_fail(GEMS_MEMORY_ERROR, "no memory for the rows");
             return NULL;
         }
-        if (__atomic_compare_exchange_n(&rows, &all, fresh, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        if (__atomic_compare_exchange_n(&rows, &all, fresh, false, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE))
             all = fresh;
         else
             free(fresh); /* another thread was first: all is its array now */
@@ -140,7 +147,8 @@ const gems_ew_row *gems_ew_row_of(int op) {
     gems_ew_row *row = __atomic_load_n(&all[op], __ATOMIC_ACQUIRE);
     if (row) return row;
     gems_ew_row *made = make_row(op), *expected = NULL;
-    if (!made || __atomic_compare_exchange_n(&all[op], &expected, made, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+    if (!made || __atomic_compare_exchange_n(&all[op], &expected, made, false, __ATOMIC_ACQ_REL,
+                                             __ATOMIC_ACQUIRE))
         return made;
     free(made);
     return expected;
