@@ -107,7 +107,9 @@ def library() -> C.CDLL:
     return lib
 
 
-def configure(info: Info, dtype: int, batch: int, m: int, n: int, k: int, feed_b: int = 0, workers: int = 0) -> Config:
+def configure(
+    info: Info, dtype: int, batch: int, m: int, n: int, k: int, feed_b: int = 0, workers: int = 0
+) -> Config:
     config = Config()
     shape = Shape(batch, m, n, k, dtype, ALONG_K, feed_b, workers)
     library().gems_matmul_configure(C.byref(shape), C.byref(info), C.byref(config))
@@ -132,7 +134,9 @@ def test_gpu_configurations_cover_the_matrix_and_fit_the_device(
     parts = config.parts
     assert parts.tiles_m == ceil_div(m, parts.tile_m) and parts.tiles_n == ceil_div(n, parts.tile_n)
     assert config.grid == batch * parts.split * parts.tiles_m * parts.tiles_n
-    assert config.shared <= info.shared_bytes and config.threads <= info.max_threads and config.threads % 32 == 0
+    assert (
+        config.shared <= info.shared_bytes and config.threads <= info.max_threads and config.threads % 32 == 0
+    )
     assert (config.kernel == MMA) == (dtype in (F16, BF16) and info.arch != 75)
     # The parts of k cover it, none is empty, and all begin where a tile does.
     assert parts.split_k % config.tile_k == 0 and parts.split >= 1
@@ -250,7 +254,9 @@ def check(config: Config, dtype: int, arch: str, feed_a: int, feed_b: int) -> No
     assert tile.has("LDGSTS") == (config.kernel == MMA and asynchronous)
     if config.kernel == MMA:
         parts = config.parts
-        products = parts.tile_m * parts.tile_n * config.tile_k // (16 * 8 * 16 * config.across_m * config.across_n)
+        products = (
+            parts.tile_m * parts.tile_n * config.tile_k // (16 * 8 * 16 * config.across_m * config.across_n)
+        )
         assert tile.count("HMMA") == products
         transposed = [op for op in tile.opcodes if op.startswith("LDSM") and "T" in op]
         assert bool(transposed) == (ALONG_LINES in (feed_a % 2, feed_b % 2))
