@@ -1,7 +1,7 @@
 """Matrix products: every size, layout and dtype beside float64, through ops and through autograd.
 
-An element of a product of depth k is off by at most about k times half a unit in the last place of the compute type,
-relative to the sum of the absolute products, and by one rounding to its own dtype: that is the tolerance.
+An element of a product of depth k is off by at most about k times half a unit in the last place of the compute
+type, relative to the sum of the absolute products, and by one rounding to its own dtype: that is the tolerance.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def check(
         exact, size = exact + beta * c.cpu().double(), size + abs(beta) * c.cpu().double().abs()
     compute = torch.finfo(torch.float64 if result.dtype == torch.float64 else torch.float32)
     own = torch.finfo(result.dtype)
-    # Sums of k products in any order, then alpha, beta and their sum; then one rounding, which is absolute for subnormals.
+    # Sums of k products in any order, alpha, beta and their sum; one rounding, absolute for subnormals.
     bound = (a.shape[-1] + 4) * compute.eps * size + own.eps / 2 * exact.abs() + own.tiny * own.eps
     assert result.shape == exact.shape
     worse = (result.cpu().double() - exact).abs() - bound
