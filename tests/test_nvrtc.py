@@ -129,6 +129,8 @@ def test_identity() -> None:
         assert identity.arch.decode() == given
         assert f"--gpu-architecture={given} " in identity.options.decode()
         assert identity.compiler.decode().startswith("nvrtc ")
+        release = int(identity.compiler.decode().split()[1].split(".")[0])
+        assert ("--no-cache" in identity.options.decode()) == (release >= 13), "else it writes into HOME"
     for wrong in ("sm_90x", "90", "sm_", "sm_90aa", "gfx90a", "", "sm_99999", "x" * 100):
         with pytest.raises(GemsError, match="is no CUDA architecture"):
             backend.identity(wrong)

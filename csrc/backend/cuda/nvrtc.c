@@ -70,10 +70,11 @@ gems_status gems_cuda_identity(int device, const char *arch, gems_identity *iden
     }
     snprintf(identity->compiler, sizeof identity->compiler, "nvrtc %d.%d", c->major, c->minor);
     /* --minimal leaves the runtime's types out, which no kernel may use: a sixth of a small
-     * program's compile time. */
+     * program's compile time. Without --no-cache NVRTC 13 opens the driver and keeps a cache of its
+     * own in HOME, which makes a first compile several times as long. */
     snprintf(identity->options, sizeof identity->options,
              "--gpu-architecture=%s --std=c++17 --device-as-default-execution-space%s%s",
-             identity->arch, c->major >= 13 ? " --minimal" : "",
+             identity->arch, c->major >= 13 ? " --minimal --no-cache" : "",
              identity->arch[0] == 's' ? " --ptxas-options=-v" : "");
     return GEMS_OK;
 }
