@@ -90,14 +90,11 @@ static gems_status parameters(const gems_call *call, int dtype, double *a, doubl
 
 static gems_status run_fill(gems_call *call) {
     const gems_tensor *self = gems_arg_tensor(call, 0);
-    int64_t strides[GEMS_MAX_DIMS];
     double a, b;
     if (!self) return gems_decline("self is no tensor");
     GEMS_TRY(parameters(call, self->dtype, &a, &b));
     if (too_large(call, self)) return gems_decline("more elements than one launch of ATen's draws");
-    if (!gems_format_strides(self, GEMS_FORMAT_PRESERVE, strides))
-        return gems_decline("the layout");
-    GEMS_TRY(gems_output(call, 0, self->ndim, self->sizes, strides, self->dtype));
+    GEMS_TRY(gems_output_self(call));
     const gems_tensor *out = &call->out[0];
     if (!out->numel) return GEMS_OK;
 
