@@ -1,0 +1,117 @@
+/* layer_norm and rms_norm along rows. The head gives T, W (weight and bias), Stat (mean and rstd), kRms, kWeight, kBias,
+ * and what rows.cuh needs.
+ */
+using C = opmath_t<T>;
+
+/* Mean and squared deviations of `count` elements; joined as by Chan, Golub and LeVeque. */
+struct Moments {
+    C count, mean, m2;
+};
+struct JoinMoments {
+    GEMS_DI Moments operator()(Moments a, Moments b) const {
+        C count = a.count + b.count, d = b.mean - a.mean, part = count > 0 ? b.count / count : C(0);
+        return Moments{count, a.mean + d * part, a.m2 + b.m2 + d * d * a.count * part};
+    }
+};
+
+GEMS_DI C normalized(C v, C mean, C rstd) { return kRms ? v * rstd : (v - mean) * rstd; }
+
+/* ---- a team a row ---- */
+
+/* Mean and variance of a row that is not kept, in one reading: Welford's steps, kVec of them beside each other. */
+GEMS_DI Moments stream_moments(const Kept<T>& row, int n) {
+    __shared__ Moments buf[33];
+    C count = 0, mean[kVec], m2[kVec];
+    GEMS_UNROLL for (int k = 0; k < kVec; k++) mean[k] = m2[k] = 0;
+    each_vector(n, [&](int q, int c) {
+        Vec<T, kVec> v = row.at(q, c);
+        count += C(1);
+        C share = C(1) / count;
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) {
+            C d = to_op(v.v[k]) - mean[k];
+            mean[k] += d * share;
+            m2[k] += d * (to_op(v.v[k]) - mean[k]);
+        }
+    });
+    Moments part[kVec];
+    GEMS_UNROLL for (int k = 0; k < kVec; k++) part[k] = Moments{count, mean[k], m2[k]};
+    return team_reduce(lane_reduce(part, JoinMoments{}), JoinMoments{}, buf);
+}
+
+/* The sum over a row of f(element). */
+template <class F> GEMS_DI C team_sum(const Kept<T>& row, int n, F f) {
+    __shared__ C buf[33];
+    C sum[kVec];
+    GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] = 0;
+    each_vector(n, [&](int q, int c) {
+        Vec<T, kVec> v = row.at(q, c);
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] += f(to_op(v.v[k]));
+    });
+    return team_reduce(lane_reduce(sum, Sum{}), Sum{}, buf);
+}
+
+GEMS_DI void team_norm(const T* x, const W* weight, const W* bias, T* y, Stat* mean_out, Stat* rstd_out, int n, C eps) {
+    Kept<T> row;
+    if constexpr (kStage == kShared) row.shared = shared_row<T>(0, n);
+    row.fetch(x, n);
+    C mean = 0, variance;
+    if constexpr (kRms) {
+        variance = team_sum(row, n, [](C v) { return v * v; }) / C(n);
+    } else if constexpr (kStage == kAgain) {
+        Moments all = stream_moments(row, n);
+        mean = all.mean;
+        variance = all.m2 / C(n);
+    } else {
+        mean = team_sum(row, n, [](C v) { return v; }) / C(n);
+        variance = team_sum(row, n, [&](C v) { return (v - mean) * (v - mean); }) / C(n);
+    }
+    C rstd = rsqrt(variance + eps);
+    each_vector(n, [&](int q, int c) {
+        Vec<T, kVec> v = row.at(q, c);
+        Vec<W, kVec> w{}, b{};
+        if constexpr (kWeight) w = load<kVec>(weight + c);
+        if constexpr (kBias) b = load<kVec>(bias + c);
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) {
+            C r = normalized(to_op(v.v[k]), mean, rstd);
+            if constexpr (kWeight) r *= convert<C>(w.v[k]);
+            if constexpr (kBias) r += convert<C>(b.v[k]);
+            v.v[k] = from_op<T>(r);
+        }
+        store_row<kVec>(y + c, v);
+    });
+    if (team_lane() == 0) {
+        if constexpr (!kRms) *mean_out = from_op<Stat>(opmath_t<Stat>(mean));
+        *rstd_out = from_op<Stat>(opmath_t<Stat>(rstd));
+    }
+}
+
+/* ---- one thread a block ---- */
+
+GEMS_DI void fast_norm(const T* x, const W* weight, const W* bias, T* y, Stat* mean_out, Stat* rstd_out, int n, C eps) {
+    C mean = 0, variance;
+    if constexpr (kRms) {
+        variance = row_sum<C>(n, [&](int c) { return to_op(x[c]) * to_op(x[c]); }) / C(n);
+    } else {
+        mean = row_sum<C>(n, [&](int c) { return to_op(x[c]); }) / C(n);
+        variance = row_sum<C>(n, [&](int c) { return (to_op(x[c]) - mean) * (to_op(x[c]) - mean); }) / C(n);
+    }
+    C rstd = rsqrt(variance + eps);
+    row_map(y, n, [&](int c) {
+        C r = normalized(to_op(x[c]), mean, rstd);
+        if constexpr (kWeight) r *= convert<C>(weight[c]);
+        if constexpr (kBias) r += convert<C>(bias[c]);
+        return r;
+    });
+    if constexpr (!kRms) *mean_out = from_op<Stat>(opmath_t<Stat>(mean));
+    *rstd_out = from_op<Stat>(opmath_t<Stat>(rstd));
+}
+
+/* Rows of n elements, `stride` apart in x, contiguous in y. */
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
+normalize(const T* __restrict__ x, const W* __restrict__ weight, const W* __restrict__ bias, T* __restrict__ y,
+          Stat* __restrict__ mean, Stat* __restrict__ rstd, int64_t rows, int32_t n, int64_t stride, double eps) {
+    each_row(rows, [&](int64_t row) {
+        if constexpr (kFast) fast_norm(x + row * stride, weight, bias, y + row * n, mean + row, rstd + row, n, C(eps));
+        else team_norm(x + row * stride, weight, bias, y + row * n, mean + row, rstd + row, n, C(eps));
+    });
+}
