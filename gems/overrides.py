@@ -8,6 +8,7 @@ registrations are taken back only when no other Python thread is alive.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -223,7 +224,8 @@ class _Registrations:
         kernel = torch._C._dispatch_get_computed_kernel_for_dispatch_key
         key = getattr(torch._C.DispatchKey, self.key)
         for index in new:
-            _C.set_kernel(index, kernel("aten::" + names[index]["name"], key).call_boxed)
+            with contextlib.suppress(RuntimeError):  # torch may have no kernel of its own on this key
+                _C.set_kernel(index, kernel("aten::" + names[index]["name"], key).call_boxed)
         by_shim = [index for index in new if _C.shim_carries(index)]
         by_library = [index for index in new if not _C.shim_carries(index)]
         self._register_library(by_library, key, keep)
