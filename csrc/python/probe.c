@@ -14,7 +14,8 @@ typedef struct samples {
     int count;
 } samples;
 
-/* Tensors of several kinds: plain, empty, 0-dim, a view, leaf and result of autograd, Parameter, inference, complex. */
+/* Tensors of several kinds: plain, empty, 0-dim, a view, leaf and result of autograd, Parameter, inference.
+ * The second list: which have data for autograd, as leaves, results and views have. */
 static const char recipe[] =
     "import torch\n"
     "def make():\n"
@@ -26,7 +27,7 @@ static const char recipe[] =
     "                torch.nn.Parameter(torch.empty(5))]\n"
     "    with torch.inference_mode():\n"
     "        made.append(torch.empty(2))\n"
-    "    return made, [False, False, False, False, True, True, True, False]\n"
+    "    return made, [False, False, False, True, True, True, True, False]\n"
     "def keys(t):\n"
     "    return torch._C._dispatch_keys(t).raw_repr()\n"
     "made, autograd = make()\n"
@@ -79,7 +80,7 @@ static int find_impl(const samples *s) {
 }
 
 /* A TensorImpl is at least this large in every torch: words beyond are not looked at. */
-#define IMPL_BYTES 160
+#define IMPL_BYTES 176
 
 static int find_keys(const samples *s) {
     for (int at = 8; at + 8 <= IMPL_BYTES; at += 8) {
