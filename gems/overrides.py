@@ -9,6 +9,7 @@ registrations are taken back only when no other Python thread is alive.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import threading
@@ -186,13 +187,25 @@ class _Registrations:
         key_set = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, self.key))
         kernel = torch._C._dispatch_get_computed_kernel_for_dispatch_key
         _C.set_hooks(keyset=key_set, random_kernel=kernel("aten::random_", torch._C.DispatchKey.CPU).call_boxed)
-        _C.set_default_dtype(torch.get_default_dtype())
+        self.follow_default_dtype()
         # torch warns of the first override in a process, from C++ on standard error: let that one be here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             library = torch._C._dispatch_library("IMPL", "aten", self.key, __file__, 1)
             library.impl("_cummax_helper", getattr(torch._C.DispatchKey, self.key), max, False)
             library.reset()
+
+    def follow_default_dtype(self) -> None:
+        """Keeps the dtype that our kernels give to Python floats and to factories that of torch.set_default_dtype."""
+        set_default_dtype = torch.set_default_dtype
+
+        @functools.wraps(set_default_dtype)
+        def followed(d: torch.dtype) -> None:
+            set_default_dtype(d)
+            _C.set_default_dtype(torch.get_default_dtype())
+
+        torch.set_default_dtype = followed
+        _C.set_default_dtype(torch.get_default_dtype())
 
     def usable(self, entries: Iterable[int]) -> list[int]:
         """Those that this torch can have registered; the others are logged once."""

@@ -48,8 +48,7 @@ extern "C" __global__ void copy_dense(Dst* __restrict__ out, const Src* __restri
 extern "C" __global__ void copy_strided(Dst* __restrict__ out, const Src* __restrict__ in, Strided<2, Index> m) {
     for_each_strided<kRank>(m, [&](const Index (&off)[2]) {
         if constexpr (kV == 1) {
-            if constexpr (kSame) out[off[0]] = in[off[1]];
-            else out[off[0]] = convert<Dst>(in[off[1]]);
+            out[off[0]] = convert<Dst>(in[off[1]]);
         } else if constexpr (kSplat) {
             Vec<Src, kV> v;
             Src one = in[off[1]];

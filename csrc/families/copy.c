@@ -97,12 +97,13 @@ static gems_status run_clone(gems_call *call, bool cast) {
 static bool number_fits(const gems_value *value, int dtype) {
     static const int64_t low[] = {0, INT8_MIN, INT16_MIN, INT32_MIN};
     static const int64_t high[] = {UINT8_MAX, INT8_MAX, INT16_MAX, INT32_MAX};
-    if (value->kind == GEMS_COMPLEX) return gems_dtype_is_complex(dtype);
-    if (dtype == GEMS_BOOL || dtype == GEMS_F64 || gems_dtype_is_complex(dtype)) return true;
+    if (value->kind == GEMS_COMPLEX) return dtype == GEMS_C128;
+    if (dtype == GEMS_BOOL || dtype == GEMS_F64 || dtype == GEMS_C128) return true;
     double number = value->kind == GEMS_FLOAT ? value->f : (double)value->i;
     switch (dtype) {
     case GEMS_F16: return !isfinite(number) || fabs(number) <= 65504.0;
     case GEMS_BF16: return !isfinite(number) || fabs(number) <= 3.3895313892515355e38;
+    case GEMS_C64:
     case GEMS_F32: return !isfinite(number) || fabs(number) <= 3.4028234663852886e38;
     case GEMS_I64: return value->kind != GEMS_FLOAT || fabs(number) < 9.2233720368547758e18;
     default: break;
