@@ -1,7 +1,7 @@
 """Matrix products: every size, layout and dtype beside float64, through ops and through autograd.
 
-An element of a product of depth k is off by at most about k times half a unit in the last place of the compute
-type, relative to the sum of the absolute products, and by one rounding to its own dtype: that is the tolerance.
+An element of a product of depth k is off by at most about k times half a unit in the last place of the
+compute type, relative to the sum of the absolute products, and by one rounding to its own dtype.
 """
 
 from __future__ import annotations
