@@ -15,8 +15,7 @@
 #define LOG_LIMIT (64 * 1024)
 #define PROGRAM "program" /* what the compiler calls the program's text in its messages */
 
-/* Looks a program up as a shell does; an absolute or relative path is taken as it is. */
-static bool find_program(const char *name, char *path, size_t size) {
+bool gems_cpu_find_program(const char *name, char *path, size_t size) {
     if (strchr(name, '/')) {
         snprintf(path, size, "%s", name);
         return access(path, X_OK) == 0;
@@ -44,7 +43,7 @@ static bool take(const char *command, gems_cpu_compiler *compiler) {
     if (strlen(command) >= sizeof words) return false;
     memcpy(words, command, strlen(command) + 1);
     char *rest, *word = strtok_r(words, " \t", &rest);
-    if (!word || !find_program(word, path, sizeof path)) return false;
+    if (!word || !gems_cpu_find_program(word, path, sizeof path)) return false;
     memset(compiler, 0, sizeof *compiler);
     for (const char *next = path; next; next = word = strtok_r(NULL, " \t", &rest)) {
         size_t length = strlen(next) + 1;
@@ -110,7 +109,13 @@ void gems_cpu_options(gems_cpu_mode mode, char *text, size_t size) {
         [GEMS_CPU_FAST] = "-O3 -DGEMS_FAST=1",
         [GEMS_CPU_FAITHFUL] = "-O1 -DGEMS_FAST=0",
         [GEMS_CPU_CHECKED] = "-O1 -g1 -DGEMS_FAST=0 -DGEMS_CHECKED=1 -fsanitize=thread"};
-    snprintf(text, size, COMMON_OPTIONS NATIVE_OPTION " %s", by_mode[mode]);
+    static const char *const files[] = {"cpu/simt.h", "cpu/checked.h", "cpu/math.h", "cpu/tensor_core.h", "cpu/export.h"};
+    uint64_t digest = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        const char *at = gems_kernel_text(files[i]);
+        for (; at && *at; at++) digest = (digest ^ (unsigned char)*at) * UINT64_C(0x100000001b3);
+    }
+    snprintf(text, size, COMMON_OPTIONS NATIVE_OPTION " %s -DGEMS_TEXTS=0x%016llx", by_mode[mode], (unsigned long long)digest);
 }
 
 static void add_file(gems_text *source, const char *path) {

@@ -32,9 +32,11 @@ typedef struct gems_cpu_compiler {
 } gems_cpu_compiler;
 /* CXX, then c++, g++, clang++. Starts no process. GEMS_ERROR: none was found; the text says what was tried. */
 gems_status gems_cpu_find_compiler(gems_cpu_compiler *compiler);
+/* Looks a program up in PATH, as a shell does; a name with a slash is taken as it is. */
+bool gems_cpu_find_program(const char *name, char *path, size_t size);
 /* First line of its --version; an empty string when it does not run. */
 void gems_cpu_compiler_version(const gems_cpu_compiler *compiler, char *text, size_t size);
-/* All options of a mode, one space between. */
+/* All options of a mode, one space between; they change with the texts that are put around a program. */
 void gems_cpu_options(gems_cpu_mode mode, char *text, size_t size);
 gems_status gems_cpu_compile(const gems_cpu_compiler *compiler, gems_cpu_mode mode, const char *options,
                              const char *name, const char *text, const char *const *entries,
