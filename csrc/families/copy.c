@@ -75,9 +75,8 @@ static gems_status run_clone(gems_call *call, bool cast) {
     int dtype = self->dtype, format = format_of(call, cast ? 6 : 1);
     if (cast) {
         if (!gems_arg_none(call, 1)) dtype = (int)gems_arg_int(call, 1);
-        if (!plain_options(call, 2)) return gems_decline("another layout or pinned memory");
-        if (!gems_arg_none(call, 3))
-            return gems_decline("a device is named: the copy may leave it");
+        if (!plain_options(call, 2))
+            return gems_decline("another layout or device, or pinned memory");
     }
     if (format < 0 || !gems_format_strides(self, format, strides))
         return gems_decline("no such memory format for this rank");
