@@ -1,4 +1,5 @@
-/* Races, accesses out of bounds, misaligned vectors, writes through const. Every access of the kernel comes here. */
+/* Races, accesses out of bounds, misaligned vectors, writes through const. Every access of the
+ * kernel comes here. */
 #include "check.h"
 
 #include <stdarg.h>
@@ -7,11 +8,11 @@
 #include <string.h>
 
 #define MAX_FINDINGS 12
-#define MAX_REGIONS 96
+#define MAX_REGIONS  96
 
 /* One access to a cell. Two accesses are ordered by a barrier between them: other epochs. */
 struct access {
-    const void *pc;       /* where; NULL: line says it */
+    const void *pc; /* where; NULL: line says it */
     int line;
     uint32_t block, epoch, warp_epoch;
     uint16_t thread;
@@ -20,16 +21,17 @@ struct access {
 
 /* What is remembered of a few bytes. */
 struct cell {
-    struct access write, read, other_read; /* the last ones; other_read is another thread's than read */
-    int pending;          /* line of a copy in the background that has not landed; 0 */
+    struct access write, read;             /* the last ones */
+    struct access other_write, other_read; /* of another thread; other_write only among atomics */
+    int pending; /* line of a copy in the background that has not landed; 0 */
 };
 
 /* Memory with a history: an argument's, or shared. */
 struct region {
     uintptr_t start, end;
-    unsigned grain;       /* bytes a cell: 4, less when smaller accesses come */
+    unsigned grain; /* bytes a cell: 4, less when smaller accesses come */
     struct cell *cells;
-    const char *name;     /* of a shared array; NULL: an argument */
+    const char *name; /* of a shared array; NULL: an argument */
 };
 
 struct finding {
@@ -57,8 +59,10 @@ static int order_regions(const void *a, const void *b) {
 static gems_status add_region(uintptr_t start, size_t bytes, const char *name) {
     if (!bytes) return GEMS_OK;
     if (check.region_count == MAX_REGIONS)
-        return gems_fail(GEMS_RUNTIME_ERROR, "the checked mode takes at most %d arrays", MAX_REGIONS);
-    check.regions[check.region_count++] = (struct region){start & ~(uintptr_t)3, start + bytes, 4, NULL, name};
+        return gems_fail(GEMS_RUNTIME_ERROR, "the checked mode takes at most %d arrays",
+                         MAX_REGIONS);
+    check.regions[check.region_count++] =
+        (struct region){start & ~(uintptr_t)3, start + bytes, 4, NULL, name};
     return GEMS_OK;
 }
 
@@ -70,7 +74,8 @@ static void merge_regions(void) {
         struct region *last = kept ? &check.regions[kept - 1] : NULL, *next = &check.regions[i];
         if (last && !last->name && !next->name && next->start < last->end) {
             if (next->end > last->end) last->end = next->end;
-        } else check.regions[kept++] = *next;
+        } else
+            check.regions[kept++] = *next;
     }
     check.region_count = kept;
 }
@@ -80,7 +85,8 @@ static void forget(void) {
     check.region_count = 0;
 }
 
-gems_status gems_check_begin(const struct gems_cpu_image *image, const gems_launch *launch, const unsigned char *dynamic) {
+gems_status gems_check_begin(const struct gems_cpu_image *image, const gems_launch *launch,
+                             const unsigned char *dynamic) {
     gems_status status = GEMS_OK;
     memset(&check, 0, sizeof check);
     check.image = image;
@@ -88,8 +94,10 @@ gems_status gems_check_begin(const struct gems_cpu_image *image, const gems_laun
     for (int i = 0; i < launch->extent_count && status == GEMS_OK; i++)
         status = add_region((uintptr_t)launch->extents[i].start, launch->extents[i].bytes, NULL);
     for (int i = 0; i < image->array_count && status == GEMS_OK; i++)
-        status = add_region((uintptr_t)image->arrays[i].start, image->arrays[i].bytes, image->arrays[i].name);
-    if (status == GEMS_OK) status = add_region((uintptr_t)dynamic, launch->shared, "dynamic shared memory");
+        status = add_region((uintptr_t)image->arrays[i].start, image->arrays[i].bytes,
+                            image->arrays[i].name);
+    if (status == GEMS_OK)
+        status = add_region((uintptr_t)dynamic, launch->shared, "dynamic shared memory");
     if (status != GEMS_OK) return status;
     merge_regions();
     for (int i = 0; i < check.region_count; i++) {
@@ -97,7 +105,9 @@ gems_status gems_check_begin(const struct gems_cpu_image *image, const gems_laun
         r->cells = calloc((r->end - r->start) / r->grain + 1, sizeof *r->cells);
         if (r->cells) continue;
         forget();
-        return gems_fail(GEMS_MEMORY_ERROR, "the checked mode has no memory for the history of %zu bytes", (size_t)(r->end - r->start));
+        return gems_fail(GEMS_MEMORY_ERROR,
+                         "the checked mode has no memory for the history of %zu bytes",
+                         (size_t)(r->end - r->start));
     }
     return GEMS_OK;
 }
@@ -114,8 +124,8 @@ void gems_check_syncwarp(unsigned warp) { check.warp_epoch[warp]++; }
 
 /* ---- findings ---- */
 /* Records a finding of two places at most; the same places are told once. */
-__attribute__((format(printf, 3, 4))) static void find(const struct access *first, const struct access *second,
-                                                       const char *format, ...) {
+__attribute__((format(printf, 3, 4))) static void
+find(const struct access *first, const struct access *second, const char *format, ...) {
     const struct access *places[2] = {first, second};
     struct finding new = {.places = second ? 2 : 1};
     va_list list;
@@ -128,23 +138,27 @@ __attribute__((format(printf, 3, 4))) static void find(const struct access *firs
     va_end(list);
     for (int i = 0; i < check.finding_count; i++) {
         const struct finding *old = &check.findings[i];
-        if (old->places == new.places && !memcmp(old->pc, new.pc, sizeof old->pc) && !memcmp(old->line, new.line, sizeof old->line) &&
-            strncmp(old->text, new.text, 12) == 0)
+        if (old->places == new.places && !memcmp(old->pc, new.pc, sizeof old->pc) &&
+            !memcmp(old->line, new.line, sizeof old->line) && strncmp(old->text, new.text, 12) == 0)
             return;
     }
-    if (check.finding_count == MAX_FINDINGS) check.more++;
-    else check.findings[check.finding_count++] = new;
+    if (check.finding_count == MAX_FINDINGS)
+        check.more++;
+    else
+        check.findings[check.finding_count++] = new;
 }
 
 static struct access make_access(const gems_cpu_thread *t, const void *pc, int line, bool atomic) {
-    return (struct access){pc, line, check.block, check.epoch, check.warp_epoch[t->warp], (uint16_t)t->rank, true, atomic};
+    return (struct access){
+        pc,   line,  check.block, check.epoch, check.warp_epoch[t->warp], (uint16_t)t->rank,
+        true, atomic};
 }
 
 /* "thread 3 of block (0,1,0)" */
 static const char *who(const struct access *a, char text[64]) {
     const uint32_t *grid = check.launch->grid;
-    snprintf(text, 64, "thread %u of block (%u,%u,%u)", a->thread, a->block % grid[0], a->block / grid[0] % grid[1],
-             a->block / grid[0] / grid[1]);
+    snprintf(text, 64, "thread %u of block (%u,%u,%u)", a->thread, a->block % grid[0],
+             a->block / grid[0] % grid[1], a->block / grid[0] / grid[1]);
     return text;
 }
 
@@ -170,13 +184,17 @@ static void place_of(uintptr_t p, char *text, size_t size) {
         uintptr_t distance = p < r->start ? r->start - p : p < r->end ? 0 : p - r->end;
         if (distance >= best || distance > 1 << 20) continue;
         best = distance;
-        snprintf(text, size, "%zu bytes %s %s of %zu bytes", (size_t)(p < r->end && p >= r->start ? p - r->start : distance),
-                 p < r->start ? "before" : p < r->end ? "into" : "behind", r->name ? r->name : "an argument",
-                 (size_t)(r->end - r->start));
+        snprintf(text, size, "%zu bytes %s %s of %zu bytes",
+                 (size_t)(p < r->end && p >= r->start ? p - r->start : distance),
+                 p < r->start ? "before"
+                 : p < r->end ? "into"
+                              : "behind",
+                 r->name ? r->name : "an argument", (size_t)(r->end - r->start));
     }
 }
 
-__attribute__((noreturn)) static void out_of_bounds(uintptr_t p, size_t bytes, const char *what, const struct access *me) {
+__attribute__((noreturn)) static void out_of_bounds(uintptr_t p, size_t bytes, const char *what,
+                                                    const struct access *me) {
     char place[160], name[64];
     place_of(p, place, sizeof place);
     find(me, NULL, "out of bounds: %s of %zu bytes by %s, %s", what, bytes, who(me, name), place);
@@ -197,44 +215,64 @@ static void refine(struct region *r, unsigned grain) {
 }
 
 /* True when nothing can run in between of an earlier access and this one. */
-static bool ordered(const struct region *r, const struct access *earlier, const struct access *now) {
+static bool ordered(const struct region *r, const struct access *earlier,
+                    const struct access *now) {
     if (!earlier->valid) return true;
     if (earlier->block != now->block) return r->name != NULL; /* shared memory is another's */
     return earlier->thread == now->thread || earlier->epoch != now->epoch ||
            (earlier->thread / 32 == now->thread / 32 && earlier->warp_epoch != now->warp_epoch);
 }
 
-static void race(const struct region *r, uintptr_t at, const struct access *earlier, const char *what,
-                 const struct access *now, const char *what_now) {
-    char first[64], second[64];
-    find(now, earlier, "race in %s, byte %zu: %s by %s, %s by %s, with no barrier between", r->name ? r->name : "an argument",
-         (size_t)(at - r->start), what_now, who(now, second), what, who(earlier, first));
+static bool same_thread(const struct access *a, const struct access *b) {
+    return a->thread == b->thread && a->block == b->block;
 }
 
-static void touch(struct region *r, uintptr_t p, size_t bytes, bool writes, const struct access *me) {
+static const char *verb(const struct access *a, bool writes) {
+    return a->atomic ? "atomic" : writes ? "write" : "read";
+}
+
+/* Tells a race unless the two accesses are ordered, or both atomic. True: it is one. */
+static bool races(const struct region *r, uintptr_t at, const struct access *earlier, bool wrote,
+                  const struct access *now, bool writes) {
+    char first[64], second[64];
+    if (ordered(r, earlier, now) || (earlier->atomic && now->atomic)) return false;
+    find(now, earlier, "race in %s, byte %zu: %s by %s, %s by %s, with no barrier between",
+         r->name ? r->name : "an argument", (size_t)(at - r->start), verb(now, writes),
+         who(now, second), verb(earlier, wrote), who(earlier, first));
+    return true;
+}
+
+static void touch_cell(struct region *r, uintptr_t at, bool writes, const struct access *me) {
+    struct cell *cell = &r->cells[(at - r->start) / r->grain];
+    if (cell->pending && cell->write.block == me->block)
+        find(me, &cell->write, "missing wait: %s of %s, byte %zu, where a copy has not landed",
+             verb(me, writes), r->name ? r->name : "an argument", (size_t)(at - r->start));
+    if (!races(r, at, &cell->write, true, me, writes))
+        races(r, at, &cell->other_write, true, me, writes);
+    if (writes) {
+        if (!races(r, at, &cell->read, false, me, true))
+            races(r, at, &cell->other_read, false, me, true);
+        if (!me->atomic)
+            cell->other_write.valid = false;
+        else if (cell->write.atomic && !same_thread(&cell->write, me))
+            cell->other_write = cell->write;
+        cell->write = *me;
+        cell->pending = 0;
+        return;
+    }
+    /* Of the older reads the one is kept that is least likely to be ordered with a later write. */
+    if (cell->read.valid && !same_thread(&cell->read, me) &&
+        (!cell->other_read.valid || cell->other_read.block == me->block ||
+         cell->read.block != me->block))
+        cell->other_read = cell->read;
+    cell->read = *me;
+}
+
+static void touch(struct region *r, uintptr_t p, size_t bytes, bool writes,
+                  const struct access *me) {
     unsigned grain = (p | bytes) & 1 ? 1 : (p | bytes) & 2 ? 2 : 4;
     if (grain < r->grain) refine(r, grain);
-    for (uintptr_t at = p; at < p + bytes; at += r->grain) {
-        struct cell *cell = &r->cells[(at - r->start) / r->grain];
-        if (cell->pending && cell->write.block == me->block)
-            find(me, &cell->write, "missing wait: %s of %s, byte %zu, to which a copy in the background has not landed",
-                 writes ? "write" : "read", r->name ? r->name : "an argument", (size_t)(at - r->start));
-        if (!ordered(r, &cell->write, me) && !(me->atomic && cell->write.atomic))
-            race(r, at, &cell->write, cell->write.atomic ? "atomic" : "write", me, me->atomic ? "atomic" : writes ? "write" : "read");
-        if (writes) {
-            if (!ordered(r, &cell->read, me)) race(r, at, &cell->read, "read", me, me->atomic ? "atomic" : "write");
-            else if (!ordered(r, &cell->other_read, me)) race(r, at, &cell->other_read, "read", me, me->atomic ? "atomic" : "write");
-            cell->write = *me;
-            cell->pending = 0;
-        } else {
-            /* Of the older reads the one is kept that is least likely to be ordered with a later write. */
-            bool another = cell->read.thread != me->thread || cell->read.block != me->block;
-            if (cell->read.valid && another &&
-                !(cell->other_read.valid && cell->other_read.block != me->block && cell->read.block == me->block))
-                cell->other_read = cell->read;
-            cell->read = *me;
-        }
-    }
+    for (uintptr_t at = p; at < p + bytes; at += r->grain) touch_cell(r, at, writes, me);
 }
 
 /* May the kernel do this? Does not return when the access could crash. */
@@ -242,7 +280,8 @@ static struct region *permitted(uintptr_t p, size_t bytes, bool writes, const st
     struct region *r = region_of(p);
     char name[64];
     bool inside = false, writable = false;
-    if (!r || p + bytes > r->end || p + bytes < p) out_of_bounds(p, bytes, writes ? "write" : "read", me);
+    if (!r || p + bytes > r->end || p + bytes < p)
+        out_of_bounds(p, bytes, writes ? "write" : "read", me);
     if (r->name) return r;
     for (int i = 0; i < check.launch->extent_count; i++) {
         const gems_extent *e = &check.launch->extents[i];
@@ -253,7 +292,8 @@ static struct region *permitted(uintptr_t p, size_t bytes, bool writes, const st
     }
     if (!inside) out_of_bounds(p, bytes, writes ? "write" : "read", me);
     if (writes && !writable) {
-        find(me, NULL, "write through const: %zu bytes by %s, to memory of an input", bytes, who(me, name));
+        find(me, NULL, "write through const: %zu bytes by %s, to memory of an input", bytes,
+             who(me, name));
         gems_cpu_simt_stop("");
     }
     return r;
@@ -267,25 +307,32 @@ void gems_check_access(const void *address, size_t bytes, int kind, const void *
     char name[64];
     if (!place.thread || !bytes) return;
     if ((p >= place.stack && p < place.stack + place.stack_size) || gems_cpu_simt_owns(p)) return;
-    if (!writes && p >= check.image->start && p < check.image->end && !region_of(at)) return; /* its constants */
+    if (!writes && p >= check.image->start && p < check.image->end && !region_of(at))
+        return; /* its constants */
     struct access me = make_access(place.thread, pc, 0, kind & GEMS_ATOMIC);
     if (kind & GEMS_VECTOR && (bytes & (bytes - 1)) == 0 && at & (bytes - 1))
-        find(&me, NULL, "misaligned: %s of %zu bytes by %s at an address that is no multiple of %zu", writes ? "write" : "read", bytes,
-             who(&me, name), bytes);
+        find(&me, NULL,
+             "misaligned: %s of %zu bytes by %s at an address that is no multiple of %zu",
+             writes ? "write" : "read", bytes, who(&me, name), bytes);
     touch(permitted(at, bytes, writes, &me), at, bytes, writes, &me);
 }
 
-void gems_check_copy_begins(const void *to, const void *from, unsigned bytes, unsigned total, int line) {
+void gems_check_copy_begins(const void *to, const void *from, unsigned bytes, unsigned total,
+                            int line) {
     struct access me = make_access(gems_cpu_simt_place().thread, NULL, line, false);
     uintptr_t source = (uintptr_t)from, target = (uintptr_t)to;
     char name[64];
     if ((bytes && source % total) || target % total)
-        find(&me, NULL, "misaligned: a copy of %u bytes in the background by %s", total, who(&me, name));
+        find(&me, NULL, "misaligned: a copy of %u bytes in the background by %s", total,
+             who(&me, name));
     if (bytes) touch(permitted(source, bytes, false, &me), source, bytes, false, &me);
     struct region *r = permitted(target, total, true, &me);
-    if (!r->name) find(&me, NULL, "a copy in the background to memory that is not shared, by %s", who(&me, name));
+    if (!r->name)
+        find(&me, NULL, "a copy in the background to memory that is not shared, by %s",
+             who(&me, name));
     touch(r, target, total, true, &me);
-    for (uintptr_t at = target; at < target + total; at += r->grain) r->cells[(at - r->start) / r->grain].pending = line ? line : 1;
+    for (uintptr_t at = target; at < target + total; at += r->grain)
+        r->cells[(at - r->start) / r->grain].pending = line ? line : 1;
 }
 
 void gems_check_copy_lands(const void *to, unsigned total, int line) {
@@ -317,12 +364,18 @@ gems_status gems_check_end(const char *name, const char *stopped) {
         used += (size_t)snprintf(report + used, sizeof report - used, "\n  %s", f->text);
         for (int k = 0; k < f->places && used < sizeof report; k++) {
             const char *lead = k ? "; the other at" : "; at";
-            if (f->pc[k]) used += (size_t)snprintf(report + used, sizeof report - used, "%s %s", lead, lines[count++]);
-            else used += (size_t)snprintf(report + used, sizeof report - used, "%s program:%d", lead, f->line[k]);
+            if (f->pc[k])
+                used += (size_t)snprintf(report + used, sizeof report - used, "%s %s", lead,
+                                         lines[count++]);
+            else
+                used += (size_t)snprintf(report + used, sizeof report - used, "%s program:%d", lead,
+                                         f->line[k]);
         }
     }
-    if (stopped && *stopped && used < sizeof report) used += (size_t)snprintf(report + used, sizeof report - used, "\n  %s", stopped);
-    if (check.more && used < sizeof report) snprintf(report + used, sizeof report - used, "\n  and %d more", check.more);
-    return gems_fail(GEMS_RUNTIME_ERROR, "%s: the checked mode found %d problem%s:%s", name, total + check.more,
-                     total + check.more == 1 ? "" : "s", report);
+    if (stopped && *stopped && used < sizeof report)
+        used += (size_t)snprintf(report + used, sizeof report - used, "\n  %s", stopped);
+    if (check.more && used < sizeof report)
+        snprintf(report + used, sizeof report - used, "\n  and %d more", check.more);
+    return gems_fail(GEMS_RUNTIME_ERROR, "%s: the checked mode found %d problem%s:%s", name,
+                     total + check.more, total + check.more == 1 ? "" : "s", report);
 }

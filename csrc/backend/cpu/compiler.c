@@ -1,4 +1,5 @@
-/* The host's C++ compiler: finding it, its options, a program's text to the bytes of a shared object. */
+/* The host's C++ compiler: finding it, its options, a program's text to the bytes of a shared
+ * object. */
 #include <ctype.h>
 #include <errno.h>
 #include <limits.h>
@@ -13,7 +14,7 @@
 
 #define MAX_WORDS 64
 #define LOG_LIMIT (64 * 1024)
-#define PROGRAM "program" /* what the compiler calls the program's text in its messages */
+#define PROGRAM   "program" /* what the compiler calls the program's text in its messages */
 
 bool gems_cpu_find_program(const char *name, char *path, size_t size) {
     if (strchr(name, '/')) {
@@ -53,8 +54,9 @@ static bool take(const char *command, gems_cpu_compiler *compiler) {
     }
     if (!realpath(path, real) || stat(real, &info) != 0) return false;
     const char *base = strrchr(real, '/');
-    snprintf(compiler->identity, sizeof compiler->identity, "%.40s %lld %lld.%09ld", base ? base + 1 : real,
-             (long long)info.st_size, (long long)info.st_mtim.tv_sec, info.st_mtim.tv_nsec);
+    snprintf(compiler->identity, sizeof compiler->identity, "%.40s %lld %lld.%09ld",
+             base ? base + 1 : real, (long long)info.st_size, (long long)info.st_mtim.tv_sec,
+             info.st_mtim.tv_nsec);
     return true;
 }
 
@@ -65,7 +67,8 @@ gems_status gems_cpu_find_compiler(gems_cpu_compiler *compiler) {
     for (size_t i = 0; i < sizeof usual / sizeof *usual; i++)
         if (take(usual[i], compiler)) return GEMS_OK;
     return gems_fail(GEMS_RUNTIME_ERROR,
-                     "no C++ compiler was found, so no kernel can be compiled for the CPU. Tried CXX (%s), and c++, g++, "
+                     "no C++ compiler was found, so no kernel can be compiled for the CPU. Tried "
+                     "CXX (%s), and c++, g++, "
                      "clang++ in PATH (%s). Install one of them, or set CXX.",
                      chosen && *chosen ? chosen : "not set", path ? path : "not set");
 }
@@ -94,10 +97,13 @@ void gems_cpu_compiler_version(const gems_cpu_compiler *compiler, char *text, si
     gems_cpu_remove_directory(directory);
 }
 
-/* Results must be ATen's: no fast-math, and a product is fused into a sum only where a kernel says fma(). */
-#define COMMON_OPTIONS                                                                                  \
-    "-x c++ -std=c++17 -fPIC -shared -fvisibility=hidden -fno-exceptions -fno-rtti -fno-math-errno "    \
-    "-fno-trapping-math -fno-strict-aliasing -ffp-contract=off -fno-threadsafe-statics -w -nostdlib "
+/* Results must be ATen's: no fast-math, and a product is fused into a sum only where a kernel says
+ * fma(). */
+#define COMMON_OPTIONS                                                                      \
+    "-x c++ -std=c++17 -fPIC -shared -fvisibility=hidden -fno-exceptions -fno-rtti "        \
+    "-fno-math-errno "                                                                      \
+    "-fno-trapping-math -fno-strict-aliasing -ffp-contract=off -fno-threadsafe-statics -w " \
+    "-nostdlib "
 #if defined(__aarch64__)
 #define NATIVE_OPTION "-mcpu=native"
 #else
@@ -109,20 +115,24 @@ void gems_cpu_options(gems_cpu_mode mode, char *text, size_t size) {
         [GEMS_CPU_FAST] = "-O3 -DGEMS_FAST=1",
         [GEMS_CPU_FAITHFUL] = "-O1 -DGEMS_FAST=0",
         [GEMS_CPU_CHECKED] = "-O1 -g1 -DGEMS_FAST=0 -DGEMS_CHECKED=1 -fsanitize=thread"};
-    static const char *const files[] = {"cpu/simt.h", "cpu/checked.h", "cpu/math.h", "cpu/tensor_core.h", "cpu/export.h"};
+    static const char *const files[] = {"cpu/simt.h", "cpu/checked.h", "cpu/math.h",
+                                        "cpu/tensor_core.h", "cpu/export.h"};
     uint64_t digest = UINT64_C(0xcbf29ce484222325);
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         const char *at = gems_kernel_text(files[i]);
         for (; at && *at; at++) digest = (digest ^ (unsigned char)*at) * UINT64_C(0x100000001b3);
     }
-    snprintf(text, size, COMMON_OPTIONS NATIVE_OPTION " %s -DGEMS_TEXTS=0x%016llx", by_mode[mode], (unsigned long long)digest);
+    snprintf(text, size, COMMON_OPTIONS NATIVE_OPTION " %s -DGEMS_TEXTS=0x%016llx", by_mode[mode],
+             (unsigned long long)digest);
 }
 
 static void add_file(gems_text *source, const char *path) {
     const char *text = gems_kernel_text(path);
     gems_text_add(source, "#line 1 \"%s\"\n", path);
-    if (text) gems_text_add(source, "%s\n", text);
-    else source->failed = true;
+    if (text)
+        gems_text_add(source, "%s\n", text);
+    else
+        source->failed = true;
 }
 
 /* All that the compiler reads. */
@@ -153,46 +163,51 @@ static int error_line(const char *log) {
     return first;
 }
 
-/* Lines of text around one, with their numbers; all of them are shown when line is 0 and the text is short. */
+/* Lines of text around one, with their numbers; all of them are shown when line is 0 and the text
+ * is short. */
 static void add_numbered(gems_text *out, const char *text, int line) {
     int first = line > 8 ? line - 8 : 1, last = line ? line + 8 : 40, number = 1;
     for (const char *at = text; *at; number++) {
         size_t length = strcspn(at, "\n");
         if (number >= first && number <= last)
-            gems_text_add(out, "%s%5d | %.*s\n", number == line ? ">" : " ", number, (int)length, at);
+            gems_text_add(out, "%s%5d | %.*s\n", number == line ? ">" : " ", number, (int)length,
+                          at);
         at += length;
         if (*at) at++;
     }
 }
 
-static gems_status compile_failed(const gems_cpu_compiler *compiler, const char *options, const char *name,
-                                  const char *text, int code, const char *log) {
+static gems_status compile_failed(const gems_cpu_compiler *compiler, const char *options,
+                                  const char *name, const char *text, int code, const char *log) {
     gems_text numbered = {NULL, 0, 0, false};
     add_numbered(&numbered, text, error_line(log));
-    gems_status status =
-        gems_fail(GEMS_RUNTIME_ERROR, "%s: the compiler failed (exit status %d)\n  command: %s %s\n%s%s", name, code,
-                  compiler->command, options, numbered.data ? numbered.data : "", log);
+    gems_status status = gems_fail(
+        GEMS_RUNTIME_ERROR, "%s: the compiler failed (exit status %d)\n  command: %s %s\n%s%s",
+        name, code, compiler->command, options, numbered.data ? numbered.data : "", log);
     gems_text_free(&numbered);
     return status;
 }
 
-gems_status gems_cpu_compile(const gems_cpu_compiler *compiler, gems_cpu_mode mode, const char *options,
-                             const char *name, const char *text, const char *const *entries,
-                             int entry_count, gems_blob *code) {
+gems_status gems_cpu_compile(const gems_cpu_compiler *compiler, gems_cpu_mode mode,
+                             const char *options, const char *name, const char *text,
+                             const char *const *entries, int entry_count, gems_blob *code) {
     char directory[PATH_MAX - 32], source_path[PATH_MAX], object_path[PATH_MAX], log_path[PATH_MAX];
     char split[512], *words[MAX_WORDS], *rest;
-    static char output_flag[] = "-o", math[] = "-lm", c[] = "-lc", gcc[] = "-lgcc", reset[] = "none", x[] = "-x";
+    static char output_flag[] = "-o", math[] = "-lm", c[] = "-lc", gcc[] = "-lgcc",
+                reset[] = "none", x[] = "-x";
     gems_blob log = {NULL, 0};
     gems_status status = GEMS_OK;
     *code = (gems_blob){NULL, 0};
     if (!gems_cpu_make_directory(directory, sizeof directory))
-        return gems_fail(GEMS_RUNTIME_ERROR, "%s: no directory for the compiler's files: %s", name, strerror(errno));
+        return gems_fail(GEMS_RUNTIME_ERROR, "%s: no directory for the compiler's files: %s", name,
+                         strerror(errno));
     snprintf(source_path, sizeof source_path, "%s/program.cpp", directory);
     snprintf(object_path, sizeof object_path, "%s/program.so", directory);
     snprintf(log_path, sizeof log_path, "%s/log", directory);
     gems_text source = whole_source(mode, text, entries, entry_count);
     if (source.failed || !source.data) {
-        status = gems_fail(GEMS_MEMORY_ERROR, "%s: the program's text could not be put together", name);
+        status =
+            gems_fail(GEMS_MEMORY_ERROR, "%s: the program's text could not be put together", name);
         goto done;
     }
     if (!gems_cpu_write_file(source_path, source.data, source.size)) {
@@ -201,7 +216,8 @@ gems_status gems_cpu_compile(const gems_cpu_compiler *compiler, gems_cpu_mode mo
     }
     int count = command_words(compiler, words);
     snprintf(split, sizeof split, "%s", options);
-    for (char *word = strtok_r(split, " ", &rest); word && count < MAX_WORDS - 10; word = strtok_r(NULL, " ", &rest))
+    for (char *word = strtok_r(split, " ", &rest); word && count < MAX_WORDS - 10;
+         word = strtok_r(NULL, " ", &rest))
         words[count++] = word;
     words[count++] = source_path;
     words[count++] = x; /* what follows are libraries */
@@ -214,14 +230,16 @@ gems_status gems_cpu_compile(const gems_cpu_compiler *compiler, gems_cpu_mode mo
     words[count] = NULL;
     int exit_status = gems_cpu_run_program(words, log_path);
     if (exit_status < 0) {
-        status = gems_fail(GEMS_RUNTIME_ERROR, "%s: %s could not be started: %s", name, words[0], strerror(errno));
+        status = gems_fail(GEMS_RUNTIME_ERROR, "%s: %s could not be started: %s", name, words[0],
+                           strerror(errno));
         goto done;
     }
     if (exit_status == 0) *code = gems_cpu_read_file(object_path, SIZE_MAX / 2);
     if (!code->data || !code->size) {
         gems_blob_free(code);
         log = gems_cpu_read_file(log_path, LOG_LIMIT);
-        status = compile_failed(compiler, options, name, text, exit_status, log.data ? log.data : "");
+        status =
+            compile_failed(compiler, options, name, text, exit_status, log.data ? log.data : "");
     }
 done:
     gems_blob_free(&log);

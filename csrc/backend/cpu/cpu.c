@@ -1,5 +1,5 @@
-/* The cpu backend: kernels compiled by the host's C++ compiler. Its fast mode runs them, its faithful and checked modes test
- * them (docs/contract.md). */
+/* The cpu backend: kernels compiled by the host's C++ compiler. Its fast mode runs them, its
+ * faithful and checked modes test them (docs/contract.md). */
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
@@ -31,7 +31,8 @@ static int online_processors(void) {
     int known = atomic_load_explicit(&count, memory_order_relaxed);
     if (known) return known;
     cpu_set_t set;
-    known = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    known = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set)
+                                                        : (int)sysconf(_SC_NPROCESSORS_ONLN);
     if (known < 1) known = 1;
     atomic_store_explicit(&count, known, memory_order_relaxed);
     return known;
@@ -46,7 +47,8 @@ static gems_status read_config(gems_cpu_config *config) {
         int i = 0;
         while (i < 3 && strcmp(mode, mode_names[i]) != 0) i++;
         if (i == 3)
-            return gems_fail(GEMS_VALUE_ERROR, "GEMS_CPU_MODE=%s: it is one of fast, faithful, checked", mode);
+            return gems_fail(GEMS_VALUE_ERROR,
+                             "GEMS_CPU_MODE=%s: it is one of fast, faithful, checked", mode);
         config->mode = (gems_cpu_mode)i;
     }
     if (order && *order) {
@@ -58,15 +60,19 @@ static gems_status read_config(gems_cpu_config *config) {
         }
         if (strncmp(order, "random:", 7) == 0) config->seed = strtoull(order + 7, &end, 10);
         if (!end || end == order + 7 || *end)
-            return gems_fail(GEMS_VALUE_ERROR, "GEMS_CPU_ORDER=%s: it is one of forward, reverse, random:SEED", order);
+            return gems_fail(GEMS_VALUE_ERROR,
+                             "GEMS_CPU_ORDER=%s: it is one of forward, reverse, random:SEED",
+                             order);
         config->order = GEMS_ORDER_RANDOM;
     }
     return GEMS_OK;
 }
 
-/* A name for what -march=native means here: the machine's kind and a digest of its first processor's description. */
+/* A name for what -march=native means here: the machine's kind and a digest of its first
+ * processor's description. */
 static void name_host(char name[32]) {
-    static const char *const fields[] = {"vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU "};
+    static const char *const fields[] = {"vendor_id", "cpu family", "model", "stepping",
+                                         "flags",     "Features",   "CPU "};
     uint64_t digest = UINT64_C(0xcbf29ce484222325);
     char text[8192];
     size_t size = 0;
@@ -80,7 +86,8 @@ static void name_host(char name[32]) {
         size_t length = strcspn(line, "\n");
         for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
             if (strncmp(line, fields[i], strlen(fields[i])) == 0)
-                for (size_t k = 0; k < length; k++) digest = (digest ^ (unsigned char)line[k]) * UINT64_C(0x100000001b3);
+                for (size_t k = 0; k < length; k++)
+                    digest = (digest ^ (unsigned char)line[k]) * UINT64_C(0x100000001b3);
         line += length;
         if (*line) line++;
     }
@@ -118,8 +125,9 @@ static void describe(char *text, size_t size) {
         return;
     }
     gems_cpu_compiler_version(&cpu.compiler, version, sizeof version);
-    snprintf(text, size, "cpu: mode %s, %d threads, compiler %s (%s)\n", mode_names[cpu.config.mode],
-             gems_cpu_thread_count(), cpu.compiler.command, *version ? version : "does not run");
+    snprintf(text, size, "cpu: mode %s, %d threads, compiler %s (%s)\n",
+             mode_names[cpu.config.mode], gems_cpu_thread_count(), cpu.compiler.command,
+             *version ? version : "does not run");
 }
 
 static int device_count(void) { return 1; }
@@ -148,7 +156,8 @@ static gems_status identity(int device, const char *arch, gems_identity *out) {
     (void)device;
     memset(out, 0, sizeof *out);
     if (arch && strcmp(arch, "native") != 0 && strcmp(arch, cpu.host) != 0)
-        return gems_fail(GEMS_VALUE_ERROR, "the cpu backend compiles for this machine (native), not for %s", arch);
+        return gems_fail(GEMS_VALUE_ERROR,
+                         "the cpu backend compiles for this machine (native), not for %s", arch);
     snprintf(out->arch, sizeof out->arch, "%s", cpu.host);
     memcpy(out->compiler, cpu.compiler.identity, sizeof out->compiler);
     memcpy(out->options, cpu.options, sizeof out->options);
@@ -165,29 +174,34 @@ static gems_status compile(const gems_identity *id, const char *name, const char
                            const char *const *entries, int entry_count, gems_blob *code,
                            gems_report *report) {
     double before = milliseconds();
-    gems_status status = gems_cpu_compile(&cpu.compiler, cpu.config.mode, id->options, name, text, entries, entry_count, code);
+    gems_status status = gems_cpu_compile(&cpu.compiler, cpu.config.mode, id->options, name, text,
+                                          entries, entry_count, code);
     *report = (gems_report){-1, -1, -1, -1, milliseconds() - before};
     return status;
 }
 
-/* Opens bytes that lie in no file: from a private file, else (nothing may be executed there) from memory, whose descriptor
- * then stays open: the loader knows libraries by their path. */
+/* Opens bytes that lie in no file: from a private file, else (nothing may be executed there) from
+ * memory, whose descriptor then stays open: the loader knows libraries by their path. */
 static void *open_bytes(const gems_blob *code, int *memory) {
     char directory[PATH_MAX - 16], path[PATH_MAX];
     void *library = NULL;
     *memory = -1;
     if (gems_cpu_make_directory(directory, sizeof directory)) {
         snprintf(path, sizeof path, "%s/program.so", directory);
-        if (gems_cpu_write_file(path, code->data, code->size)) library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        if (gems_cpu_write_file(path, code->data, code->size))
+            library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
         gems_cpu_remove_directory(directory);
     }
     if (library) return library;
     int file = memfd_create("flag_gems", MFD_CLOEXEC);
     if (file < 0) return NULL;
     snprintf(path, sizeof path, "/proc/self/fd/%d", file);
-    if (gems_cpu_write_file(path, code->data, code->size)) library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (library) *memory = file;
-    else close(file);
+    if (gems_cpu_write_file(path, code->data, code->size))
+        library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (library)
+        *memory = file;
+    else
+        close(file);
     return library;
 }
 
@@ -199,8 +213,8 @@ static void unload(gems_module *module) {
     free(module);
 }
 
-static gems_status load(int device, const gems_blob *code, const char *path, const char *const *entries,
-                        int entry_count, gems_module **out) {
+static gems_status load(int device, const gems_blob *code, const char *path,
+                        const char *const *entries, int entry_count, gems_module **out) {
     char name[256];
     (void)device;
     gems_module *module = calloc(1, sizeof *module);
@@ -211,7 +225,8 @@ static gems_status load(int device, const gems_blob *code, const char *path, con
     if (!module->library) module->library = open_bytes(code, &module->memory);
     if (!module->library) {
         const char *reason = dlerror();
-        gems_fail(GEMS_RUNTIME_ERROR, "a compiled program could not be loaded: %s", reason ? reason : strerror(errno));
+        gems_fail(GEMS_RUNTIME_ERROR, "a compiled program could not be loaded: %s",
+                  reason ? reason : strerror(errno));
         goto failed;
     }
     for (int i = 0; i < entry_count; i++) {
@@ -226,11 +241,14 @@ static gems_status load(int device, const gems_blob *code, const char *path, con
     if (cpu.config.mode != GEMS_CPU_FAST) {
         void *runtime = dlsym(module->library, "gems_cpu_runtime");
         if (!runtime) {
-            gems_fail(GEMS_RUNTIME_ERROR, "a compiled program is not of the %s mode", mode_names[cpu.config.mode]);
+            gems_fail(GEMS_RUNTIME_ERROR, "a compiled program is not of the %s mode",
+                      mode_names[cpu.config.mode]);
             goto failed;
         }
         *(const void **)runtime = gems_cpu_simt_runtime();
-        if (cpu.config.mode == GEMS_CPU_CHECKED && !(module->image = gems_cpu_image_open(code, runtime))) goto failed;
+        if (cpu.config.mode == GEMS_CPU_CHECKED &&
+            !(module->image = gems_cpu_image_open(code, runtime)))
+            goto failed;
     }
     *out = module;
     return GEMS_OK;
@@ -259,30 +277,34 @@ static void run_chunks(void *data) {
     for (;;) {
         blocks.first = atomic_fetch_add_explicit(&job->next, job->chunk, memory_order_relaxed);
         if (blocks.first >= job->total) return;
-        blocks.last = blocks.first + job->chunk < job->total ? blocks.first + job->chunk : job->total;
+        blocks.last =
+            blocks.first + job->chunk < job->total ? blocks.first + job->chunk : job->total;
         job->run(launch->args, &blocks);
     }
 }
 
 static gems_status launch_fast(gems_module *module, int entry, const gems_launch *launch) {
-    struct job job = {.launch = launch, .total = (uint64_t)launch->grid[0] * launch->grid[1] * launch->grid[2]};
+    struct job job = {.launch = launch,
+                      .total = (uint64_t)launch->grid[0] * launch->grid[1] * launch->grid[2]};
     if (!job.total) return GEMS_OK;
     memcpy(&job.run, &module->entries[entry], sizeof job.run);
     int threads = job.total > 1 ? gems_cpu_thread_count() : 1;
     if ((uint64_t)threads > job.total) threads = (int)job.total;
     /* Several chunks a thread even out their speeds; one thread takes all. */
-    job.chunk = threads > 1 ? (job.total + (uint64_t)threads * 8 - 1) / ((uint64_t)threads * 8) : job.total;
+    job.chunk =
+        threads > 1 ? (job.total + (uint64_t)threads * 8 - 1) / ((uint64_t)threads * 8) : job.total;
     gems_cpu_pool_run(run_chunks, &job, threads);
     if (atomic_load(&job.failed))
-        return gems_fail(GEMS_MEMORY_ERROR, "%s: no memory for %u bytes of shared memory", launch->name ? launch->name : "kernel",
-                         launch->shared);
+        return gems_fail(GEMS_MEMORY_ERROR, "%s: no memory for %u bytes of shared memory",
+                         launch->name ? launch->name : "kernel", launch->shared);
     return GEMS_OK;
 }
 
 static gems_status launch(int device, gems_module *module, int entry, const gems_launch *l) {
     (void)device;
     if (entry < 0 || entry >= module->entry_count)
-        return gems_fail(GEMS_RUNTIME_ERROR, "a program of %d kernels has no kernel %d", module->entry_count, entry);
+        return gems_fail(GEMS_RUNTIME_ERROR, "a program of %d kernels has no kernel %d",
+                         module->entry_count, entry);
     if (cpu.config.mode == GEMS_CPU_FAST) return launch_fast(module, entry, l);
     return gems_cpu_simt_launch(&cpu.config, module, entry, l);
 }

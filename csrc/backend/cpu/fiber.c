@@ -1,4 +1,5 @@
-/* Fibers for x86-64 and aarch64: the switch saves what a function call must keep, and the stack pointer. */
+/* Fibers for x86-64 and aarch64: the switch saves what a function call must keep, and the stack
+ * pointer. */
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -27,7 +28,7 @@ __asm__(".text\n"
         ".size gems_fiber_jump, .-gems_fiber_jump\n");
 #elif defined(__aarch64__)
 #define SAVED_WORDS 20
-#define LINK_WORD 11
+#define LINK_WORD   11
 __asm__(".text\n"
         ".globl gems_fiber_jump\n"
         ".hidden gems_fiber_jump\n"
@@ -76,11 +77,14 @@ void gems_fiber_begin(gems_fiber *fiber, unsigned index, void (*entry)(void)) {
 #ifdef __SANITIZE_ADDRESS__
     __asan_unpoison_memory_region(fiber->stack, fiber->size); /* an abandoned frame's red zones */
 #endif
-    /* Stacks start at different lines of the first-level cache: otherwise all of them share a few sets. */
-    uintptr_t top = ((uintptr_t)fiber->stack + fiber->size - 64 - index % 32 * 128) & ~(uintptr_t)63;
+    /* Stacks start at different lines of the first-level cache: otherwise all of them share a few
+     * sets. */
+    uintptr_t top =
+        ((uintptr_t)fiber->stack + fiber->size - 64 - index % 32 * 128) & ~(uintptr_t)63;
     void **sp = (void **)top;
 #if defined(__x86_64__)
-    *--sp = NULL; /* the return address of entry, which does not return; keeps the stack aligned as after a call */
+    *--sp = NULL; /* the return address of entry, which does not return; keeps the stack aligned as
+                     after a call */
     sp--;
     memcpy(sp, &entry, sizeof entry);
     sp -= SAVED_WORDS;

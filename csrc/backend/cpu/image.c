@@ -1,4 +1,5 @@
-/* A compiled program as the checked mode sees it: its shared arrays, and source lines for return addresses. */
+/* A compiled program as the checked mode sees it: its shared arrays, and source lines for return
+ * addresses. */
 #include <dlfcn.h>
 #include <elf.h>
 #include <limits.h>
@@ -23,13 +24,15 @@ static void plain_name(const char *symbol, char *name, size_t size) {
     if (best) snprintf(name, size, "%s", best);
 }
 
-/* Takes the writable objects of the symbol table: a kernel's text has no others than __shared__ arrays. */
+/* Takes the writable objects of the symbol table: a kernel's text has no others than __shared__
+ * arrays. */
 static bool read_arrays(struct gems_cpu_image *image) {
     const char *bytes = image->code.data;
     size_t size = image->code.size;
     const Elf64_Ehdr *header = (const void *)bytes;
-    if (size < sizeof *header || memcmp(bytes, ELFMAG, SELFMAG) != 0 || header->e_ident[EI_CLASS] != ELFCLASS64 ||
-        header->e_shoff > size || (size - header->e_shoff) / sizeof(Elf64_Shdr) < header->e_shnum)
+    if (size < sizeof *header || memcmp(bytes, ELFMAG, SELFMAG) != 0 ||
+        header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_shoff > size ||
+        (size - header->e_shoff) / sizeof(Elf64_Shdr) < header->e_shnum)
         return false;
     const Elf64_Shdr *sections = (const void *)(bytes + header->e_shoff);
     for (int i = 0; i < header->e_shnum; i++) {
@@ -48,8 +51,9 @@ static bool read_arrays(struct gems_cpu_image *image) {
         if (!image->arrays) return false;
         for (size_t k = 0; k < count; k++) {
             const Elf64_Sym *s = &symbols[k];
-            if (ELF64_ST_TYPE(s->st_info) != STT_OBJECT || !s->st_size || s->st_shndx >= header->e_shnum ||
-                !(sections[s->st_shndx].sh_flags & SHF_WRITE) || s->st_name >= names->sh_size)
+            if (ELF64_ST_TYPE(s->st_info) != STT_OBJECT || !s->st_size ||
+                s->st_shndx >= header->e_shnum || !(sections[s->st_shndx].sh_flags & SHF_WRITE) ||
+                s->st_name >= names->sh_size)
                 continue;
             const char *name = bytes + names->sh_offset + s->st_name;
             if (strcmp(name, "gems_cpu_runtime") == 0) continue;
@@ -105,12 +109,14 @@ static void parse_lines(char *log, int count, char (*text)[128]) {
         base = base ? base + 1 : line;
         size_t used = frames ? strlen(text[index]) : 0;
         if (frames == 4) continue;
-        snprintf(text[index] + used, sizeof text[index] - used, "%s%s", frames ? ", called at " : "", base);
+        snprintf(text[index] + used, sizeof text[index] - used, "%s%s",
+                 frames ? ", called at " : "", base);
         frames++;
     }
 }
 
-void gems_cpu_image_lines(const struct gems_cpu_image *image, const void *const *pcs, int count, char (*text)[128]) {
+void gems_cpu_image_lines(const struct gems_cpu_image *image, const void *const *pcs, int count,
+                          char (*text)[128]) {
     enum { MAX = 64 };
     char directory[PATH_MAX - 32], object[PATH_MAX], output[PATH_MAX], tool[PATH_MAX];
     char addresses[MAX][24], *words[MAX + 6];
@@ -119,7 +125,8 @@ void gems_cpu_image_lines(const struct gems_cpu_image *image, const void *const 
     if (count > MAX) count = MAX;
     for (int i = 0; i < count; i++) {
         /* A return address is behind its call. */
-        snprintf(addresses[i], sizeof addresses[i], "0x%zx", (size_t)((const char *)pcs[i] - image->start - 1));
+        snprintf(addresses[i], sizeof addresses[i], "0x%zx",
+                 (size_t)((const char *)pcs[i] - image->start - 1));
         snprintf(text[i], sizeof text[i], "+%s", addresses[i]);
     }
     if (!gems_cpu_find_program("addr2line", tool, sizeof tool)) return;
@@ -133,7 +140,8 @@ void gems_cpu_image_lines(const struct gems_cpu_image *image, const void *const 
     words[n++] = object;
     for (int i = 0; i < count; i++) words[n++] = addresses[i];
     words[n] = NULL;
-    if (gems_cpu_write_file(object, image->code.data, image->code.size) && gems_cpu_run_program(words, output) == 0) {
+    if (gems_cpu_write_file(object, image->code.data, image->code.size) &&
+        gems_cpu_run_program(words, output) == 0) {
         gems_blob log = gems_cpu_read_file(output, 1 << 16);
         if (log.data) parse_lines(log.data, count, text);
         gems_blob_free(&log);

@@ -14,9 +14,9 @@ static struct {
     pthread_cond_t work, idle;
     void (*call)(void *);
     void *data;
-    int threads;          /* started */
-    int wanted;           /* may still join the job */
-    int active;           /* are in it */
+    int threads; /* started */
+    int wanted;  /* may still join the job */
+    int active;  /* are in it */
 } pool = {.turn = PTHREAD_MUTEX_INITIALIZER,
           .lock = PTHREAD_MUTEX_INITIALIZER,
           .work = PTHREAD_COND_INITIALIZER,

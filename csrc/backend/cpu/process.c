@@ -71,7 +71,8 @@ done:
     return blob;
 }
 
-/* The environment with LC_ALL=C, so that messages have the form that is searched. NULL: no memory. */
+/* The environment with LC_ALL=C, so that messages have the form that is searched. NULL: no memory.
+ */
 static char **plain_environment(void) {
     static char locale[] = "LC_ALL=C";
     size_t count = 0, kept = 0;
@@ -113,6 +114,7 @@ int gems_cpu_run_program(char *const *words, const char *output) {
         return -1;
     }
     while (waitpid(child, &status, 0) < 0)
-        if (errno != EINTR) return 0; /* the host ignores SIGCHLD: what it wrote tells how it went */
+        if (errno != EINTR)
+            return 0; /* the host ignores SIGCHLD: what it wrote tells how it went */
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

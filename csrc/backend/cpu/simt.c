@@ -1,7 +1,8 @@
 /* A launch with every thread of every block: threads are fibers, which switch at each collective.
  *
- * One launch runs at a time, on the caller's thread; blocks run one after another. All state is static. A failure is
- * recorded, the launch's fibers are abandoned where they stand, and their stacks serve the next launch.
+ * One launch runs at a time, on the caller's thread; blocks run one after another. All state is
+ * static. A failure is recorded, the launch's fibers are abandoned where they stand, and their
+ * stacks serve the next launch.
  */
 #include "simt.h"
 
@@ -16,7 +17,7 @@
 #include "fiber.h"
 
 #define MAX_THREADS 1024
-#define MAX_WARPS 32
+#define MAX_WARPS   32
 #define MAX_PENDING 4 /* masks of one warp that wait at the same time */
 
 /* A warp's collective that not all lanes have reached. */
@@ -43,8 +44,8 @@ struct copy {
 };
 
 struct thread {
-    gems_cpu_thread view;   /* what the kernel sees */
-    int fiber;              /* -1: not started, or ended */
+    gems_cpu_thread view; /* what the kernel sees */
+    int fiber;            /* -1: not started, or ended */
     const char *waits_at;
     int line;
     struct copy *copies;
@@ -58,14 +59,14 @@ static struct {
     const gems_launch *launch;
     unsigned threads, warps, alive;
     unsigned current_warp;
-    int running;            /* thread; -1: none */
+    int running;                         /* thread; -1: none */
     unsigned arrived, count, last_count; /* at the block's barrier */
     int barrier_line;
     uint64_t random;
     struct warp warp[MAX_WARPS];
     struct thread thread[MAX_THREADS];
     gems_fiber fiber[MAX_THREADS];
-    int fibers;             /* made */
+    int fibers;                        /* made */
     int idle[MAX_THREADS], idle_count; /* fibers */
     gems_fiber main;
     unsigned char *dynamic;
@@ -119,9 +120,13 @@ static int pick(void) {
         if (simt.warp[i].ready) ready |= 1u << i;
     if (!ready) return -1;
     switch (simt.config->order) {
-    case GEMS_ORDER_FORWARD: simt.current_warp = (unsigned)next_bit(ready, simt.current_warp); break;
+    case GEMS_ORDER_FORWARD:
+        simt.current_warp = (unsigned)next_bit(ready, simt.current_warp);
+        break;
     case GEMS_ORDER_REVERSE: simt.current_warp = 31u - (unsigned)__builtin_clz(ready); break;
-    case GEMS_ORDER_RANDOM: simt.current_warp = (unsigned)next_bit(ready, next_random() >> 59); break;
+    case GEMS_ORDER_RANDOM:
+        simt.current_warp = (unsigned)next_bit(ready, next_random() >> 59);
+        break;
     }
     struct warp *warp = &simt.warp[simt.current_warp];
     switch (simt.config->order) {
@@ -149,12 +154,13 @@ __attribute__((noreturn)) static void report_deadlock(void) {
             told[u] = true;
             same++;
         }
-        used += (size_t)snprintf(text + used, sizeof text - used, "; %u thread%s (first: %u) at %s, program:%d", same,
-                                 same == 1 ? "" : "s", t, simt.thread[t].waits_at, simt.thread[t].line);
+        used += (size_t)snprintf(
+            text + used, sizeof text - used, "; %u thread%s (first: %u) at %s, program:%d", same,
+            same == 1 ? "" : "s", t, simt.thread[t].waits_at, simt.thread[t].line);
     }
     const gems_uint3 block = simt.thread[0].view.block;
-    stop("deadlock in block (%u,%u,%u): %u threads have ended, the others wait for each other%s", block.x, block.y, block.z,
-         simt.threads - simt.alive, text);
+    stop("deadlock in block (%u,%u,%u): %u threads have ended, the others wait for each other%s",
+         block.x, block.y, block.z, simt.threads - simt.alive, text);
 }
 
 static void fiber_main(void);
@@ -164,7 +170,8 @@ static void go_to(gems_fiber *from, int t) {
     struct thread *thread = &simt.thread[t];
     if (thread->fiber < 0) {
         if (!simt.idle_count) {
-            if (!gems_fiber_make(&simt.fiber[simt.fibers], (unsigned)simt.fibers)) stop("no memory for another stack");
+            if (!gems_fiber_make(&simt.fiber[simt.fibers], (unsigned)simt.fibers))
+                stop("no memory for another stack");
             gems_fiber_begin(&simt.fiber[simt.fibers], (unsigned)simt.fibers, fiber_main);
             simt.idle[simt.idle_count++] = simt.fibers++;
         }
@@ -195,34 +202,43 @@ static void release_barrier(void) {
 static int barrier(int predicate, int line) {
     int me = simt.running;
     simt.count += predicate != 0;
-    if (!simt.arrived) simt.barrier_line = line;
+    if (!simt.arrived)
+        simt.barrier_line = line;
     else if (simt.barrier_line != line)
-        stop("divergent barrier: thread %d is at __syncthreads, program:%d, others at program:%d", me, line, simt.barrier_line);
+        stop("divergent barrier: thread %d is at __syncthreads, program:%d, others at program:%d",
+             me, line, simt.barrier_line);
     if (++simt.arrived == simt.alive) {
         release_barrier();
         simt.warp[me / 32].ready &= ~(1u << me % 32); /* it goes on itself */
-    } else wait_here("__syncthreads", line);
+    } else
+        wait_here("__syncthreads", line);
     return (int)simt.last_count;
 }
 
-static void warp_collective(unsigned mask, gems_cpu_collective all, void *operand, int line, const char *what) {
+static void warp_collective(unsigned mask, gems_cpu_collective all, void *operand, int line,
+                            const char *what) {
     const gems_cpu_thread *view = &simt.thread[simt.running].view;
     struct warp *warp = &simt.warp[view->warp];
     unsigned bit = 1u << view->lane, lanes = simt.threads - view->warp * 32;
     if (lanes < 32) mask &= (1u << lanes) - 1;
-    if (!(mask & bit)) stop("thread %u is at %s, program:%d, with a mask (%08x) without its own lane", view->rank, what, line, mask);
+    if (!(mask & bit))
+        stop("thread %u is at %s, program:%d, with a mask (%08x) without its own lane", view->rank,
+             what, line, mask);
     if (mask & ~warp->alive)
-        stop("%s, program:%d: the mask %08x names lanes that have ended (%08x)", what, line, mask, mask & ~warp->alive);
+        stop("%s, program:%d: the mask %08x names lanes that have ended (%08x)", what, line, mask,
+             mask & ~warp->alive);
     int i = 0;
     while (i < warp->pending_count && !(warp->pending[i].mask & mask)) i++;
     if (i == warp->pending_count) {
-        if (i == MAX_PENDING) stop("%s, program:%d: too many masks of one warp wait at once", what, line);
+        if (i == MAX_PENDING)
+            stop("%s, program:%d: too many masks of one warp wait at once", what, line);
         warp->pending[warp->pending_count++] = (struct pending){mask, 0, all, line, what};
     }
     struct pending *pending = &warp->pending[i];
     if (pending->mask != mask || pending->line != line || pending->all != all)
-        stop("divergent warp: lane %u is at %s, program:%d, mask %08x; others at %s, program:%d, mask %08x", view->lane, what, line,
-             mask, pending->what, pending->line, pending->mask);
+        stop("divergent warp: lane %u is at %s, program:%d, mask %08x; others at %s, program:%d, "
+             "mask %08x",
+             view->lane, what, line, mask, pending->what, pending->line, pending->mask);
     warp->operands[view->lane] = operand;
     pending->arrived |= bit;
     if (pending->arrived != mask) {
@@ -244,7 +260,9 @@ static void land(struct copy *copy) {
 
 static void copy_later(void *to, const void *from, unsigned bytes, unsigned total, int line) {
     struct thread *t = &simt.thread[simt.running];
-    if (bytes > total) stop("a copy of %u bytes in the background, program:%d, is asked for %u", total, line, bytes);
+    if (bytes > total)
+        stop("a copy of %u bytes in the background, program:%d, is asked for %u", total, line,
+             bytes);
     if (checked()) gems_check_copy_begins(to, from, bytes, total, line);
     if (t->copy_count == t->copy_room) {
         int room = t->copy_room ? t->copy_room * 2 : 16;
@@ -263,8 +281,10 @@ static void copy_wait(int groups, int line) {
     int kept = 0;
     (void)line;
     for (int i = 0; i < t->copy_count; i++) {
-        if (t->copies[i].group < t->groups - groups) land(&t->copies[i]);
-        else t->copies[kept++] = t->copies[i];
+        if (t->copies[i].group < t->groups - groups)
+            land(&t->copies[i]);
+        else
+            t->copies[kept++] = t->copies[i];
     }
     t->copy_count = kept;
 }
@@ -278,8 +298,8 @@ static void end_thread(int t) {
     simt.alive--;
     for (int i = 0; i < warp->pending_count; i++)
         if (warp->pending[i].mask & bit)
-            stop("thread %d has ended, but others wait for its lane at %s, program:%d", t, warp->pending[i].what,
-                 warp->pending[i].line);
+            stop("thread %d has ended, but others wait for its lane at %s, program:%d", t,
+                 warp->pending[i].what, warp->pending[i].line);
     if (simt.arrived && simt.arrived == simt.alive) release_barrier();
 }
 
@@ -304,7 +324,8 @@ static void fiber_main(void) {
             simt.thread[next].fiber = fiber;
             simt.running = next;
             simt.runtime.self = &simt.thread[next].view;
-        } else go_to(&simt.fiber[fiber], next);
+        } else
+            go_to(&simt.fiber[fiber], next);
     }
 }
 
@@ -355,7 +376,8 @@ static uint64_t block_at(uint64_t i, uint64_t n, uint64_t salt) {
 static gems_status prepare(const gems_launch *l, const char *name) {
     uint64_t threads = (uint64_t)l->block[0] * l->block[1] * l->block[2];
     if (!threads || threads > MAX_THREADS)
-        return gems_fail(GEMS_RUNTIME_ERROR, "%s: a block of %u x %u x %u threads", name, l->block[0], l->block[1], l->block[2]);
+        return gems_fail(GEMS_RUNTIME_ERROR, "%s: a block of %u x %u x %u threads", name,
+                         l->block[0], l->block[1], l->block[2]);
     simt.threads = (unsigned)threads;
     simt.warps = (simt.threads + 31) / 32;
     simt.failed = false;
@@ -363,20 +385,23 @@ static gems_status prepare(const gems_launch *l, const char *name) {
     if (l->shared > simt.dynamic_room) {
         size_t room = ((size_t)l->shared + 127) & ~(size_t)127;
         unsigned char *memory = aligned_alloc(128, room);
-        if (!memory) return gems_fail(GEMS_MEMORY_ERROR, "%s: no memory for %u bytes of shared memory", name, l->shared);
+        if (!memory)
+            return gems_fail(GEMS_MEMORY_ERROR, "%s: no memory for %u bytes of shared memory", name,
+                             l->shared);
         free(simt.dynamic);
         simt.dynamic = memory;
         simt.dynamic_room = room;
     }
     for (unsigned t = 0; t < simt.threads; t++)
-        simt.thread[t].view = (gems_cpu_thread){
-            .thread = {t % l->block[0], t / l->block[0] % l->block[1], t / l->block[0] / l->block[1]},
-            .size = {l->block[0], l->block[1], l->block[2]},
-            .grid = {l->grid[0], l->grid[1], l->grid[2]},
-            .rank = t,
-            .lane = t % 32,
-            .warp = t / 32,
-            .dynamic = simt.dynamic};
+        simt.thread[t].view =
+            (gems_cpu_thread){.thread = {t % l->block[0], t / l->block[0] % l->block[1],
+                                         t / l->block[0] / l->block[1]},
+                              .size = {l->block[0], l->block[1], l->block[2]},
+                              .grid = {l->grid[0], l->grid[1], l->grid[2]},
+                              .rank = t,
+                              .lane = t % 32,
+                              .warp = t / 32,
+                              .dynamic = simt.dynamic};
     return GEMS_OK;
 }
 
@@ -396,8 +421,10 @@ gems_status gems_cpu_simt_launch(const gems_cpu_config *config, gems_module *mod
     if (status != GEMS_OK) goto done;
     uint64_t salt = config->order == GEMS_ORDER_RANDOM ? next_random() >> 32 : 0;
     for (uint64_t i = 0; i < blocks && !simt.failed; i++) run_block(block_at(i, blocks, salt));
-    if (checked()) status = gems_check_end(name, simt.failed ? simt.message : NULL);
-    else if (simt.failed) status = gems_fail(GEMS_RUNTIME_ERROR, "%s: %s", name, simt.message);
+    if (checked())
+        status = gems_check_end(name, simt.failed ? simt.message : NULL);
+    else if (simt.failed)
+        status = gems_fail(GEMS_RUNTIME_ERROR, "%s: %s", name, simt.message);
 done:
     pthread_mutex_unlock(&simt.lock);
     return status;
