@@ -231,6 +231,7 @@ static gems_match read_argument(gems_frame *frame, const gems_arg *arg, PyObject
     case GEMS_T_TENSOR: {
         gems_match match = read_array(frame, object, &value->t);
         value->kind = GEMS_TENSOR;
+        if (match == GEMS_MATCH && arg->written) return gems_write_tensor(object, &value->t);
         return match == GEMS_MISMATCH && !arg->written ? read_wrapped_number(frame, object, value) : match;
     }
     case GEMS_T_TENSORS: return read_tensors(frame, arg, object, value);
@@ -275,7 +276,15 @@ gems_match gems_arguments(gems_frame *frame, PyObject *const *args, Py_ssize_t c
     if (count > schema->npositional) return GEMS_MISMATCH;
     for (int i = 0; i < count; i++) {
         frame->objects[i] = args[i];
-        gems_match match = read_argument(frame, &schema->args[i], args[i], &frame->call.args[i]);
+        const gems_arg *arg = &schema->args[i];
+        gems_value *value = &frame->call.args[i];
+        gems_match match;
+        if (arg->type == GEMS_T_TENSOR && gems_is_tensor(args[i]) && !arg->written) { /* the usual case, without detours */
+            value->kind = GEMS_TENSOR;
+            match = gems_read_tensor(frame, args[i], &value->t);
+        } else {
+            match = read_argument(frame, arg, args[i], value);
+        }
         if (match != GEMS_MATCH) return match;
     }
     Py_ssize_t named = keywords ? PyTuple_GET_SIZE(keywords) : 0;

@@ -98,7 +98,7 @@ static PyObject *attach_torch(PyObject *self, PyObject *torch) {
     }
     gems_python = (gems_torch_python){gems_resize, gems_philox, gems_fallback_shim, gems_observe, gems_raise_shim};
     if (gems_torch.thread_count) gems_cpu_thread_count = torch_threads;
-    return Py_BuildValue("{ss,si,si,si,sO,sO,sO,sO}", "reader", gems_reader_name(), "impl", gems_layout.impl, "keys",
+    return Py_BuildValue("{ss,si,si,si,si,sO,sO,sO,sO}", "reader", gems_reader_name(), "fields", gems_layout.shape, "impl", gems_layout.impl, "keys",
                          gems_layout.keys, "autograd", gems_layout.autograd, "wrap",
                          gems_torch.wrap_moved || gems_torch.wrap ? Py_True : Py_False, "shim_lists",
                          gems_torch.list_size ? Py_True : Py_False, "bump_version",

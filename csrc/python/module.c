@@ -1,5 +1,6 @@
 /* The extension module flag_gems._C. Importing it expands the table and does nothing else. */
 #include "python.h"
+#include "search.h"
 
 static bool name_arguments(void) {
     int count = gems_entry_count();
@@ -36,6 +37,7 @@ PyMODINIT_FUNC PyInit__C(void) {
     if (gems_table_open() != GEMS_OK) return gems_set_error();
     if (!name_arguments()) return NULL;
     gems_attach_open();
+    gems_search_open();
     PyObject *module = PyModule_Create(&definition);
     if (!module) return NULL;
     if (PyModule_AddFunctions(module, gems_attach_methods) || PyModule_AddFunctions(module, gems_table_methods) ||

@@ -39,6 +39,7 @@ extern gems_objects gems_py;
 typedef struct gems_frame {
     gems_call call;
     gems_torch_call made;
+    bool numpy_ran;                   /* the two below are set */
     PyObject *numpy_out[GEMS_MAX_OUTS];
     PyObject *numpy_scratch[GEMS_MAX_SCRATCH];
     PyObject *objects[GEMS_MAX_ARGS]; /* borrowed; NULL where the default stands */
@@ -66,6 +67,8 @@ gems_match gems_arguments(gems_frame *frame, PyObject *const *args, Py_ssize_t c
 
 /* tensor.c */
 gems_match gems_read_tensor(gems_frame *frame, PyObject *object, gems_tensor *t);
+/* Makes sure that a tensor read may be written. */
+gems_match gems_write_tensor(PyObject *object, gems_tensor *t);
 static inline bool gems_is_tensor(PyObject *object) {
     return Py_TYPE(object) == gems_py.tensor || Py_TYPE(object) == gems_py.parameter;
 }

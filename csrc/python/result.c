@@ -9,8 +9,7 @@
 
 void gems_frame_open(gems_frame *frame, gems_entry *entry, bool direct) {
     gems_torch_call_open(&frame->made);
-    for (int i = 0; i < GEMS_MAX_OUTS; i++) frame->numpy_out[i] = NULL;
-    for (int i = 0; i < GEMS_MAX_SCRATCH; i++) frame->numpy_scratch[i] = NULL;
+    frame->numpy_ran = false;
     frame->direct = direct;
     frame->has_torch = frame->has_numpy = frame->has_number = false;
     frame->autograd = frame->inference = false;
@@ -30,8 +29,10 @@ typedef struct block {
 
 void gems_frame_close(gems_frame *frame) {
     gems_torch_call_close(&frame->made, false);
-    for (int i = 0; i < GEMS_MAX_OUTS; i++) Py_XDECREF(frame->numpy_out[i]);
-    for (int i = 0; i < GEMS_MAX_SCRATCH; i++) Py_XDECREF(frame->numpy_scratch[i]);
+    if (frame->numpy_ran) {
+        for (int i = 0; i < GEMS_MAX_OUTS; i++) Py_XDECREF(frame->numpy_out[i]);
+        for (int i = 0; i < GEMS_MAX_SCRATCH; i++) Py_XDECREF(frame->numpy_scratch[i]);
+    }
     for (block *b = frame->blocks, *next; b; b = next) {
         next = b->next;
         if (b->handle) gems_torch.delete_handle(b->handle);
@@ -80,6 +81,9 @@ gems_status gems_frame_run(gems_frame *frame) {
     gems_call *call = &frame->call;
     gems_status status;
     if (frame->has_numpy) {
+        for (int i = 0; i < GEMS_MAX_OUTS; i++) frame->numpy_out[i] = NULL;
+        for (int i = 0; i < GEMS_MAX_SCRATCH; i++) frame->numpy_scratch[i] = NULL;
+        frame->numpy_ran = true;
         call->host = &gems_host_numpy;
         call->host_data = frame;
         return gems_call_run(call);

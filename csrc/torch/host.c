@@ -1,7 +1,7 @@
 /* Tensors from torch's allocator, on torch's streams. */
 #include "torch.h"
 
-gems_torch_layout gems_layout = {.impl = -1, .keys = -1, .autograd = -1};
+gems_torch_layout gems_layout = {.impl = -1, .keys = -1, .autograd = -1, .shape = -1};
 gems_torch_python gems_python;
 bool gems_observing;
 _Thread_local gems_thread_gate gems_this_thread __attribute__((tls_model("initial-exec")));
@@ -12,27 +12,58 @@ bool gems_gate_special(const gems_entry *entry) {
     return __atomic_load_n(&entry->gate, __ATOMIC_RELAXED);
 }
 
-bool gems_handle_read(void *handle, gems_tensor *t) {
+#define INLINE_DIMS 5 /* a TensorImpl of more dimensions holds them elsewhere */
+
+/* The fields of a TensorImpl; false when the tensor has too many dimensions. */
+static bool read_fields(const char *impl, gems_tensor *t) {
+    const gems_torch_layout *at = &gems_layout;
+    const int64_t *shape = (const int64_t *)(impl + at->shape);
+    if (shape[0] > INLINE_DIMS) return false;
+    const uint8_t *type = (const uint8_t *)(impl + at->dtype);
+    const char *storage = *(const char *const *)(impl + at->storage);
+    t->dtype = type[0];
+    t->device_type = type[2];
+    t->device_index = 0;
+    t->sizes = shape + 1;
+    t->strides = shape + 1 + INLINE_DIMS;
+    t->ndim = (int32_t)shape[0];
+    t->numel = *(const int64_t *)(impl + at->numel);
+    char *data = *(char *const *)(storage + at->data);
+    int64_t offset = *(const int64_t *)(impl + at->offset);
+    t->data = offset ? data + offset * (int64_t)gems_dtype_size(type[0]) : data;
+    return true;
+}
+
+/* By torch's functions. */
+static bool ask(void *handle, gems_tensor *t) {
     int64_t *sizes, *strides, ndim;
-    int32_t dtype, device_type, device_index;
+    int32_t dtype, device_type;
     if (gems_torch.get_dim(handle, &ndim) | gems_torch.get_sizes(handle, &sizes) |
         gems_torch.get_strides(handle, &strides) | gems_torch.get_dtype(handle, &dtype) |
         gems_torch.get_device_type(handle, &device_type) | gems_torch.get_data_ptr(handle, &t->data))
         return false;
-    device_index = 0;
-    if (device_type != GEMS_CPU && gems_torch.get_device_index(handle, &device_index)) return false;
     t->sizes = sizes;
     t->strides = strides;
-    t->handle = handle;
     t->ndim = (int32_t)ndim;
     t->dtype = (uint8_t)dtype;
     t->device_type = (uint8_t)device_type;
-    t->device_index = (int16_t)device_index;
-    int64_t numel = 1;
-    for (int64_t i = 0; i < ndim; i++) numel *= sizes[i];
-    t->numel = numel;
+    t->device_index = 0;
+    t->numel = gems_numel(sizes, (int)ndim);
     return true;
 }
+
+bool gems_handle_read(void *handle, gems_tensor *t) {
+    t->handle = handle;
+    if ((gems_layout.shape < 0 || !read_fields(gems_handle_impl(handle), t)) && !ask(handle, t)) return false;
+    if (__builtin_expect(t->device_type != GEMS_CPU, 0)) {
+        int32_t index;
+        if (gems_torch.get_device_index(handle, &index)) return false;
+        t->device_index = (int16_t)index;
+    }
+    return true;
+}
+
+bool gems_handle_write(void *handle, gems_tensor *t) { return !gems_torch.get_data_ptr(handle, &t->data); }
 
 void gems_torch_call_open(gems_torch_call *made) { *made = (gems_torch_call){{NULL}, {NULL}}; }
 
@@ -49,7 +80,7 @@ static gems_status empty(gems_call *call, int slot, int ndim, const int64_t *siz
                          gems_tensor *t) {
     gems_torch_call *made = call->host_data;
     void **handle = slot < 0 ? &made->scratch[-1 - slot] : &made->out[slot];
-    int64_t contiguous[GEMS_MAX_DIMS], *own_sizes, *own_strides;
+    int64_t contiguous[GEMS_MAX_DIMS];
     if (!strides) {
         gems_contiguous_strides(sizes, ndim, contiguous);
         strides = contiguous;
@@ -59,17 +90,7 @@ static gems_status empty(gems_call *call, int slot, int ndim, const int64_t *siz
         const char *text = gems_torch.last_error ? gems_torch.last_error() : NULL;
         return gems_fail(GEMS_MEMORY_ERROR, "%s", text && *text ? text : "torch could not allocate the output");
     }
-    if (gems_torch.get_data_ptr(*handle, &t->data) | gems_torch.get_sizes(*handle, &own_sizes) |
-        gems_torch.get_strides(*handle, &own_strides))
-        return gems_fail(GEMS_RUNTIME_ERROR, "torch gave an output that cannot be read");
-    t->sizes = own_sizes;
-    t->strides = own_strides;
-    t->handle = *handle;
-    t->ndim = ndim;
-    t->dtype = (uint8_t)dtype;
-    t->device_type = (uint8_t)call->device_type;
-    t->device_index = call->device_index;
-    t->numel = gems_numel(sizes, ndim);
+    if (!gems_handle_read(*handle, t)) return gems_fail(GEMS_RUNTIME_ERROR, "torch gave an output that cannot be read");
     return GEMS_OK;
 }
 

@@ -50,7 +50,7 @@ void gems_shim_release(const gems_arg *arg, uint64_t word) {
 
 /* ---- reading ---- */
 
-static gems_status read_tensor(uint64_t word, bool optional, gems_value *value) {
+static gems_status read_tensor(uint64_t word, bool optional, bool written, gems_value *value) {
     void *handle = pointer(word);
     if (gems_layout.keys >= 0) {
         uint64_t keys = gems_impl_keys(gems_handle_impl(handle));
@@ -62,6 +62,7 @@ static gems_status read_tensor(uint64_t word, bool optional, gems_value *value) 
     }
     value->kind = GEMS_TENSOR;
     if (!gems_handle_read(handle, &value->t)) return gems_decline("a tensor cannot be read");
+    if (written && !gems_handle_write(handle, &value->t)) return gems_decline("a tensor cannot be written");
     return GEMS_OK;
 }
 
@@ -96,7 +97,7 @@ static gems_status read_tensors(void *list, bool optional, gems_shim_store *stor
             if (!word) continue;
             word = *(uint64_t *)pointer(word);
         }
-        GEMS_TRY(read_tensor(word, optional, &element));
+        GEMS_TRY(read_tensor(word, optional, false, &element));
         if (element.kind == GEMS_TENSOR) tensors[i] = element.t;
     }
     return GEMS_OK;
@@ -104,7 +105,7 @@ static gems_status read_tensors(void *list, bool optional, gems_shim_store *stor
 
 static gems_status read_plain(const gems_arg *arg, uint64_t word, gems_shim_store *store, gems_value *value) {
     switch (arg->type) {
-    case GEMS_T_TENSOR: return read_tensor(word, arg->optional, value);
+    case GEMS_T_TENSOR: return read_tensor(word, arg->optional, arg->written, value);
     case GEMS_T_INTS: return read_ints(pointer(word), store, value);
     case GEMS_T_TENSORS: return read_tensors(pointer(word), arg->list_of_optional, store, value);
     case GEMS_T_INT:

@@ -11,6 +11,10 @@ typedef struct gems_torch_layout {
     int impl;        /* TensorImpl pointer in a Python tensor */
     int keys;        /* dispatch key set in a TensorImpl */
     int autograd;    /* autograd_meta pointer in a TensorImpl */
+    int shape;       /* rank, then five sizes and five strides in a TensorImpl of at most five dimensions */
+    int numel, dtype; /* in a TensorImpl; the device's type is the byte after the two of the dtype */
+    int storage, offset; /* StorageImpl pointer and storage offset in a TensorImpl */
+    int data;        /* data pointer in a StorageImpl */
     uint64_t plain;  /* keys that a dense tensor without conj, neg, wrapper or subclass may have */
     uint64_t dense;  /* keys that it must have */
     uint64_t inplace; /* the key ADInplaceOrView: inference tensors lack it */
@@ -24,8 +28,12 @@ static inline bool gems_keys_plain(uint64_t keys) {
     return (keys & ~gems_layout.plain) == 0 && (keys & gems_layout.dense) == gems_layout.dense;
 }
 
-/* Fills *t from a handle; sizes and strides belong to the tensor. False: it has none (undefined, sparse, ...). */
+/* Fills *t from a handle: from the TensorImpl's own fields where they are known (then a lazily copied tensor
+ * keeps its shared memory: call gems_handle_write before writing), else by torch's functions. Sizes and strides belong
+ * to the tensor. False: it has none (undefined, sparse, ...). */
 bool gems_handle_read(void *handle, gems_tensor *t);
+/* Gets memory of a tensor that is going to be written. */
+bool gems_handle_write(void *handle, gems_tensor *t);
 
 /* What a call made with torch's allocator: host_data of a call whose host is one of the two below. */
 typedef struct gems_torch_call {
