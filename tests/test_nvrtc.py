@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -315,3 +316,25 @@ def test_library_of_another_kind(tmp_path: Path) -> None:
     other = native.FakeDriver().path
     found = probe(env={"FLAGGEMS_NVRTC_LIBRARY": str(other)})
     assert "has no nvrtcVersion" in found["error"]
+
+
+def test_extension_looks_in_sys_path(tmp_path: Path) -> None:
+    """No library of the wheels' directory is loaded: only sys.path leads there (a venv over system packages)."""
+    extension = importlib.util.find_spec("flag_gems._C").origin
+    library = put_nvrtc(tmp_path / "site" / "nvidia" / "cu99" / "lib", (99, 1))
+    text = """
+import importlib.machinery, importlib.util, sys
+sys.path.append(sys.argv[2])
+loader = importlib.machinery.ExtensionFileLoader("flag_gems._C", sys.argv[1])
+module = importlib.util.module_from_spec(importlib.util.spec_from_loader("flag_gems._C", loader))
+print(module.backends())
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", text, extension, str(tmp_path / "site")],
+        capture_output=True,
+        text=True,
+        env={"PATH": "", "FLAGGEMS_CUDA_LIBRARY": "/nowhere"},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(library) in done.stdout
