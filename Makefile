@@ -35,7 +35,9 @@ test-all: build
 # Warnings as errors, style, and that the generated page is what the table says.
 check: build
 	@bash .ci/environment ruff > /dev/null
-	GEMS_WERROR=1 $(PY) setup.py --quiet build --build-base=build/check
+	GEMS_WERROR=1 CC=gcc $(PY) setup.py --quiet build --build-base=build/check
+	@if command -v clang > /dev/null; then \
+	    GEMS_WERROR=1 CC=clang $(PY) setup.py --quiet build --build-base=build/check-clang; fi
 	$(PY) -m ruff check setup.py gems tests benchmarks examples
 	@if command -v clang-format > /dev/null; then clang-format --dry-run -Werror $(C_FILES); \
 	else echo "clang-format is not here: layout of the C files not checked"; fi
@@ -50,12 +52,13 @@ docs: build
 
 # The C code under AddressSanitizer and UndefinedBehaviorSanitizer. Leaks are not looked for: Python keeps much at exit.
 SANITIZE_LIB = $$(ls -d build/sanitize/lib.*)
+SANITIZE_TESTS ?= tests
 sanitize: build
 	GEMS_SANITIZE=1 $(PY) setup.py --quiet build --build-base=build/sanitize
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0:use_sigaltstack=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	PYTHONMALLOC=malloc GEMS_SANITIZED=1 PYTHONPATH="$(CURDIR)/$(SANITIZE_LIB)" \
-	$(PYTEST) -o pythonpath="$(SANITIZE_LIB) tests benchmarks" -m "not slow and not gpu" $(TESTS)
+	$(PYTEST) -o pythonpath="$(SANITIZE_LIB) tests benchmarks" -m "not slow and not gpu" $(SANITIZE_TESTS)
 
 bench: build
 	$(PY) -m flag_gems bench

@@ -56,6 +56,8 @@ def build(directory: Path) -> Path:
     embedded.write_text(EMBEDDED)
     sources = [str(ROOT / "csrc" / name) for name in SOURCES]
     flags = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-fPIC", "-shared", f"-I{ROOT / 'csrc'}"]
+    if os.environ.get("GEMS_SANITIZED"):
+        flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     compiler = os.environ.get("CC", "gcc").split()
     subprocess.run([*compiler, *flags, *sources, str(embedded), "-o", str(library), "-lpthread"], check=True)
     return library
