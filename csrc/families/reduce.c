@@ -123,7 +123,7 @@ static void add_kept(shape *s, int64_t size, int64_t in, int64_t out) {
     s->kept_size[d] = size;
     s->kept_in[d] = in;
     s->kept_out[d] = out;
-    s->kept_div[d] = gems_fastdiv_make(size <= INT32_MAX ? (uint32_t)size : 1);
+    s->kept_div[d] = gems_fastdiv_make(size > 0 && size <= INT32_MAX ? (uint32_t)size : 1);
     s->kept *= size;
 }
 
@@ -131,7 +131,7 @@ static void add_reduced(shape *s, int64_t size, int64_t in) {
     int d = s->reduced_rank++;
     s->reduced_size[d] = size;
     s->reduced_in[d] = in;
-    s->reduced_div[d] = gems_fastdiv_make(size <= INT32_MAX ? (uint32_t)size : 1);
+    s->reduced_div[d] = gems_fastdiv_make(size > 0 && size <= INT32_MAX ? (uint32_t)size : 1);
     s->reduced *= size;
 }
 

@@ -73,6 +73,17 @@ static gems_status make_outputs(gems_call *call, const gems_norm *norm, int stat
     return gems_output(call, norm->rms ? 1 : 2, x->ndim, sizes, NULL, stat);
 }
 
+/* rms_norm is composite in ATen's CPU build: its result keeps the layout of x, which this kernel does not. */
+static gems_status check_layout(const gems_norm *norm) {
+    const gems_tensor *x = norm->x;
+    int64_t strides[GEMS_MAX_DIMS], contiguous[GEMS_MAX_DIMS];
+    if (!norm->rms || x->device_type != GEMS_CPU || gems_is_contiguous(x)) return GEMS_OK;
+    gems_output_strides(x->sizes, x->ndim, &x->strides, 1, strides);
+    gems_contiguous_strides(x->sizes, x->ndim, contiguous);
+    bool same = !memcmp(strides, contiguous, (size_t)x->ndim * sizeof *strides);
+    return same ? GEMS_OK : gems_decline("rms_norm of a permuted tensor");
+}
+
 gems_status gems_norm_run(gems_call *call) {
     gems_norm norm;
     bool rms = call->op->mode == GEMS_RMS_NORM;
@@ -80,6 +91,7 @@ gems_status gems_norm_run(gems_call *call) {
     const gems_tensor *x = norm.x;
     int opmath = gems_dtype_opmath(x->dtype), stat = opmath;
     if (!rms && x->device_type == GEMS_CPU && norm.weight_dtype == x->dtype) stat = x->dtype;
+    GEMS_TRY(check_layout(&norm));
     double eps = opmath == GEMS_F64 ? DBL_EPSILON : (double)FLT_EPSILON;
     int eps_arg = rms ? 3 : 4;
     if (!gems_arg_none(call, eps_arg)) eps = gems_arg_double(call, eps_arg);
