@@ -61,7 +61,9 @@ def test_with_its_syncwarp() -> None:
 
 
 def test_syncwarp_is_not_enough_for_two_warps() -> None:
-    assert "race in buf" in report_of(checked(REVERSE % "__syncwarp();"), floats(64), floats(64), block=64, constant=[0])
+    assert "race in buf" in report_of(
+        checked(REVERSE % "__syncwarp();"), floats(64), floats(64), block=64, constant=[0]
+    )
 
 
 def test_barrier_missing_before_the_next_write() -> None:
@@ -91,7 +93,8 @@ extern "C" __global__ void kernel(float* y, int64_t at, int64_t write) {
 """
     program = checked(text)
     report = report_of(program, floats(16), 16 if count else -1, int(writes))
-    assert re.search(rf"out of bounds: {'write' if writes else 'read'} of 4 bytes by thread 5 .* {what} an argument of 64", report)
+    verb = "write" if writes else "read"
+    assert re.search(rf"out of bounds: {verb} of 4 bytes by thread 5 .* {what} an argument of 64", report)
     assert line_of(program, text, "// store" if writes else "// load") in report
 
 
@@ -109,7 +112,9 @@ extern "C" __global__ void kernel(float* y) {
 }
 """
     assert report_of(checked(text), floats(1), block=32, shared=128) == ""
-    assert "out of bounds: write of 4 bytes by thread 32" in report_of(checked(text), floats(1), block=33, shared=128)
+    assert "out of bounds: write of 4 bytes by thread 32" in report_of(
+        checked(text), floats(1), block=33, shared=128
+    )
 
 
 def test_misaligned_vector() -> None:
@@ -131,7 +136,12 @@ def test_race_of_two_blocks() -> None:
 
 
 def test_a_block_reads_what_another_writes() -> None:
-    text = 'extern "C" __global__ void kernel(float* y) { y[32 * blockIdx.x + threadIdx.x] = y[(32 * blockIdx.x + threadIdx.x + 32) % 64]; }'
+    text = """
+extern "C" __global__ void kernel(float* y) {
+    int i = 32 * blockIdx.x + threadIdx.x;
+    y[i] = y[(i + 32) % 64];
+}
+"""
     for order in ("forward", "reverse"):
         assert "race in an argument" in report_of(checked(text, order), floats(64), grid=2)
 

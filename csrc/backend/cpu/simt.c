@@ -87,10 +87,14 @@ static uint64_t next_random(void) { /* xorshift64* */
 
 /* Leaves the launch with a message. Does not return to the kernel. */
 __attribute__((format(printf, 1, 2), noreturn)) static void stop(const char *format, ...) {
+    const gems_uint3 *block = &simt.thread[0].view.block;
     va_list list;
     va_start(list, format);
-    vsnprintf(simt.message, sizeof simt.message, format, list);
+    int used = vsnprintf(simt.message, sizeof simt.message, format, list);
     va_end(list);
+    if (used > 0 && (size_t)used < sizeof simt.message)
+        snprintf(simt.message + used, sizeof simt.message - (size_t)used, "; block (%u,%u,%u)",
+                 block->x, block->y, block->z);
     simt.failed = true;
     gems_fiber gone;
     gems_fiber_switch(&gone, &simt.main);
@@ -158,9 +162,8 @@ __attribute__((noreturn)) static void report_deadlock(void) {
             text + used, sizeof text - used, "; %u thread%s (first: %u) at %s, program:%d", same,
             same == 1 ? "" : "s", t, simt.thread[t].waits_at, simt.thread[t].line);
     }
-    const gems_uint3 block = simt.thread[0].view.block;
-    stop("deadlock in block (%u,%u,%u): %u threads have ended, the others wait for each other%s",
-         block.x, block.y, block.z, simt.threads - simt.alive, text);
+    stop("deadlock: %u threads have ended, the others wait for each other%s",
+         simt.threads - simt.alive, text);
 }
 
 static void fiber_main(void);
