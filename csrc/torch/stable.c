@@ -55,8 +55,10 @@ static gems_status read_tensor(uint64_t word, bool optional, bool written, gems_
     if (gems_layout.keys >= 0) {
         uint64_t keys = gems_impl_keys(gems_handle_impl(handle));
         if (!gems_keys_plain(keys)) {
-            if (keys || !optional) return gems_decline("a tensor is not dense, or is conjugated, negated or wrapped");
-            value->kind = GEMS_NONE; /* an undefined tensor */
+            /* an undefined tensor, as autograd passes it for None, has the keys of no backend: they are the low bits */
+            if (!optional || keys & 0x7fff)
+                return gems_decline("a tensor is not dense, or is conjugated, negated or wrapped");
+            value->kind = GEMS_NONE;
             return GEMS_OK;
         }
     }
