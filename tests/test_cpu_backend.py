@@ -188,8 +188,7 @@ def test_divergent_barrier(mode: str) -> None:
     text = 'extern "C" __global__ void kernel() {\n if (threadIdx.x < 16) __syncthreads();\n else __syncthreads(); }'
     report = report_of(Program(shared(mode), text), block=32)
     assert (
-        "divergent barrier" in report
-        and len(set(part.split()[0] for part in report.split("program:")[1:])) == 2
+        "divergent barrier" in report and len({part.split()[0] for part in report.split("program:")[1:]}) == 2
     )
 
 

@@ -13,7 +13,7 @@ GEMS_INLINE uint32_t gems_as_bits(float v) { uint32_t r; memcpy(&r, &v, 4); retu
     GEMS_INLINE float name(float x, float y) { return __builtin_##name##f(x, y); }     \
     GEMS_INLINE double name(double x, double y) { return __builtin_##name(x, y); }
 GEMS_BOTH(exp2) GEMS_BOTH(expm1) GEMS_BOTH(log2) GEMS_BOTH(log10) GEMS_BOTH(log1p) GEMS_BOTH(sqrt) GEMS_BOTH(asin) GEMS_BOTH(acos)
-GEMS_BOTH(atan) GEMS_BOTH(sinh) GEMS_BOTH(cosh) GEMS_BOTH(asinh) GEMS_BOTH(acosh) GEMS_BOTH(atanh) GEMS_BOTH(erfc) GEMS_BOTH(lgamma)
+GEMS_BOTH(atan) GEMS_BOTH(sinh) GEMS_BOTH(cosh) GEMS_BOTH(asinh) GEMS_BOTH(acosh) GEMS_BOTH(atanh) GEMS_BOTH(lgamma)
 GEMS_BOTH(floor) GEMS_BOTH(ceil) GEMS_BOTH(trunc) GEMS_BOTH(nearbyint) GEMS_BOTH2(atan2) GEMS_BOTH2(pow) GEMS_BOTH2(fmod)
 GEMS_BOTH2(copysign) GEMS_BOTH2(hypot)
 GEMS_INLINE float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
@@ -39,6 +39,8 @@ GEMS_INLINE double cos(double x) { return __builtin_cos(x); }
 GEMS_INLINE double tan(double x) { return __builtin_tan(x); }
 GEMS_INLINE double tanh(double x) { return __builtin_tanh(x); }
 GEMS_INLINE double erf(double x) { return __builtin_erf(x); }
+GEMS_INLINE double erfc(double x) { return __builtin_erfc(x); }
+GEMS_INLINE float erfc(float x) { return (float)__builtin_erfc(x); } // erfcf is 3 ulp off
 GEMS_INLINE double sigmoid(double x) { return 1.0 / (1.0 + __builtin_exp(-x)); }
 
 GEMS_INLINE float exp(float x) {
@@ -83,7 +85,10 @@ GEMS_INLINE float log(float x) {
     return x < 0.0f || x != x ? gems_as_float(0x7fc00000u) : r;
 }
 
-GEMS_INLINE float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
+GEMS_INLINE float sigmoid(float x) {
+    float e = exp(-abs(x));
+    return (x < 0.0f ? e : 1.0f) / (1.0f + e);
+}
 
 GEMS_INLINE float tanh(float x) {
     float a = abs(x), z = x * x;
@@ -94,7 +99,7 @@ GEMS_INLINE float tanh(float x) {
     p = fma(p, z, 1.333320975e-01f);
     p = fma(p, z, -3.333333091e-01f);
     float near = fma(p * z, x, x), far = 1.0f - 2.0f / (exp(a + a) + 1.0f);
-    return a < 0.625f ? near : copysign(far, x);
+    return copysign(a < 0.625f ? near : far, x); // -0 too
 }
 
 GEMS_INLINE float erf(float x) {
@@ -179,7 +184,7 @@ GEMS_INLINE double erfinv(double y) {
         x = copysign((((1.641345311 * z + 3.429567803) * z - 1.624906493) * z - 1.970840454) /
                          ((1.637067800 * z + 3.543889200) * z + 1), y);
     }
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         double error = a <= 0.7 ? erf(x) - y : copysign((1 - a) - erfc(abs(x)), y);
         x -= error / (1.1283791670955126 * exp(-x * x));
     }

@@ -39,7 +39,8 @@ typedef __SIZE_TYPE__ size_t;
 #endif
 
 // Where the compiler turns whole vectors of halves into floats by itself; elsewhere integer code does, which vectorises too.
-#if defined(__AVX512FP16__) || (defined(__F16C__) && __clang_major__ >= 15) || (defined(__aarch64__) && !defined(__clang__))
+#if defined(GEMS_NO_NATIVE_HALF)
+#elif defined(__AVX512FP16__) || (defined(__F16C__) && __clang_major__ >= 15) || (defined(__aarch64__) && !defined(__clang__))
 #define GEMS_NATIVE_HALF 1
 #endif
 
