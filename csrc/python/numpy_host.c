@@ -21,6 +21,7 @@ bool gems_numpy_attach(void) {
 
 bool gems_is_array(PyObject *object) { return attached && PyArray_Check(object); }
 bool gems_is_numpy_number(PyObject *object) { return attached && PyArray_CheckScalar(object) && !PyArray_Check(object); }
+bool gems_array_writable(PyObject *array) { return PyArray_ISWRITEABLE((PyArrayObject *)array); }
 
 /* ---- dtypes ---- */
 

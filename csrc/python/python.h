@@ -116,6 +116,7 @@ extern const gems_host gems_host_numpy;
 bool gems_numpy_attach(void);           /* false with a Python error when NumPy cannot be imported */
 bool gems_is_array(PyObject *object);
 bool gems_is_numpy_number(PyObject *object);
+bool gems_array_writable(PyObject *array);
 gems_match gems_read_array(gems_frame *frame, PyObject *object, gems_tensor *t);
 int gems_numpy_dtype(PyObject *object); /* of a np.dtype or a scalar type; GEMS_NO_DTYPE */
 

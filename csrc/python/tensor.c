@@ -168,6 +168,7 @@ gems_match gems_read_tensor(gems_frame *frame, PyObject *object, gems_tensor *t)
 }
 
 gems_match gems_write_tensor(PyObject *object, gems_tensor *t) {
+    if (gems_is_array(object)) return gems_array_writable(object) ? GEMS_MATCH : pass("a read-only array");
     if (gems_py.reader != GEMS_BY_HANDLE && gems_py.reader != GEMS_BY_PYOBJECT) return GEMS_MATCH; /* they asked torch */
     if (!gems_py.tensor || !PyObject_TypeCheck(object, gems_py.tensor)) return GEMS_MATCH;
     return gems_handle_write(t->handle, t) ? GEMS_MATCH : pass("a tensor cannot be written");
