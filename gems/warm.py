@@ -35,8 +35,10 @@ def backend_of(arch: str) -> str:
 
 def default_archs() -> list[str]:
     """The archs of the devices that are here; the CPU's when there is no GPU."""
-    import torch
-
+    try:
+        import torch
+    except ImportError:
+        return ["cpu"]
     if not torch.cuda.is_available():
         return ["cpu"]
     capabilities = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
@@ -59,12 +61,12 @@ def plan(archs: list[str] | None, ops: Iterable[str], dtypes: list[str] | None) 
     ValueError
         When an operator or dtype is not known.
     """
-    import torch
-
-    unknown = [name for name in dtypes or () if not isinstance(getattr(torch, name, None), torch.dtype)]
+    table = _C.rows()
+    known = {name for row in table for name in row["dtypes"]}
+    unknown = [name for name in dtypes or () if name not in known]
     if unknown:
-        raise ValueError(f"no such dtype: {', '.join(unknown)}")
-    chosen = select(_C.rows(), ops)
+        raise ValueError(f"no operator has the dtype {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    chosen = select(table, ops)
     return [
         Item(backend_of(arch), arch, row["id"], dtype)
         for arch in archs or default_archs()
