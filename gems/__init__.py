@@ -34,7 +34,7 @@ def _attach() -> bool:
 
 has_torch = _attach()
 
-from . import fused, ops  # noqa: E402
+from . import fused, logging_utils, ops  # noqa: E402
 from .ops import *  # noqa: E402, F403
 
 if has_torch:
@@ -53,7 +53,7 @@ if has_torch:
     device: str = _device.name
     vendor_name: str = _device.vendor_name
 
-_SUBMODULES = ("autograd", "config", "logging_utils", "modules", "patches", "runtime", "testing", "utils")
+_SUBMODULES = ("autograd", "config", "modules", "patches", "runtime", "testing", "utils")
 
 
 def __getattr__(name: str) -> Any:
@@ -80,6 +80,7 @@ __all__ = [
     "explain",
     "fused",
     "info",
+    "logging_utils",
     "only_enable",
     "ops",
     "reset_stats",

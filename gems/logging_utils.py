@@ -137,9 +137,7 @@ def stop(recording: Recording) -> None:
 _setup: list[Recording] = []
 
 
-def setup_flaggems_logging(
-    path: str | os.PathLike[str] | None = None, record: bool = True, once: bool = False
-) -> None:
+def setup_flaggems_logging(path: str | os.PathLike[str] | None = None, record: bool = True, once: bool = False) -> None:
     """Writes one line a call (once: one a call site) to a file.
 
     Parameters

@@ -40,9 +40,7 @@ class _Table:
         self.entries = _C.entries()
         self.by_name: dict[str, set[int]] = {}
         for entry in self.entries:
-            names = {entry["name"], "aten::" + entry["name"], *entry["functions"]}
-            names.add(entry["schema"].split("(")[0].split(".")[0])
-            for name in names:
+            for name in {entry["name"], "aten::" + entry["name"], *entry["functions"]}:
                 self.by_name.setdefault(name, set()).add(entry["index"])
 
     def select(self, names: Iterable[str], where: str) -> set[int]:
@@ -408,7 +406,7 @@ def disable() -> None:
             _leave_enabled(scope)
 
 
-class use_gems:  # noqa: N801 - a name that users know
+class use_gems:
     """A scope in which `torch.*` runs these kernels. Scopes nest: the innermost decides; leaving restores what was.
 
     Parameters
