@@ -104,7 +104,7 @@ def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     Returns
     -------
     Explanation
-        A list of lines (operator, calls, ran: "kernel" or "fallback: reason", shapes, backend, microseconds of host time),
+        A list of lines (operator, calls, ran: "kernel" or "fallback: reason", shapes, backend, host microseconds),
         most time first; `result` is what fn returned. Printed, it is a table.
     """
     names = [entry["name"] for entry in _C.entries()]
