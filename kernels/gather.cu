@@ -23,21 +23,20 @@ extern "C" __global__ void gather_elements(T* __restrict__ out, const Int* __res
 
 #if GATHER_KERNEL == 2
 // Operands of m: out, index, src, all without dim; a thread adds up one line along dim, in order: the same bits every time.
-extern "C" __global__ void scatter_add(T* __restrict__ out, const Int* __restrict__ index, const T* __restrict__ src,
+extern "C" __global__ void scatter_add(opmath_t<T>* __restrict__ out, const Int* __restrict__ index, const T* __restrict__ src,
                                        Strided<3, Index> m, int64_t length, int64_t out_step, int64_t index_step,
                                        int64_t src_step, int64_t size, int32_t* flag) {
     for_each_strided<kRank>(m, [&](const Index (&off)[3]) {
         for (int64_t j = 0; j < length; j++) {
             Int at = index[off[1] + j * index_step];
             if (in_range(at, size, flag)) {
-                T* to = out + off[0] + at * out_step;
-                *to = from_op<T>(to_op(*to) + to_op(src[off[2] + j * src_step]));
+                out[off[0] + at * out_step] += to_op(src[off[2] + j * src_step]);
             }
         }
     });
 }
 
-extern "C" __global__ void check_lines(T*, const Int* __restrict__ index, const T*, Strided<3, Index> m, int64_t length,
+extern "C" __global__ void check_lines(opmath_t<T>*, const Int* __restrict__ index, const T*, Strided<3, Index> m, int64_t length,
                                        int64_t, int64_t index_step, int64_t, int64_t size, int32_t* flag) {
     for_each_strided<kRank>(m, [&](const Index (&off)[3]) {
         for (int64_t j = 0; j < length; j++) in_range(index[off[1] + j * index_step], size, flag);

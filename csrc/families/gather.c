@@ -38,7 +38,7 @@ bool gems_gather_map(const gems_iter *iter, int first, int vector, bool wide, ga
         int64_t scale = d + first == 0 ? vector : 1;
         if (size > INT32_MAX) return false;
         n *= size / scale;
-        gems_fastdiv div = gems_fastdiv_make((uint32_t)(size / scale));
+        gems_fastdiv div = gems_fastdiv_make((uint32_t)(size ? size / scale : 1));
         if (wide)
             large->div[d] = div;
         else
@@ -262,15 +262,21 @@ static gems_status run_scatter_add(gems_call *call) {
     if (!info->fast && length > LONG_LINE && lines < FEW_LINES)
         return gems_decline("few long lines to add up in order");
     GEMS_TRY(gems_output(call, 0, ndim, self->sizes, NULL, self->dtype));
-    gems_tensor *out = &call->out[0];
+    const gems_tensor *out = &call->out[0];
     if (!out->numel) return GEMS_OK;
-    if (out->data != self->data)
-        GEMS_TRY(gems_copy_views(call, self->sizes, ndim,
-                                 (gems_view){out->data, out->strides, out->dtype},
-                                 (gems_view){self->data, self->strides, self->dtype}));
-    if (!index->numel) return GEMS_OK;
+
+    /* Halves are summed in float32, beside, and rounded once. */
+    gems_view result = {out->data, out->strides, out->dtype}, sums = result;
+    int64_t contiguous[GEMS_MAX_DIMS];
+    gems_view given = {self->data, self->strides, self->dtype};
+    if (gems_dtype_opmath(self->dtype) != self->dtype && index->numel) {
+        gems_contiguous_strides(self->sizes, ndim, contiguous);
+        sums.strides = contiguous;
+        sums.dtype = gems_dtype_opmath(self->dtype);
+        GEMS_TRY(gems_scratch(call, (size_t)out->numel * gems_dtype_size(sums.dtype), &sums.data));
+    }
     for (int d = 0; d < ndim; d++) {
-        strides[0][d] = out->strides[d];
+        strides[0][d] = sums.strides[d];
         strides[1][d] = index->strides[d];
         strides[2][d] = src->strides[d];
     }
@@ -286,19 +292,23 @@ static gems_status run_scatter_add(gems_call *call) {
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
     int32_t local;
-    void *flag, *out_data = out->data, *index_data = index->data, *src_data = src->data;
+    void *flag, *index_data = index->data, *src_data = src->data;
     int64_t size = self->sizes[dim];
     GEMS_TRY(gems_range_open(call, &local, &flag));
-    const uint32_t grid[3] = {gems_grid_for(info, lines, info->fast ? 4096 / length + 1 : THREADS),
-                              1, 1};
+    int64_t per_block = info->fast ? 4096 / (length + 1) + 1 : THREADS;
+    const uint32_t grid[3] = {gems_grid_for(info, lines, per_block), 1, 1};
     const uint32_t block[3] = {info->fast ? 1 : THREADS, 1, 1};
-    void *args[] = {&out_data, &index_data, &src_data, &map,  &length,
-                    &steps[0], &steps[1],   &steps[2], &size, &flag};
-    if (flag) { /* nothing of self is to change when an index is bad */
+    void *args[] = {&sums.data, &index_data, &src_data, &map,  &length,
+                    &steps[0],  &steps[1],   &steps[2], &size, &flag};
+    if (flag && index->numel) { /* nothing of self is to change when an index is bad */
         GEMS_TRY(gems_call_launch(call, plan, 1, grid, block, 0, args));
         GEMS_TRY(gems_range_close(call, flag));
     }
-    return gems_call_launch(call, plan, 0, grid, block, 0, args);
+    if (sums.data != given.data) GEMS_TRY(gems_copy_views(call, self->sizes, ndim, sums, given));
+    if (!index->numel) return GEMS_OK;
+    GEMS_TRY(gems_call_launch(call, plan, 0, grid, block, 0, args));
+    return sums.data == result.data ? GEMS_OK
+                                    : gems_copy_views(call, self->sizes, ndim, result, sums);
 }
 
 /* ---- the family ---- */
@@ -377,4 +387,9 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
 }
 
 const gems_family gems_family_gather = {
-    .name = "gather", .run = run, .program = program, .warm = warm};
+    .name = "gather",
+    .run = run,
+    .program = program,
+    .warm = warm,
+    .strided_output = true,
+};

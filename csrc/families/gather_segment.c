@@ -96,6 +96,7 @@ gems_status gems_segment_run(gems_call *call) {
     if (!gems_gather_index(index->dtype, &key.flags)) return gems_decline("the indices' dtype");
     GEMS_TRY(gems_output(call, 0, 2, sizes, NULL, grad->dtype));
     const gems_tensor *out = &call->out[0];
+    if (!gems_is_contiguous(out)) return gems_decline("the output is not contiguous");
     if (!out->numel) return GEMS_OK;
     if (!index->numel) {
         const uint8_t zero[16] = {0};
