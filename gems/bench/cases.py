@@ -210,7 +210,7 @@ class Maker:
         return Case(name_of(self.row), shape, args, kwargs, self.flops)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=2)
 def clone_source(count: int, device: str) -> Tensor:
     """Bytes to clone: the limit that a call moving twice as many is held against."""
     return torch.ones(max(1, count), dtype=torch.uint8, device=device)
