@@ -24,6 +24,7 @@ class Case:
     args: list[Any]
     kwargs: dict[str, Any]
     flops: float = 0.0  # of one call; 0: bound by memory
+    untouched: int = 0  # bytes of its tensors that a call has no need to read
 
 
 def schema_of(row: Row) -> Any:
@@ -71,6 +72,7 @@ class Maker:
         self.rows = max(1, n // self.columns)
         self.side = 1 << max(4, round(math.log2(n) / 2))
         self.flops = 0.0
+        self.untouched = 0
 
     def tensor(self, *size: int, dtype: torch.dtype | None = None) -> Tensor:
         return values(size, dtype or self.dtype, self.device, self.row["domain"] or "real")
@@ -124,6 +126,10 @@ class Maker:
                 "total_weight": lambda: self.tensor(1).reshape(()).abs() + 1,
             }
             shape = (batch, c, *pixels)
+            if "forward" in op:  # one element of each row is read; a backward reads none of self
+                self.untouched = (math.prod(shape) - r) * self.dtype.itemsize
+            else:
+                self.untouched = math.prod(shape) * self.dtype.itemsize
             return "x".join(map(str, shape)), made.get(name, lambda: self.tensor(*shape))()
         if op.startswith("embedding"):
             made = {
@@ -207,7 +213,7 @@ class Maker:
                 args.append(value)
         if bytes_of(args) + bytes_of(kwargs) == 0:  # a factory: zeros, ones ...
             kwargs.update(dtype=self.dtype, device=torch.device(self.device))
-        return Case(name_of(self.row), shape, args, kwargs, self.flops)
+        return Case(name_of(self.row), shape, args, kwargs, self.flops, self.untouched)
 
 
 @functools.lru_cache(maxsize=2)

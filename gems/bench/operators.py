@@ -54,7 +54,7 @@ def measure(row: Row, case: Case, device: str, budget: float) -> Result:
     def scope() -> Any:
         return flag_gems.use_gems(include=[case.op])
 
-    moved = bytes_of(args) + bytes_of(kwargs) + bytes_of(run())
+    moved = bytes_of(args) + bytes_of(kwargs) + bytes_of(run()) - case.untouched
     flag_gems.reset_stats()
     with scope():
         run()
