@@ -58,7 +58,7 @@ GEMS_DI float bits_float(uint32_t v) { float r; memcpy(&r, &v, 4); return r; }
 GEMS_DI float to_op(bf16 v) { return bits_float((uint32_t)v.x << 16); }
 GEMS_DI float to_op(f16 v) {
 #if GEMS_CPU && defined(GEMS_NATIVE_HALF)
-    _Float16 r;
+    GEMS_NATIVE_HALF r;
     memcpy(&r, &v, 2);
     return (float)r;
 #elif GEMS_CPU
@@ -97,7 +97,7 @@ template <> struct Round<bf16> {
 template <> struct Round<f16> {
     GEMS_DI static f16 from(float v) {
 #if GEMS_CPU && defined(GEMS_NATIVE_HALF)
-        _Float16 h = (_Float16)v;
+        GEMS_NATIVE_HALF h = (GEMS_NATIVE_HALF)v;
         f16 r;
         memcpy(&r, &h, 2);
         return r;

@@ -1,6 +1,6 @@
 // Math for kernels on a CPU. The float forms of exp, log, sin, cos, tan, tanh, erf and sigmoid have no branch and no call, so
-// that loops over them vectorise; they are within 2 ulp, sigmoid within 2.5 (tests/test_cpu_math.py). The rest is the C library's, through builtins.
-// Polynomials: near-minimax fits of the functions named beside them.
+// that loops over them vectorise; they are within 2 ulp, sigmoid within 2.5 (tests/test_cpu_math.py). The rest is the C
+// library's, through builtins. Polynomials: near-minimax fits of the functions named beside them.
 namespace gems {
 
 GEMS_INLINE float gems_as_float(uint32_t v) { float r; memcpy(&r, &v, 4); return r; }

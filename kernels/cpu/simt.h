@@ -40,8 +40,10 @@ typedef __SIZE_TYPE__ size_t;
 
 // Where the compiler turns whole vectors of halves into floats by itself; elsewhere integer code does, which vectorises too.
 #if defined(GEMS_NO_NATIVE_HALF)
-#elif defined(__AVX512FP16__) || (defined(__F16C__) && __clang_major__ >= 15) || (defined(__aarch64__) && !defined(__clang__))
-#define GEMS_NATIVE_HALF 1
+#elif defined(__aarch64__)
+#define GEMS_NATIVE_HALF __fp16
+#elif defined(__AVX512FP16__) || (defined(__F16C__) && __clang_major__ >= 15)
+#define GEMS_NATIVE_HALF _Float16
 #endif
 
 struct uint3 { unsigned x, y, z; };

@@ -127,7 +127,7 @@ void gems_cpu_image_lines(const struct gems_cpu_image *image, const void *const 
         /* A return address is behind its call. */
         snprintf(addresses[i], sizeof addresses[i], "0x%zx",
                  (size_t)((const char *)pcs[i] - image->start - 1));
-        snprintf(text[i], sizeof text[i], "+%s", addresses[i]);
+        snprintf(text[i], sizeof text[i], "+%.23s", addresses[i]);
     }
     if (!gems_cpu_find_program("addr2line", tool, sizeof tool)) return;
     if (!gems_cpu_make_directory(directory, sizeof directory)) return;
