@@ -61,7 +61,7 @@ def test_philox_known_answers() -> None:
 
 
 def words(seed: int, count: int, each: int) -> np.ndarray:
-    """What elements are made of, as ATen's CUDA kernels deal it out: uint32 [4, count], and which of the call [count]."""
+    """What elements are made of, as ATen deals it out on CUDA: uint32 [4, count], and which of the call [count]."""
     threads = min(math.ceil(count / 256) * 256, THREADS)
     e = np.arange(count, dtype=np.uint64)
     turn = e // np.uint64(threads)
