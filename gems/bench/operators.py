@@ -121,7 +121,8 @@ def plot(found: list[Result], title: str, path: str) -> None:
     labels = [f"{r['op']} {r['dtype']} {r['shape']}" for r in shown]
     figure, axis = pyplot.subplots(figsize=(9, 1.5 + 0.22 * max(1, len(shown))))
     colours = ["tab:green" if r["ratio"] >= 1 else "tab:red" for r in shown]
-    axis.barh(range(len(shown)), [r["ratio"] for r in shown], color=colours)
+    axis.barh(range(len(shown)), [r["ratio"] - 1 for r in shown], left=1, color=colours)
+    axis.margins(y=0.5 / max(1, len(shown)))
     axis.set_yticks(range(len(shown)), labels, fontsize=7)
     axis.invert_yaxis()
     axis.set_xscale("log")
