@@ -16,8 +16,9 @@ import flag_gems
 import pytest
 import torch
 from flag_gems import ops
-from layouts import LAYOUTS
 from torch import Tensor
+
+from layouts import LAYOUTS
 
 DEVICE = flag_gems.device
 ATEN = torch.ops.aten
