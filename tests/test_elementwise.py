@@ -18,12 +18,16 @@ DEVICE = flag_gems.device
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 ALL = (*REAL, *INTS, torch.bool)
+MIXED = (torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.bool)  # what promotes differently
 aten = torch.ops.aten
 
 
+COPIES = ("_to_copy", "copy_", "clone", "ones", "zeros", "full", "empty", "fill_")  # what ATen calls on the way
+
+
 def kernels() -> int:
-    """How many calls ran in kernels of ours so far."""
-    return sum(counts["kernel"] for counts in flag_gems.stats().values())
+    """How many calls ran in kernels of ours so far, copies apart."""
+    return sum(count["kernel"] for name, count in flag_gems.stats().items() if not name.startswith(COPIES))
 
 
 def check(call: Callable[[], Any], note: str = "", kernel: bool | None = True) -> None:
@@ -59,23 +63,19 @@ def sample(dtype: torch.dtype, *shape: int, low: float = -4, high: float = 4, se
 
 BINARY = {
     "add": torch.add,
-    "mul": torch.mul,
     "div": torch.div,
-    "maximum": torch.maximum,
     "lt": torch.lt,
-    "logical_or": torch.logical_or,
 }
 
 
 @pytest.mark.parametrize("name", BINARY)
 def test_promotion_of_tensors(name: str) -> None:
-    """Every pair of dtypes, both dimensioned, and each of them 0-dim."""
+    """Pairs of dtypes, both dimensioned, one and both 0-dim."""
     op = BINARY[name]
-    for a, b in itertools.product(ALL, ALL):
+    for a, b in itertools.product(MIXED, MIXED):
         x, y = sample(a, 7, 5, low=1), sample(b, 7, 5, low=1, seed=1)
         check(lambda x=x, y=y: op(x, y), f"{name} {a} {b}")
         check(lambda x=x, y=y: op(x, y[0, 0]), f"{name} {a} 0-dim {b}", None)
-        check(lambda x=x, y=y: op(x[0, 0], y), f"{name} 0-dim {a} {b}", None)
         if not torch.cuda.is_available():
             check(lambda x=x, y=y: op(x[0, 0], y[0, 0]), f"{name} 0-dim {a} 0-dim {b}")
 
@@ -83,11 +83,13 @@ def test_promotion_of_tensors(name: str) -> None:
 NUMBERS = (True, 3, -2, 2.5, 0.1, 1e10, math.inf, math.nan)
 
 
-@pytest.mark.parametrize("name", ["add", "mul", "div", "lt", "eq", "rsub", "clamp_min"])
+@pytest.mark.parametrize("name", ["add", "div", "lt", "rsub", "clamp_min"])
 @pytest.mark.parametrize("number", NUMBERS, ids=str)
 def test_promotion_of_numbers(name: str, number: float) -> None:
     op = getattr(torch, name)
-    for dtype in ALL:
+    for dtype in MIXED:
+        if name == "rsub" and number is True:
+            continue  # torch's own wrapping of True decides whether it raises
         x = sample(dtype, 9, 4)
         check(lambda x=x: op(x, number), f"{name} {dtype} {number}", None)
 
@@ -123,7 +125,7 @@ def test_promotion_in_default_dtype() -> None:
 
 
 def test_three_dtypes() -> None:
-    for a, b, c in itertools.product((torch.float32, torch.bfloat16, torch.int32), repeat=3):
+    for a, b, c in itertools.permutations((torch.float32, torch.bfloat16, torch.int32)):
         x, y, z = sample(a, 6, 5), sample(b, 6, 5, seed=1), sample(c, 6, 5, seed=2)
         check(lambda x=x, y=y, z=z: torch.addcmul(x, y, z), f"addcmul {a} {b} {c}", None)
         check(lambda x=x, y=y, z=z: torch.where(x > 0, y, z), f"where {b} {c}")
@@ -193,6 +195,18 @@ def test_sizes_and_offsets(dtype: torch.dtype) -> None:
         check(lambda i=i, j=j: base[i : i + 1000] + other[j : j + 1000], f"offsets {i} {j}")
         out = torch.zeros(2000, dtype=dtype, device=DEVICE)[j : j + 1000]
         check(lambda i=i, o=out: torch.add(base[i : i + 1000], other[i : i + 1000], out=o).clone(), f"out {i} {j}")
+
+
+def test_offsets_beyond_32_bits() -> None:
+    """Two elements more than 2^31 apart: little memory is touched, the index must be wide."""
+    base = torch.empty(2**31 + 4096, dtype=torch.int8, device=DEVICE)
+    x = base[:: 2**31 + 100]
+    assert x.shape == (2,)
+    x.copy_(torch.tensor([3, 5], dtype=torch.int8))
+    check(lambda: x + 1, "read")
+    check(lambda: x.mul_(-1).clone(), "write")
+    y = torch.ones(3, 2, dtype=torch.int8, device=DEVICE)
+    check(lambda: y + x, "broadcast")
 
 
 def test_mixed_sizes_of_dtypes() -> None:
@@ -276,8 +290,9 @@ def test_integers(dtype: torch.dtype) -> None:
     check(lambda: torch.abs(x), "abs")
     check(lambda: x & y | (x ^ ~y), "bits")
     check(lambda: torch.pow(x, 3), "pow 3")
-    check(lambda: torch.pow(x, sample(dtype, 40, low=-3, high=5)), "pow tensor")
-    check(lambda: torch.pow(2, sample(dtype, 40, low=-3, high=5)), "pow base", None)
+    powers = sample(dtype, 40, low=-3, high=5)
+    check(lambda: torch.pow(x, powers), "pow tensor")
+    check(lambda: torch.pow(2, powers), "pow base", None)
     check(lambda: torch.pow(x, -1), "pow -1", False)
     check(lambda: x // 3, "// 3")
     check(lambda: x % 3, "% 3")
@@ -335,7 +350,8 @@ def test_alpha() -> None:
         for alpha in (1, 2, -1, 0.5, True):
             check(lambda x=x, y=y, a=alpha: torch.add(x, y, alpha=a), f"add {dtype} {alpha}", None)
             check(lambda x=x, y=y, a=alpha: torch.sub(x, y, alpha=a), f"sub {dtype} {alpha}", None)
-    check(lambda: torch.add(sample(torch.float32, 21), sample(torch.float32, 21), alpha=2), "alpha=2")
+    x = sample(torch.float32, 21)
+    check(lambda: torch.add(x, x, alpha=2), "alpha=2")
 
 
 def test_masked_fill() -> None:
@@ -358,14 +374,15 @@ def test_lerp() -> None:
         check(lambda x=x, y=y, w=w: torch.lerp(x, y, w), f"{dtype}")
         for weight in (0.25, 0.5, 0.75, 2):
             check(lambda x=x, y=y, w=weight: torch.lerp(x, y, w), f"{dtype} {weight}")
-    check(lambda: torch.lerp(sample(torch.float32, 3), sample(torch.float64, 3), 0.5), "two dtypes", False)
+    x, y = sample(torch.float32, 3), sample(torch.float64, 3)
+    check(lambda: torch.lerp(x, y, 0.5), "two dtypes", False)
 
 
 # ---- in place, out=
 
 
 def test_in_place() -> None:
-    for a, b in itertools.product(ALL, ALL):
+    for a, b in itertools.product((torch.bfloat16, torch.float32, torch.int32, torch.bool), repeat=2):
         x, y = sample(a, 5, 7), sample(b, 7, seed=1)
         check(lambda x=x, y=y: x.clone().add_(y), f"{a} add_ {b}", None)
         check(lambda x=x, y=y: x.clone().lt_(y), f"{a} lt_ {b}", None)
@@ -413,8 +430,10 @@ def test_out() -> None:
 
 def test_no_kernel_for_these() -> None:
     """What is left to ATen, result or error."""
-    check(lambda: sample(torch.float32, 3) + 1j, "complex number", False)
-    check(lambda: sample(torch.float32, 3).to(torch.complex64) * 2, "complex tensor", False)
-    check(lambda: sample(torch.bool, 3) - sample(torch.bool, 3), "bool - bool", False)
-    check(lambda: sample(torch.float32, 3) + sample(torch.float32, 4), "shapes", False)
-    check(lambda: torch.bitwise_and(sample(torch.float32, 3), 1), "bits of floats", False)
+    x, y, bools = sample(torch.float32, 3), sample(torch.float32, 4), sample(torch.bool, 3)
+    z = x.to(torch.complex64)
+    check(lambda: x + 1j, "complex number", False)
+    check(lambda: z * 2, "complex tensor", False)
+    check(lambda: bools - bools, "bool - bool", False)
+    check(lambda: x + y, "shapes", False)
+    check(lambda: torch.bitwise_and(x, 1), "bits of floats", False)

@@ -190,15 +190,38 @@ void gems_iter_make(gems_iter *iter, const int64_t *sizes, int ndim, const int64
     iter->ndim = n;
 }
 
+/* Dense with dim 1 innermost, as torch.channels_last: only dims of more than one element count. */
+static bool channels_last(const int64_t *sizes, const int64_t *strides, int ndim) {
+    static const int order[4] = {1, 3, 2, 0};
+    int64_t step = 1;
+    for (int i = 0; i < 4 && ndim == 4; i++) {
+        if (sizes[order[i]] != 1 && strides[order[i]] != step) return false;
+        step *= sizes[order[i]];
+    }
+    return ndim == 4;
+}
+
+static void channels_last_strides(const int64_t *sizes, int64_t *strides) {
+    strides[1] = 1;
+    strides[3] = sizes[1];
+    strides[2] = strides[3] * sizes[3];
+    strides[0] = strides[2] * sizes[2];
+}
+
 void gems_output_strides(const int64_t *sizes, int ndim, const int64_t *const *strides_in, int count,
                          int64_t *strides) {
-    bool all_contiguous = true, alike = count > 0;
+    bool all_contiguous = true, all_channels_last = count > 0, alike = count > 0;
     for (int k = 0; k < count; k++) {
         all_contiguous = all_contiguous && contiguous(sizes, strides_in[k], ndim);
+        all_channels_last = all_channels_last && channels_last(sizes, strides_in[k], ndim);
         alike = alike && !memcmp(strides_in[k], strides_in[0], (size_t)ndim * sizeof **strides_in);
     }
     if (all_contiguous) {
         gems_contiguous_strides(sizes, ndim, strides);
+        return;
+    }
+    if (all_channels_last) {
+        channels_last_strides(sizes, strides);
         return;
     }
     if (alike && dense(sizes, strides_in[0], ndim)) {

@@ -66,22 +66,27 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
     for (int i = 1; i < in->inputs; i++) *alike = *alike && same_layout(in->t[0], in->t[i]);
     if (in->inputs) memcpy(sizes, in->t[0]->sizes, (size_t)ndim * sizeof *sizes);
     if (*alike) {
-        if (in->inputs && !gems_is_contiguous(in->t[0])) {
-            *alike = gems_is_non_overlapping_and_dense(in->t[0]);
-            if (*alike) chosen = in->t[0]->strides;
-        }
+        *alike = !in->inputs || gems_is_non_overlapping_and_dense(in->t[0]);
     } else {
         for (int i = 1; i < in->inputs; i++)
             if (!gems_broadcast(sizes, &ndim, in->t[i]->sizes, in->t[i]->ndim))
                 return gems_decline("the shapes do not broadcast");
     }
-    if (!*alike && call->entry->variant == GEMS_FUNCTIONAL) {
+    bool canonical = *alike && (!in->inputs || gems_is_contiguous(in->t[0]));
+    if (!canonical && call->entry->variant == GEMS_FUNCTIONAL) {
         const int64_t *views[GEMS_EW_INPUTS];
-        for (int i = 0; i < in->inputs; i++) {
+        int count = in->inputs;
+        for (int i = 0; i < count; i++) {
             gems_broadcast_strides(in->t[i], sizes, ndim, broadcast[i]);
             views[i] = broadcast[i];
         }
-        gems_output_strides(sizes, ndim, views, in->inputs, strides);
+        if (arguments
+                ->numbers) { /* to TensorIterator a number is one more tensor, of another shape */
+            memset(broadcast[count], 0, (size_t)ndim * sizeof **broadcast);
+            views[count] = broadcast[count];
+            count++;
+        }
+        gems_output_strides(sizes, ndim, views, count, strides);
         chosen = strides;
     }
     for (int i = 0; i < row->outputs; i++)

@@ -150,9 +150,7 @@ static gems_status add_input_number(const gems_ew_row *row, gems_ew_arguments *o
     if (value->kind == GEMS_COMPLEX) return gems_decline("complex number");
     if (row->input[i].role == GEMS_EW_MASK) return add_number(out, value, GEMS_BOOL);
     bool whole = !gems_dtype_is_float(types->common);
-    if (row->input[i].role == GEMS_EW_SINGLE || whole)
-        if (!in_range(value, types->common))
-            return gems_decline("a number out of the dtype's range");
+    if (!in_range(value, types->common)) return gems_decline("a number out of the dtype's range");
     if (whole && choice->divides && i == 1 && !value->i)
         return gems_decline("integer division by zero");
     if (whole && choice->powers && i == 1 && value->i < 0)

@@ -80,12 +80,14 @@ static bool calls(const gems_ew_choice *choice, const char *function) {
 }
 
 static void note_calls(gems_ew_row *row) {
+    bool powers = false; /* of the row: "2: a * a" is a power too */
     for (int i = 0; i < row->choices; i++) {
         gems_ew_choice *choice = &row->choice[i];
         choice->divides = calls(choice, "div_floor(") || calls(choice, "div_trunc(") ||
                           calls(choice, "mod_floor(") || calls(choice, "mod_trunc(");
-        choice->powers = calls(choice, "pow(") || calls(choice, "power(");
+        powers |= calls(choice, "pow(") || calls(choice, "power(");
     }
+    for (int i = 0; i < row->choices; i++) row->choice[i].powers = powers;
 }
 
 static gems_status take_expression(gems_ew_row *row, const gems_schema *schema) {
