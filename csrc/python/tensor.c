@@ -158,6 +158,17 @@ static gems_match read_attributes(gems_frame *frame, PyObject *object, gems_tens
 
 gems_match gems_read_tensor(gems_frame *frame, PyObject *object, gems_tensor *t) {
     frame->has_torch = true;
+    if (__builtin_expect(gems_py.reader == GEMS_BY_HANDLE && gems_layout.shape > 0, 1)) { /* the usual case, in one piece */
+        void *handle = (char *)object + gems_layout.impl;
+        const char *impl = gems_handle_impl(handle);
+        if (impl && gems_layout.keys >= 0 && gems_layout.autograd >= 0 && gems_keys_plain(gems_impl_keys(impl)) &&
+            gems_fields_read(impl, t) && t->device_type == GEMS_CPU) {
+            frame->inference |= !(gems_impl_keys(impl) & gems_layout.inplace);
+            frame->autograd |= *(void *const *)(impl + gems_layout.autograd) != NULL;
+            t->handle = handle;
+            return GEMS_MATCH;
+        }
+    }
     switch (gems_py.reader) {
     case GEMS_BY_HANDLE: return read_handle(frame, object, (char *)object + gems_layout.impl, t);
     case GEMS_BY_PYOBJECT: return read_pyobject(frame, object, t);

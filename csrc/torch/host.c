@@ -12,28 +12,6 @@ bool gems_gate_special(const gems_entry *entry) {
     return __atomic_load_n(&entry->gate, __ATOMIC_RELAXED);
 }
 
-#define INLINE_DIMS 5 /* a TensorImpl of more dimensions holds them elsewhere */
-
-/* The fields of a TensorImpl; false when the tensor has too many dimensions. */
-static bool read_fields(const char *impl, gems_tensor *t) {
-    const gems_torch_layout *at = &gems_layout;
-    const int64_t *shape = (const int64_t *)(impl + at->shape);
-    if (shape[0] > INLINE_DIMS) return false;
-    const uint8_t *type = (const uint8_t *)(impl + at->dtype);
-    const char *storage = *(const char *const *)(impl + at->storage);
-    t->dtype = type[0];
-    t->device_type = type[2];
-    t->device_index = 0;
-    t->sizes = shape + 1;
-    t->strides = shape + 1 + INLINE_DIMS;
-    t->ndim = (int32_t)shape[0];
-    t->numel = *(const int64_t *)(impl + at->numel);
-    char *data = *(char *const *)(storage + at->data);
-    int64_t offset = *(const int64_t *)(impl + at->offset);
-    t->data = offset ? data + offset * (int64_t)gems_dtype_size(type[0]) : data;
-    return true;
-}
-
 /* By torch's functions. */
 static bool ask(void *handle, gems_tensor *t) {
     int64_t *sizes, *strides, ndim;
@@ -54,7 +32,7 @@ static bool ask(void *handle, gems_tensor *t) {
 
 bool gems_handle_read(void *handle, gems_tensor *t) {
     t->handle = handle;
-    if ((gems_layout.shape < 0 || !read_fields(gems_handle_impl(handle), t)) && !ask(handle, t)) return false;
+    if (!gems_fields_read(gems_handle_impl(handle), t) && !ask(handle, t)) return false;
     if (__builtin_expect(t->device_type != GEMS_CPU, 0)) {
         int32_t index;
         if (gems_torch.get_device_index(handle, &index)) return false;
@@ -65,9 +43,7 @@ bool gems_handle_read(void *handle, gems_tensor *t) {
 
 bool gems_handle_write(void *handle, gems_tensor *t) { return !gems_torch.get_data_ptr(handle, &t->data); }
 
-void gems_torch_call_open(gems_torch_call *made) { *made = (gems_torch_call){{NULL}, {NULL}}; }
-
-void gems_torch_call_close(gems_torch_call *made, bool keep) {
+void gems_torch_call_free(gems_torch_call *made, bool keep) {
     for (int i = 0; i < GEMS_MAX_SCRATCH && made->scratch[i]; i++) gems_torch.delete_handle(made->scratch[i]);
     if (keep) return;
     for (int i = 0; i < GEMS_MAX_OUTS; i++) {

@@ -28,6 +28,29 @@ static inline bool gems_keys_plain(uint64_t keys) {
     return (keys & ~gems_layout.plain) == 0 && (keys & gems_layout.dense) == gems_layout.dense;
 }
 
+#define GEMS_INLINE_DIMS 5 /* a TensorImpl of more dimensions holds its shape elsewhere */
+
+/* Reads the fields of a TensorImpl; the device's index is left 0. False: they are not known, or it has too many dimensions. */
+static inline bool gems_fields_read(const char *impl, gems_tensor *t) {
+    const gems_torch_layout *at = &gems_layout;
+    if (at->shape < 0) return false;
+    const int64_t *shape = (const int64_t *)(impl + at->shape);
+    if (shape[0] > GEMS_INLINE_DIMS) return false;
+    const uint8_t *type = (const uint8_t *)(impl + at->dtype);
+    const char *storage = *(const char *const *)(impl + at->storage);
+    char *data = *(char *const *)(storage + at->data);
+    int64_t offset = *(const int64_t *)(impl + at->offset);
+    t->data = offset ? data + offset * (int64_t)gems_dtype_size(type[0]) : data;
+    t->sizes = shape + 1;
+    t->strides = shape + 1 + GEMS_INLINE_DIMS;
+    t->numel = *(const int64_t *)(impl + at->numel);
+    t->ndim = (int32_t)shape[0];
+    t->dtype = type[0];
+    t->device_type = type[2];
+    t->device_index = 0;
+    return true;
+}
+
 /* Fills *t from a handle: from the TensorImpl's own fields where they are known (then a lazily copied tensor
  * keeps its shared memory: call gems_handle_write before writing), else by torch's functions. Sizes and strides belong
  * to the tensor. False: it has none (undefined, sparse, ...). */
@@ -40,9 +63,14 @@ typedef struct gems_torch_call {
     void *out[GEMS_MAX_OUTS];          /* new handles, NULL where none; the route takes them */
     void *scratch[GEMS_MAX_SCRATCH];
 } gems_torch_call;
-void gems_torch_call_open(gems_torch_call *made);
+static inline void gems_torch_call_open(gems_torch_call *made) { *made = (gems_torch_call){{NULL}, {NULL}}; }
+void gems_torch_call_free(gems_torch_call *made, bool keep);
 /* Frees the scratch handles, and the outputs too unless keep. */
-void gems_torch_call_close(gems_torch_call *made, bool keep);
+static inline void gems_torch_call_close(gems_torch_call *made, bool keep) {
+    bool outputs = false;
+    for (int i = 0; i < GEMS_MAX_OUTS; i++) outputs |= made->out[i] != NULL;
+    if (made->scratch[0] || (outputs && !keep)) gems_torch_call_free(made, keep);
+}
 
 /* Calls whose arguments came as Python objects, and through the stable shim. */
 extern const gems_host gems_host_torch, gems_host_shim;
