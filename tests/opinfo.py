@@ -59,7 +59,7 @@ def infos_of(row: dict[str, Any]) -> list[OpInfo]:
         names = (forward, f"nn.functional.{forward}", plain, f"nn.functional.{plain}", plain.removeprefix("native_"))
         names += (f"nn.functional.{plain.removeprefix('native_')}",)
     infos = itertools.chain.from_iterable(infos_by_name().get(name, []) for name in names)
-    return list(dict.fromkeys(infos))
+    return list({id(info): info for info in infos}.values())
 
 
 def samples(info: OpInfo, device: str, dtype: torch.dtype, grad: bool, limit: int) -> Iterator[SampleInput]:

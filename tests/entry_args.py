@@ -1,0 +1,70 @@
+"""Arguments for any overload, made from its schema: for overloads that no public function reaches, such as add.Scalar."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SHAPE = (5, 7)
+MASKS = {"condition", "mask"}
+INDEXES = {"index", "indices", "target"}
+# Numbers by argument name, where 2 would not do.
+NUMBERS = {"p": 0.25, "lambd": 1.5, "negative_slope": 0.1, "beta": 1, "alpha": 1, "dim": 1, "num_weights": 9, "to": 2}
+
+
+def tensor(name: str, dtype: torch.dtype, device: str, shape: tuple[int, ...] = SHAPE) -> Tensor:
+    """Values that suit an argument's name: masks, indexes within the shape, else numbers from 1 up."""
+    count = math.prod(shape)
+    if name in MASKS:
+        return (torch.arange(count, device=device) % 3 == 0).view(shape)
+    if name in INDEXES:
+        return (torch.arange(count, device=device) % min(shape)).view(shape)
+    values = torch.arange(1, count + 1, device=device).view(shape)
+    return values.to(dtype) if not dtype.is_floating_point else (values / 8).to(dtype)
+
+
+def value(argument: Any, dtype: torch.dtype, device: str) -> Any:
+    """One argument of a torch schema."""
+    kind, name = str(argument.real_type), argument.name
+    if argument.has_default_value():
+        return argument.default_value
+    match kind:
+        case "Tensor":
+            return tensor(name, dtype, device, () if name == "value" else SHAPE)
+        case "List[Tensor]":
+            return [tensor("self", dtype, device), tensor("other", dtype, device)]
+        case "number":
+            return NUMBERS.get(name, 2)
+        case "int" | "SymInt":
+            return NUMBERS.get(name, 1)
+        case "float":
+            return NUMBERS.get(name, 0.5)
+        case "bool":
+            return False
+        case "List[int]" | "List[SymInt]":
+            return [SHAPE[1]] if name == "normalized_shape" else [0] if name == "dim" else [4, 3]
+        case "List[bool]":
+            return [True, True, True]
+        case "ScalarType":
+            return dtype
+        case _ if kind.startswith("Optional"):
+            return None
+    raise NotImplementedError(f"{name}: {kind}")
+
+
+def arguments(name: str, dtype: torch.dtype, device: str) -> tuple[Any, list[Any], dict[str, Any]]:
+    """The overload "add.Scalar" itself, its positional and its keyword arguments."""
+    base, _, overload = name.partition(".")
+    function = getattr(getattr(torch.ops.aten, base), overload or "default")
+    args, kwargs = [], {}
+    for argument in function._schema.arguments:
+        if argument.is_out:
+            kwargs[argument.name] = torch.empty(0, dtype=dtype, device=device)
+        elif argument.kwarg_only:
+            kwargs[argument.name] = value(argument, dtype, device)
+        else:
+            args.append(value(argument, dtype, device))
+    return function, args, kwargs
