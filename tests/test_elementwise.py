@@ -204,7 +204,7 @@ def test_offsets_beyond_32_bits() -> None:
     assert x.shape == (2,)
     x.copy_(torch.tensor([3, 5], dtype=torch.int8))
     check(lambda: x + 1, "read")
-    check(lambda: x.mul_(-1).clone(), "write")
+    check(lambda: x.fill_(3).mul_(-1).clone(), "write")
     y = torch.ones(3, 2, dtype=torch.int8, device=DEVICE)
     check(lambda: y + x, "broadcast")
 
