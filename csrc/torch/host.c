@@ -66,6 +66,8 @@ static gems_status empty(gems_call *call, int slot, int ndim, const int64_t *siz
         const char *text = gems_torch.last_error ? gems_torch.last_error() : NULL;
         return gems_fail(GEMS_MEMORY_ERROR, "%s", text && *text ? text : "torch could not allocate the output");
     }
+    t->handle = *handle;
+    if (call->device_type == GEMS_CPU && gems_fields_read(gems_handle_impl(*handle), t)) return GEMS_OK;
     if (!gems_handle_read(*handle, t)) return gems_fail(GEMS_RUNTIME_ERROR, "torch gave an output that cannot be read");
     return GEMS_OK;
 }

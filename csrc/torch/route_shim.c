@@ -9,10 +9,30 @@
 
 #include "stable.h"
 
+/* Arguments that own something, a bit each; set when an entry is registered. */
+static uint32_t owning[GEMS_SHIM_ENTRIES];
+
+static uint32_t owning_of(const gems_entry *entry) {
+    uint32_t bits = 0;
+    for (int i = 0; i < entry->schema.nargs; i++) {
+        const gems_arg *arg = &entry->schema.args[i];
+        bool owns = arg->optional || arg->type == GEMS_T_TENSOR || arg->type == GEMS_T_TENSORS ||
+                    arg->type == GEMS_T_INTS || arg->type == GEMS_T_FLOATS || arg->type == GEMS_T_BOOLS ||
+                    arg->type == GEMS_T_STRING;
+        bits |= (uint32_t)owns << i;
+    }
+    return bits;
+}
+
 /* Releases all arguments but those that went back as results. */
 static void release(const gems_entry *entry, const uint64_t *stack, int first, int count) {
-    for (int i = 0; i < entry->schema.nargs; i++)
-        if (i < first || i >= first + count) gems_shim_release(&entry->schema.args[i], stack[i]);
+    uint32_t bits = owning[entry->index] & ~(((1u << count) - 1) << first);
+    for (; bits; bits &= bits - 1) {
+        int i = __builtin_ctz(bits);
+        const gems_arg *arg = &entry->schema.args[i];
+        if (arg->type == GEMS_T_TENSOR && !arg->optional) gems_torch.delete_handle((void *)(uintptr_t)stack[i]);
+        else gems_shim_release(arg, stack[i]);
+    }
 }
 
 /* Puts the results on the stack and releases the rest. */
@@ -36,11 +56,31 @@ static void give(gems_call *call, uint64_t *stack) {
     gems_torch_call_close(made, true);
 }
 
+/* The usual kinds, without detours: a plain CPU tensor, an int, a bool. */
+static inline bool read_at_once(const gems_arg *arg, uint64_t word, gems_value *value) {
+    if (arg->type == GEMS_T_TENSOR) {
+        void *handle = (void *)(uintptr_t)word;
+        const char *impl = gems_handle_impl(handle);
+        if (gems_layout.keys < 0 || !gems_keys_plain(gems_impl_keys(impl)) || !gems_fields_read(impl, &value->t) ||
+            value->t.device_type != GEMS_CPU)
+            return false;
+        value->t.handle = handle;
+        value->kind = GEMS_TENSOR;
+        return true;
+    }
+    if (arg->type != GEMS_T_INT && arg->type != GEMS_T_BOOL) return false;
+    value->kind = arg->type == GEMS_T_INT ? GEMS_INT : GEMS_BOOLEAN;
+    value->i = arg->type == GEMS_T_INT ? (int64_t)word : (int64_t)(word & 1);
+    return true;
+}
+
 static gems_status read_arguments(gems_call *call, const uint64_t *stack, gems_shim_store *store) {
     const gems_schema *schema = &call->entry->schema;
     for (int i = 0; i < schema->nargs; i++) {
-        GEMS_TRY(gems_shim_read(&schema->args[i], stack[i], store, &call->args[i]));
-        if (schema->args[i].type == GEMS_T_DEVICE && call->args[i].kind == GEMS_OTHER) {
+        const gems_arg *arg = &schema->args[i];
+        if (!arg->optional && !arg->written && read_at_once(arg, stack[i], &call->args[i])) continue;
+        GEMS_TRY(gems_shim_read(arg, stack[i], store, &call->args[i]));
+        if (arg->type == GEMS_T_DEVICE && call->args[i].kind == GEMS_OTHER) {
             int64_t device = call->args[i].i;
             int32_t index = (int32_t)(device & 0xffffffff);
             if (device >> 32 != call->device_type) return gems_decline("another device is asked for");
@@ -125,6 +165,7 @@ gems_status gems_shim_register(const char *key, const uint16_t *entries, int cou
     route_device_type = !strcmp(key, "CPU") ? GEMS_CPU : GEMS_CUDA;
     for (int i = 0; i < count; i++) {
         const gems_entry *entry = gems_entry_at(entries[i]);
+        owning[entries[i]] = owning_of(entry);
         int32_t failed = gems_torch.library_impl_versioned
                              ? gems_torch.library_impl_versioned(*library, entry->qualified, trampolines[entries[i]], version)
                              : gems_torch.library_impl(*library, entry->qualified, trampolines[entries[i]]);
