@@ -1,4 +1,4 @@
-"""Arguments for any overload, made from its schema: for overloads that no public function reaches, such as add.Scalar."""
+"""Arguments for any overload, made from its schema: for those that no public function reaches, such as add.Scalar."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def value(argument: Any, dtype: torch.dtype, device: str) -> Any:
     """One argument of a torch schema."""
     kind, name = str(argument.real_type), argument.name
     if argument.has_default_value():
-        return argument.default_value
+        return 3 if name == "min" else argument.default_value  # clamp wants one of its bounds
     match kind:
         case "Tensor":
             return tensor(name, dtype, device, () if name == "value" else SHAPE)

@@ -24,6 +24,8 @@ NAMES = {
     "native_dropout": (),
     "nll_loss_forward": ("nn.functional.nll_loss", "nn.functional.cross_entropy"),
     "nll_loss2d_forward": ("nn.functional.nll_loss", "nn.functional.cross_entropy"),
+    "nll_loss_backward": ("nn.functional.nll_loss",),
+    "nll_loss2d_backward": ("nn.functional.nll_loss",),
     "_fused_rms_norm": ("nn.functional.rms_norm",),
     "_fused_rms_norm_backward": ("nn.functional.rms_norm",),
     "embedding_dense_backward": ("nn.functional.embedding",),

@@ -173,7 +173,7 @@ def ran(names: list[str]) -> bool:
 
 def reaches(info: OpInfo, dtype: torch.dtype, names: list[str]) -> bool:
     """Whether a sample, forward or backward, runs in the kernel of one of these overloads."""
-    for sample in samples(info, DEVICE, dtype, dtype.is_floating_point and info.supports_autograd, 8):
+    for sample in samples(info, DEVICE, dtype, dtype.is_floating_point and info.supports_autograd, 40):
         with flag_gems.use_gems():
             outcome(lambda s=sample: forward_and_backward(info.op, s))
         if ran(names):
