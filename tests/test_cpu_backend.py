@@ -374,6 +374,8 @@ def test_identity_tells_apart_modes_and_compilers(tmp_path: Path) -> None:
     wrapper.chmod(0o755)
     other = opened(CXX=str(wrapper)).identity(None)
     assert other.compiler != fast.compiler and other.arch == fast.arch
+    words = opened(CXX="env g++").identity(None), opened(CXX="env clang++").identity(None)
+    assert words[0].compiler != words[1].compiler
     with pytest.raises(GemsError, match="not for sm_90a"):
         shared().identity("sm_90a")
 

@@ -12,9 +12,11 @@
 #include "../../jit/jit.h"
 #include "cpu.h"
 
-#define MAX_WORDS 64
-#define LOG_LIMIT (64 * 1024)
-#define PROGRAM   "program" /* what the compiler calls the program's text in its messages */
+#define MAX_WORDS    64
+#define MAX_COMMAND  16 /* of them the compiler and its fixed arguments */
+#define DIGEST_START UINT64_C(0xcbf29ce484222325)
+#define LOG_LIMIT    (64 * 1024)
+#define PROGRAM      "program" /* what the compiler calls the program's text in its messages */
 
 bool gems_cpu_find_program(const char *name, char *path, size_t size) {
     if (strchr(name, '/')) {
@@ -36,28 +38,42 @@ bool gems_cpu_find_program(const char *name, char *path, size_t size) {
     return false;
 }
 
-/* Takes "program argument ..."; false when the program is not there. */
+static uint64_t mix(uint64_t digest, const void *data, size_t size) { /* FNV-1a */
+    for (size_t i = 0; i < size; i++)
+        digest = (digest ^ ((const unsigned char *)data)[i]) * UINT64_C(0x100000001b3);
+    return digest;
+}
+
+/* Takes "program argument ..."; false when the program is not there. The identity covers every
+ * word, and the file behind each word that names a program ("ccache g++"). */
 static bool take(const char *command, gems_cpu_compiler *compiler) {
-    char words[512], path[PATH_MAX], real[PATH_MAX];
-    struct stat info;
+    char words[512], path[PATH_MAX], real[PATH_MAX], *rest;
+    char base[41] = "";
+    uint64_t digest = DIGEST_START;
     size_t used = 0;
+    int count = 0;
     if (strlen(command) >= sizeof words) return false;
     memcpy(words, command, strlen(command) + 1);
-    char *rest, *word = strtok_r(words, " \t", &rest);
-    if (!word || !gems_cpu_find_program(word, path, sizeof path)) return false;
     memset(compiler, 0, sizeof *compiler);
-    for (const char *next = path; next; next = word = strtok_r(NULL, " \t", &rest)) {
-        size_t length = strlen(next) + 1;
-        if (used + length + 1 > sizeof compiler->command) return false;
-        memcpy(compiler->command + used, next, length);
+    for (char *word = strtok_r(words, " \t", &rest); word; word = strtok_r(NULL, " \t", &rest)) {
+        struct stat info;
+        bool program = word[0] != '-' && gems_cpu_find_program(word, path, sizeof path);
+        if (!count && !program) return false;
+        const char *kept = count ? word : path;
+        size_t length = strlen(kept) + 1;
+        if (++count > MAX_COMMAND || used + length + 1 > sizeof compiler->command) return false;
+        memcpy(compiler->command + used, kept, length);
         used += length;
+        digest = mix(digest, kept, length);
+        if (!program || !realpath(path, real) || stat(real, &info) != 0) continue;
+        digest = mix(digest, &info.st_size, sizeof info.st_size);
+        digest = mix(digest, &info.st_mtim, sizeof info.st_mtim);
+        const char *slash = strrchr(real, '/');
+        snprintf(base, sizeof base, "%.40s", slash ? slash + 1 : real);
     }
-    if (!realpath(path, real) || stat(real, &info) != 0) return false;
-    const char *base = strrchr(real, '/');
-    snprintf(compiler->identity, sizeof compiler->identity, "%.40s %lld %lld.%09ld",
-             base ? base + 1 : real, (long long)info.st_size, (long long)info.st_mtim.tv_sec,
-             info.st_mtim.tv_nsec);
-    return true;
+    snprintf(compiler->identity, sizeof compiler->identity, "%s %016llx", base,
+             (unsigned long long)digest);
+    return count > 0;
 }
 
 gems_status gems_cpu_find_compiler(gems_cpu_compiler *compiler) {
@@ -117,10 +133,10 @@ void gems_cpu_options(gems_cpu_mode mode, char *text, size_t size) {
         [GEMS_CPU_CHECKED] = "-O1 -g1 -DGEMS_FAST=0 -DGEMS_CHECKED=1 -fsanitize=thread"};
     static const char *const files[] = {"cpu/simt.h", "cpu/checked.h", "cpu/math.h",
                                         "cpu/tensor_core.h", "cpu/export.h"};
-    uint64_t digest = UINT64_C(0xcbf29ce484222325);
+    uint64_t digest = DIGEST_START;
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         const char *at = gems_kernel_text(files[i]);
-        for (; at && *at; at++) digest = (digest ^ (unsigned char)*at) * UINT64_C(0x100000001b3);
+        if (at) digest = mix(digest, at, strlen(at));
     }
     snprintf(text, size, COMMON_OPTIONS NATIVE_OPTION " %s -DGEMS_TEXTS=0x%016llx", by_mode[mode],
              (unsigned long long)digest);

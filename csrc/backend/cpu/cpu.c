@@ -289,6 +289,7 @@ static gems_status launch_fast(gems_module *module, int entry, const gems_launch
     if (!job.total) return GEMS_OK;
     memcpy(&job.run, &module->entries[entry], sizeof job.run);
     int threads = job.total > 1 ? gems_cpu_thread_count() : 1;
+    if (threads < 1) threads = 1;
     if ((uint64_t)threads > job.total) threads = (int)job.total;
     /* Several chunks a thread even out their speeds; one thread takes all. */
     job.chunk =

@@ -28,7 +28,7 @@ struct gems_module {
 /* ---- compiler.c ---- */
 typedef struct gems_cpu_compiler {
     char command[512];         /* path of the program, then its fixed arguments; words end with NUL, list with an empty word */
-    char identity[96];         /* path, size and time of the file: changes when the compiler does */
+    char identity[96];         /* name and a digest of path, size and time: changes when the compiler does */
 } gems_cpu_compiler;
 /* CXX, then c++, g++, clang++. Starts no process. GEMS_ERROR: none was found; the text says what was tried. */
 gems_status gems_cpu_find_compiler(gems_cpu_compiler *compiler);
