@@ -446,7 +446,7 @@ GEMS_DI void fast_columns(const In* x, const Target& target, const Shape& s, Ind
 /* ---- entries ---- */
 
 /* chunk: reduced elements of one block along y. */
-extern "C" __global__ void __launch_bounds__(512)
+extern "C" __global__ void __launch_bounds__(512, 1)
 reduce(const In* __restrict__ x, Out* y, int64_t* where, Acc* partial, Shape s, int64_t chunk, double count) {
     int64_t first = chunk * blockIdx.y, last = first + chunk < s.reduced ? first + chunk : s.reduced;
     Index begin = (Index)(first < s.reduced ? first : s.reduced), end = (Index)last;
@@ -461,7 +461,7 @@ reduce(const In* __restrict__ x, Out* y, int64_t* where, Acc* partial, Shape s, 
 }
 
 /* Joins `parts` partial results of each output in order. */
-extern "C" __global__ void __launch_bounds__(512)
+extern "C" __global__ void __launch_bounds__(512, 1)
 finish(const Acc* __restrict__ partial, Out* y, int64_t* where, Shape s, int64_t parts, double count) {
     if constexpr (kFast) {
         GEMS_FOR_GRID(place, s.kept) {
