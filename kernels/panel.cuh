@@ -33,22 +33,22 @@ GEMS_DI Lane lane(const Op *p) { return *(const Lane *)p; }
 GEMS_DI void put(Op *p, Lane v) { *(Lane *)p = v; }
 GEMS_DI int least(int a, int b) { return a < b ? a : b; }
 
-// The only places where values change their type, so that there is little code to compile.
-GEMS_DI void widen_lane(Op *to, const Scalar *from) {
+// The only places where values change their type: functions of their own, which compilers vectorise most surely.
+constexpr bool kSame = is_same<Scalar, Op>;
+GEMS_DI void widen_lane(Op *__restrict to, const Scalar *__restrict from) {
     for (int i = 0; i < kLane; i++) to[i] = to_op(from[i]);
 }
-GEMS_DI void narrow_lane(Scalar *to, const Op *from) {
-    for (int i = 0; i < kLane; i++) to[i] = from_op<Scalar>(from[i]);
-}
-__attribute__((noinline)) void widen(Op *to, const Scalar *from, int n) {
+__attribute__((noinline)) void widen(Op *__restrict to, const Scalar *__restrict from, int n) {
     int i = 0;
     for (; i + kLane <= n; i += kLane) widen_lane(to + i, from + i);
     GEMS_UNROLL_NOT for (; i < n; i++) to[i] = to_op(from[i]);
 }
-__attribute__((noinline)) void narrow(Scalar *to, const Op *from, int n) {
-    int i = 0;
-    for (; i + kLane <= n; i += kLane) narrow_lane(to + i, from + i);
-    GEMS_UNROLL_NOT for (; i < n; i++) to[i] = from_op<Scalar>(from[i]);
+__attribute__((noinline)) void round_lane(Scalar *__restrict to, const Op *__restrict from) {
+    for (int i = 0; i < kLane; i++) to[i] = from_op<Scalar>(from[i]);
+}
+GEMS_DI void narrow_lane(Scalar *to, const Op *from) {
+    if constexpr (kSame) memcpy(to, from, kBytes);
+    else round_lane(to, from);
 }
 // n elements that are `stride` apart.
 __attribute__((noinline)) void gather(Op *to, const Scalar *from, int64_t stride, int n) {
@@ -66,7 +66,8 @@ template <int W>
 void pack(Op *__restrict to, const Scalar *__restrict from, int64_t line, int64_t step, int width, int depth) {
     if (line == 1 && width == W && W % kLane == 0) {
         for (int k = 0; k < depth; k++, to += W, from += step) {
-            GEMS_UNROLL for (int w = 0; w < W / kLane; w++) widen_lane(to + w * kLane, from + w * kLane);
+            if constexpr (kSame) memcpy(to, from, W * sizeof(Op));
+            else widen(to, from, W);
         }
         return;
     }
@@ -132,18 +133,17 @@ __attribute__((noinline)) void finish(const MatmulParams &p, int batch, int row,
         for (int j = 0; j < cols; j += kLane) {
             const int n = least(kLane, cols - j);
             Op value[kLane], add[kLane] = {};
+            Scalar rounded[kLane];
             Lane v = alpha * lane(sums + j);
             if (c) {
                 gather(add, c + r * p.c_row + j * p.c_col, p.c_col, n);
                 v += beta * lane(add);
             }
             put(value, v);
-            if (p.d_col == 1) {
-                if (n == kLane) narrow_lane(d + j, value);
-                else narrow(d + j, value, n);
+            narrow_lane(rounded, value);
+            if (p.d_col == 1 && n == kLane) {
+                memcpy(d + j, rounded, sizeof rounded);
             } else {
-                Scalar rounded[kLane];
-                narrow_lane(rounded, value);
                 GEMS_UNROLL_NOT for (int i = 0; i < n; i++) d[(j + i) * p.d_col] = rounded[i];
             }
         }
