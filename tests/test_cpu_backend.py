@@ -437,4 +437,4 @@ extern "C" __global__ void kernel(float* y, int64_t n) {
 
 def test_describe() -> None:
     text = shared().describe()
-    assert "mode fast" in text and "c++" in text
+    assert "mode fast" in text and "compiler /" in text
