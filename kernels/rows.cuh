@@ -132,10 +132,10 @@ template <class V, class F> GEMS_DI Two<V> row_sums(int n, F value) {
         b.fill(0);
         spans(from, n - from < kRun ? n : from + kRun, [&](int c, auto w) {
             GEMS_IVDEP for (int k = 0; k < w.count; k++) {
-                    Two<V> t = value(c + k);
-                    a.v[k] += t.a;
-                    b.v[k] += t.b;
-                }
+                Two<V> t = value(c + k);
+                a.v[k] += t.a;
+                b.v[k] += t.b;
+            }
         });
         total.a += a.fold(Sum{});
         total.b += b.fold(Sum{});

@@ -107,17 +107,23 @@ GEMS_DI void team_gradient(const T* g, const T* y, Out* dx, int n) {
     });
 }
 
-/* Exponentials may lie in the output until their sum is known. */
+/* Exponentials wait for their sum in the output, or, where that would round them, in a buffer for rows up to kRoom. */
 constexpr bool kHolds = is_same<Out, C> && !kLog;
+constexpr int kRoom = 4096;
 
 GEMS_DI void fast_softmax(const T* x, Out* y, int n) {
     Lanes<C> lanes;
     lanes.fill(-Limits<C>::inf());
     spans(0, n, [&](int c, auto w) {
-        GEMS_IVDEP for (int k = 0; k < w.count; k++)
-            lanes.v[k] = Larger{}(lanes.v[k], to_op(x[c + k]));
+        GEMS_IVDEP for (int k = 0; k < w.count; k++) lanes.v[k] = Larger{}(lanes.v[k], to_op(x[c + k]));
     });
     C top = lanes.fold(Larger{});
+    if (!kLog && !kHolds && n <= kRoom) {
+        C room[kRoom];
+        C scale = scale_of(row_sum<C>(n, [&](int c) { return room[c] = exp(to_op(x[c]) - top); }));
+        row_map(y, n, [&](int c) { return room[c] * scale; });
+        return;
+    }
     C sum = row_sum<C>(n, [&](int c) {
         C e = exp(to_op(x[c]) - top);
         if constexpr (kHolds) y[c] = from_op<Out>(e);
@@ -232,19 +238,19 @@ GEMS_DI void fast_softmax_columns(const T* x, Out* y, int64_t outer, int n, int6
             const T* p = x + at + r * inner;
             Out* q = y + at + r * inner;
             GEMS_IVDEP for (int k = 0; k < w.count; k++) {
-                    C e = exp(to_op(p[k]) - top.v[k]);
-                    sum.v[k] += e;
-                    if constexpr (kHolds) q[k] = from_op<Out>(e);
-                }
+                C e = exp(to_op(p[k]) - top.v[k]);
+                sum.v[k] += e;
+                if constexpr (kHolds) q[k] = from_op<Out>(e);
+            }
         }
         for (int k = 0; k < w.count; k++) sum.v[k] = scale_of(sum.v[k]);
         for (int r = 0; r < n; r++) {
             const T* p = x + at + r * inner;
             Out* q = y + at + r * inner;
             GEMS_IVDEP for (int k = 0; k < w.count; k++) {
-                    if constexpr (kHolds) q[k] = from_op<Out>(to_op(q[k]) * sum.v[k]);
-                    else q[k] = from_op<Out>(result(to_op(p[k]), top.v[k], sum.v[k]));
-                }
+                if constexpr (kHolds) q[k] = from_op<Out>(to_op(q[k]) * sum.v[k]);
+                else q[k] = from_op<Out>(result(to_op(p[k]), top.v[k], sum.v[k]));
+            }
         }
     });
 }
