@@ -41,7 +41,8 @@ static gems_match read_number(PyObject *object, gems_value *value) {
     if (!gems_is_numpy_number(object)) return GEMS_MISMATCH;
     /* np.bool_, np.int32, np.float16 ...: item() gives Python's number. */
     PyObject *item = PyObject_CallMethod(object, "item", NULL);
-    gems_match match = item && !gems_is_numpy_number(item) ? read_number(item, value) : pass("a NumPy number");
+    gems_match match =
+        item && !gems_is_numpy_number(item) ? read_number(item, value) : pass("a NumPy number");
     Py_XDECREF(item);
     return match;
 }
@@ -57,7 +58,8 @@ static gems_match read_scalar(gems_frame *frame, PyObject *object, gems_value *v
 }
 
 static gems_match read_int(PyObject *object, gems_value *value) {
-    if (PyLong_Check(object)) return PyBool_Check(object) ? GEMS_MISMATCH : read_long(object, value);
+    if (PyLong_Check(object))
+        return PyBool_Check(object) ? GEMS_MISMATCH : read_long(object, value);
     if (!gems_is_numpy_number(object) || !PyIndex_Check(object)) return GEMS_MISMATCH;
     PyObject *index = PyNumber_Index(object);
     gems_match match = index ? read_long(index, value) : pass("an integer");
@@ -93,7 +95,8 @@ static gems_match read_bool(PyObject *object, gems_value *value) {
 static bool is_sequence(PyObject *object) { return PyTuple_Check(object) || PyList_Check(object); }
 
 /* int[] or bool[]; where the schema fixes a length, one value stands for all. */
-static gems_match read_list(gems_frame *frame, const gems_arg *arg, PyObject *object, gems_value *value) {
+static gems_match read_list(gems_frame *frame, const gems_arg *arg, PyObject *object,
+                            gems_value *value) {
     gems_match (*read)(PyObject *, gems_value *) = arg->type == GEMS_T_BOOLS ? read_bool : read_int;
     gems_value element;
     Py_ssize_t count = is_sequence(object) ? PySequence_Fast_GET_SIZE(object) : -1;
@@ -103,10 +106,12 @@ static gems_match read_list(gems_frame *frame, const gems_arg *arg, PyObject *ob
         gems_match match = read(object, &element);
         if (match != GEMS_MATCH) return match;
         count = arg->list_size > 0 ? arg->list_size : 1;
-        if (!(values = gems_frame_take(frame, (size_t)count * sizeof *values))) return pass("no memory");
+        if (!(values = gems_frame_take(frame, (size_t)count * sizeof *values)))
+            return pass("no memory");
         for (Py_ssize_t i = 0; i < count; i++) values[i] = element.i;
     } else {
-        if (!(values = gems_frame_take(frame, ((size_t)count + 1) * sizeof *values))) return pass("no memory");
+        if (!(values = gems_frame_take(frame, ((size_t)count + 1) * sizeof *values)))
+            return pass("no memory");
         for (Py_ssize_t i = 0; i < count; i++) {
             gems_match match = read(PySequence_Fast_GET_ITEM(object, i), &element);
             if (match != GEMS_MATCH) return match;
@@ -134,7 +139,8 @@ static gems_match read_array(gems_frame *frame, PyObject *object, gems_tensor *t
     return gems_is_array(object) ? gems_read_array(frame, object, t) : GEMS_MISMATCH;
 }
 
-static gems_match read_tensors(gems_frame *frame, const gems_arg *arg, PyObject *object, gems_value *value) {
+static gems_match read_tensors(gems_frame *frame, const gems_arg *arg, PyObject *object,
+                               gems_value *value) {
     if (!is_sequence(object)) return GEMS_MISMATCH;
     Py_ssize_t count = PySequence_Fast_GET_SIZE(object);
     gems_tensor *tensors = gems_frame_take(frame, ((size_t)count + 1) * sizeof *tensors);
@@ -199,10 +205,13 @@ static gems_match read_layout(PyObject *object, gems_value *value) {
     return object == gems_py.strided ? GEMS_MATCH : pass("another layout than strided");
 }
 
-/* The device of a call without tensors; with tensors the engine takes theirs, and another one passes. */
+/* The device of a call without tensors; with tensors the engine takes theirs, and another one
+ * passes. */
 static gems_match read_device(gems_frame *frame, PyObject *object, gems_value *value) {
-    if (!gems_py.device_type || Py_TYPE(object) != gems_py.device_type) return pass("a device of this kind");
-    PyObject *type = PyObject_GetAttrString(object, "type"), *index = PyObject_GetAttrString(object, "index");
+    if (!gems_py.device_type || Py_TYPE(object) != gems_py.device_type)
+        return pass("a device of this kind");
+    PyObject *type = PyObject_GetAttrString(object, "type"),
+             *index = PyObject_GetAttrString(object, "index");
     const char *name = type ? PyUnicode_AsUTF8(type) : NULL;
     gems_match match = GEMS_MATCH;
     if (name && !strcmp(name, "cpu")) {
@@ -222,7 +231,8 @@ static gems_match read_device(gems_frame *frame, PyObject *object, gems_value *v
 
 /* ---- one argument ---- */
 
-static gems_match read_argument(gems_frame *frame, const gems_arg *arg, PyObject *object, gems_value *value) {
+static gems_match read_argument(gems_frame *frame, const gems_arg *arg, PyObject *object,
+                                gems_value *value) {
     if (object == Py_None) {
         value->kind = GEMS_NONE;
         return arg->optional ? GEMS_MATCH : GEMS_MISMATCH;
@@ -232,7 +242,8 @@ static gems_match read_argument(gems_frame *frame, const gems_arg *arg, PyObject
         gems_match match = read_array(frame, object, &value->t);
         value->kind = GEMS_TENSOR;
         if (match == GEMS_MATCH && arg->written) return gems_write_tensor(object, &value->t);
-        return match == GEMS_MISMATCH && !arg->written ? read_wrapped_number(frame, object, value) : match;
+        return match == GEMS_MISMATCH && !arg->written ? read_wrapped_number(frame, object, value)
+                                                       : match;
     }
     case GEMS_T_TENSORS: return read_tensors(frame, arg, object, value);
     case GEMS_T_SCALAR: return read_scalar(frame, object, value);
@@ -269,7 +280,8 @@ static int find_keyword(const gems_entry *entry, PyObject *keyword) {
     return -1;
 }
 
-gems_match gems_arguments(gems_frame *frame, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+gems_match gems_arguments(gems_frame *frame, PyObject *const *args, Py_ssize_t count,
+                          PyObject *keywords) {
     const gems_entry *entry = frame->call.entry;
     const gems_schema *schema = &entry->schema;
     uint32_t given = (1u << count) - 1;
@@ -279,7 +291,8 @@ gems_match gems_arguments(gems_frame *frame, PyObject *const *args, Py_ssize_t c
         const gems_arg *arg = &schema->args[i];
         gems_value *value = &frame->call.args[i];
         gems_match match;
-        if (arg->type == GEMS_T_TENSOR && gems_is_tensor(args[i]) && !arg->written) { /* the usual case, without detours */
+        if (arg->type == GEMS_T_TENSOR && gems_is_tensor(args[i]) &&
+            !arg->written) { /* the usual case, without detours */
             value->kind = GEMS_TENSOR;
             match = gems_read_tensor(frame, args[i], &value->t);
         } else {
@@ -293,7 +306,8 @@ gems_match gems_arguments(gems_frame *frame, PyObject *const *args, Py_ssize_t c
         if (i < 0 || given >> i & 1) return GEMS_MISMATCH;
         given |= 1u << i;
         frame->objects[i] = args[count + k];
-        gems_match match = read_argument(frame, &schema->args[i], args[count + k], &frame->call.args[i]);
+        gems_match match =
+            read_argument(frame, &schema->args[i], args[count + k], &frame->call.args[i]);
         if (match != GEMS_MATCH) return match;
     }
     for (int i = 0; i < schema->nargs; i++) {

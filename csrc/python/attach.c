@@ -9,12 +9,52 @@ gems_objects gems_py;
 /* ---- finding torch's objects ---- */
 
 /* In the order of torch's ScalarType numbers. */
-static const char *const dtype_names[GEMS_DTYPES] = {
-    "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "complex32", "complex64", "complex128",
-    "bool", "qint8", "quint8", "qint32", "bfloat16", "quint4x2", "quint2x4", "bits1x8", "bits2x4", "bits4x2", "bits8",
-    "bits16", "float8_e5m2", "float8_e4m3fn", "float8_e5m2fnuz", "float8_e4m3fnuz", "uint16", "uint32", "uint64", "uint1",
-    "uint2", "uint3", "uint4", "uint5", "uint6", "uint7", "int1", "int2", "int3", "int4", "int5", "int6", "int7",
-    "float8_e8m0fnu", "float4_e2m1fn_x2"};
+static const char *const dtype_names[GEMS_DTYPES] = {"uint8",
+                                                     "int8",
+                                                     "int16",
+                                                     "int32",
+                                                     "int64",
+                                                     "float16",
+                                                     "float32",
+                                                     "float64",
+                                                     "complex32",
+                                                     "complex64",
+                                                     "complex128",
+                                                     "bool",
+                                                     "qint8",
+                                                     "quint8",
+                                                     "qint32",
+                                                     "bfloat16",
+                                                     "quint4x2",
+                                                     "quint2x4",
+                                                     "bits1x8",
+                                                     "bits2x4",
+                                                     "bits4x2",
+                                                     "bits8",
+                                                     "bits16",
+                                                     "float8_e5m2",
+                                                     "float8_e4m3fn",
+                                                     "float8_e5m2fnuz",
+                                                     "float8_e4m3fnuz",
+                                                     "uint16",
+                                                     "uint32",
+                                                     "uint64",
+                                                     "uint1",
+                                                     "uint2",
+                                                     "uint3",
+                                                     "uint4",
+                                                     "uint5",
+                                                     "uint6",
+                                                     "uint7",
+                                                     "int1",
+                                                     "int2",
+                                                     "int3",
+                                                     "int4",
+                                                     "int5",
+                                                     "int6",
+                                                     "int7",
+                                                     "float8_e8m0fnu",
+                                                     "float4_e2m1fn_x2"};
 
 /* A dotted name from torch; NULL with no error set when there is none. */
 static PyObject *find(const char *path) {
@@ -34,7 +74,8 @@ static PyObject *find(const char *path) {
 }
 
 static void find_objects(void) {
-    static const char *const formats[] = {"contiguous_format", "preserve_format", "channels_last", "channels_last_3d"};
+    static const char *const formats[] = {"contiguous_format", "preserve_format", "channels_last",
+                                          "channels_last_3d"};
     for (int i = 0; i < GEMS_DTYPES; i++)
         if (dtype_names[i]) gems_py.dtypes[i] = find(dtype_names[i]);
     for (int i = 0; i < 4; i++) gems_py.memory_formats[i] = find(formats[i]);
@@ -50,17 +91,20 @@ static void find_objects(void) {
     gems_py.forward_level = find("autograd.forward_ad.__dict__");
     PyObject *capsule = find("Tensor.__dlpack_c_exchange_api__");
     if (capsule) gems_py.dlpack = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
-    if (gems_py.dlpack && (gems_py.dlpack->major != 1 || !gems_py.dlpack->tensor_from_object)) gems_py.dlpack = NULL;
+    if (gems_py.dlpack && (gems_py.dlpack->major != 1 || !gems_py.dlpack->tensor_from_object))
+        gems_py.dlpack = NULL;
     PyErr_Clear();
 }
 
-/* torch's number of a dtype is what the table above says; false when this torch numbers otherwise. */
+/* torch's number of a dtype is what the table above says; false when this torch numbers otherwise.
+ */
 static bool dtypes_agree(void) {
     static const int checked[] = {GEMS_F32, GEMS_BF16, GEMS_BOOL, GEMS_I64};
     PyObject *empty = find("empty");
     bool agree = empty != NULL;
     for (size_t i = 0; agree && i < sizeof checked / sizeof *checked; i++) {
-        PyObject *args = Py_BuildValue("(i)", 1), *keywords = Py_BuildValue("{sO}", "dtype", gems_py.dtypes[checked[i]]);
+        PyObject *args = Py_BuildValue("(i)", 1),
+                 *keywords = Py_BuildValue("{sO}", "dtype", gems_py.dtypes[checked[i]]);
         PyObject *tensor = args && keywords ? PyObject_Call(empty, args, keywords) : NULL;
         void *handle = tensor ? gems_unwrap(tensor) : NULL;
         int32_t dtype = -1;
@@ -96,13 +140,16 @@ static PyObject *attach_torch(PyObject *self, PyObject *torch) {
         PyErr_SetString(PyExc_RuntimeError, "this torch numbers its dtypes in another way");
         return NULL;
     }
-    gems_python = (gems_torch_python){gems_resize, gems_philox, gems_fallback_shim, gems_observe, gems_raise_shim};
+    gems_python = (gems_torch_python){gems_resize, gems_philox, gems_fallback_shim, gems_observe,
+                                      gems_raise_shim};
     if (gems_torch.thread_count) gems_cpu_thread_count = torch_threads;
-    return Py_BuildValue("{ss,si,si,si,si,sO,sO,sO,sO}", "reader", gems_reader_name(), "fields", gems_layout.shape, "impl", gems_layout.impl, "keys",
-                         gems_layout.keys, "autograd", gems_layout.autograd, "wrap",
-                         gems_torch.wrap_moved || gems_torch.wrap ? Py_True : Py_False, "shim_lists",
-                         gems_torch.list_size ? Py_True : Py_False, "bump_version",
-                         gems_torch.bump_version ? Py_True : Py_False, "throw", gems_torch.throw_python_error ? Py_True : Py_False);
+    return Py_BuildValue("{ss,si,si,si,si,sO,sO,sO,sO}", "reader", gems_reader_name(), "fields",
+                         gems_layout.shape, "impl", gems_layout.impl, "keys", gems_layout.keys,
+                         "autograd", gems_layout.autograd, "wrap",
+                         gems_torch.wrap_moved || gems_torch.wrap ? Py_True : Py_False,
+                         "shim_lists", gems_torch.list_size ? Py_True : Py_False, "bump_version",
+                         gems_torch.bump_version ? Py_True : Py_False, "throw",
+                         gems_torch.throw_python_error ? Py_True : Py_False);
 }
 
 /* ---- switches ---- */
@@ -122,12 +169,14 @@ static PyObject *reader(PyObject *self, PyObject *unused) {
 
 /* set_hooks(name=object): the Python objects that C calls. */
 static PyObject *set_hooks(PyObject *self, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"declined_error", "register_entries", "record", "keyset", "random_kernel", NULL};
+    static char *names[] = {"declined_error", "register_entries", "record",
+                            "keyset",         "random_kernel",    NULL};
     PyObject *given[5] = {NULL};
-    PyObject **places[5] = {&gems_py.declined_error, &gems_py.register_entries, &gems_py.record, &gems_py.keyset,
-                            &gems_py.random_kernel};
+    PyObject **places[5] = {&gems_py.declined_error, &gems_py.register_entries, &gems_py.record,
+                            &gems_py.keyset, &gems_py.random_kernel};
     (void)self;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OOOOO", names, &given[0], &given[1], &given[2], &given[3], &given[4]))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OOOOO", names, &given[0], &given[1],
+                                     &given[2], &given[3], &given[4]))
         return NULL;
     for (int i = 0; i < 5; i++)
         if (given[i]) Py_XSETREF(*places[i], Py_NewRef(given[i]));
@@ -156,7 +205,8 @@ static PyObject *gates(PyObject *self, PyObject *unused) {
     (void)unused;
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, gems_entry_count());
     for (int i = 0; bytes && i < gems_entry_count(); i++)
-        PyBytes_AS_STRING(bytes)[i] = (char)__atomic_load_n(&gems_entry_at(i)->gate, __ATOMIC_RELAXED);
+        PyBytes_AS_STRING(bytes)[i] =
+            (char)__atomic_load_n(&gems_entry_at(i)->gate, __ATOMIC_RELAXED);
     return bytes;
 }
 
@@ -167,7 +217,8 @@ static PyObject *set_gates(PyObject *self, PyObject *bytes) {
         return NULL;
     }
     for (int i = 0; i < gems_entry_count(); i++)
-        __atomic_store_n(&gems_entry_at(i)->gate, (uint8_t)(PyBytes_AS_STRING(bytes)[i] != 0), __ATOMIC_RELAXED);
+        __atomic_store_n(&gems_entry_at(i)->gate, (uint8_t)(PyBytes_AS_STRING(bytes)[i] != 0),
+                         __ATOMIC_RELAXED);
     Py_RETURN_NONE;
 }
 
@@ -217,7 +268,8 @@ static PyObject *register_shim(PyObject *self, PyObject *args) {
     Py_ssize_t count = PyList_GET_SIZE(list);
     for (Py_ssize_t i = 0; i < count; i++) {
         int index;
-        if (i == GEMS_MAX_ENTRIES_REGISTERED || !entry_index(PyList_GET_ITEM(list, i), &index)) return NULL;
+        if (i == GEMS_MAX_ENTRIES_REGISTERED || !entry_index(PyList_GET_ITEM(list, i), &index))
+            return NULL;
         entries[i] = (uint16_t)index;
     }
     if (gems_shim_register(key, entries, (int)count, &library) != GEMS_OK) {
@@ -236,18 +288,26 @@ static PyObject *close_shim(PyObject *self, PyObject *library) {
 }
 
 PyMethodDef gems_attach_methods[] = {
-    {"attach_torch", attach_torch, METH_O, "attach_torch(torch): finds torch's symbols and objects; a dict of what was found."},
-    {"set_reader", set_reader, METH_O, "set_reader(name): 'handle', 'pyobject', 'dlpack' or 'attributes'."},
+    {"attach_torch", attach_torch, METH_O,
+     "attach_torch(torch): finds torch's symbols and objects; a dict of what was found."},
+    {"set_reader", set_reader, METH_O,
+     "set_reader(name): 'handle', 'pyobject', 'dlpack' or 'attributes'."},
     {"reader", reader, METH_NOARGS, "reader(): how tensors are read."},
-    {"set_hooks", (PyCFunction)(void (*)(void))set_hooks, METH_VARARGS | METH_KEYWORDS, "Objects that the extension calls."},
+    {"set_hooks", (PyCFunction)(void (*)(void))set_hooks, METH_VARARGS | METH_KEYWORDS,
+     "Objects that the extension calls."},
     {"set_strict", set_strict, METH_O, "set_strict(flag): a decline raises DeclinedError."},
-    {"set_default_dtype", set_default_dtype, METH_O, "set_default_dtype(dtype): what ints are promoted to."},
+    {"set_default_dtype", set_default_dtype, METH_O,
+     "set_default_dtype(dtype): what ints are promoted to."},
     {"gates", gates, METH_NOARGS, "gates(): one byte an entry, 1 where our kernel may run."},
     {"set_gates", set_gates, METH_O, "set_gates(bytes)"},
-    {"shim_carries", shim_carries, METH_O, "shim_carries(entry): the stable shim can take its arguments."},
-    {"library_function", library_function, METH_O, "library_function(entry): a builtin for torch.library."},
-    {"set_kernel", (PyCFunction)(void (*)(void))set_kernel, METH_FASTCALL, "set_kernel(entry, call_boxed)"},
-    {"register_shim", register_shim, METH_VARARGS, "register_shim(key, entries): the number of an open library."},
+    {"shim_carries", shim_carries, METH_O,
+     "shim_carries(entry): the stable shim can take its arguments."},
+    {"library_function", library_function, METH_O,
+     "library_function(entry): a builtin for torch.library."},
+    {"set_kernel", (PyCFunction)(void (*)(void))set_kernel, METH_FASTCALL,
+     "set_kernel(entry, call_boxed)"},
+    {"register_shim", register_shim, METH_VARARGS,
+     "register_shim(key, entries): the number of an open library."},
     {"close_shim", close_shim, METH_O, "close_shim(library)"},
     {NULL, NULL, 0, NULL}};
 

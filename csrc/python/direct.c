@@ -1,6 +1,6 @@
-/* flag_gems.ops: builtins that go straight into the engine. A function has an ordered list of entries, the overloads; the first that
- * the arguments fit is called. What autograd or a mode of torch must see, and what kernels decline, goes through
- * torch.ops.aten instead. */
+/* flag_gems.ops: builtins that go straight into the engine. A function has an ordered list of
+ * entries, the overloads; the first that the arguments fit is called. What autograd or a mode of
+ * torch must see, and what kernels decline, goes through torch.ops.aten instead. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,8 +9,7 @@
 #define MAX_OVERLOADS 16
 
 typedef struct function {
-    PyObject_HEAD
-    char name[96];
+    PyObject_HEAD char name[96];
     char document[640];
     uint16_t entries[MAX_OVERLOADS];
     int count;
@@ -37,7 +36,8 @@ static PyObject *packet(function *f) {
 }
 
 /* Calls torch's operator with our kernel forced (force) or passed over. */
-static PyObject *through_torch(function *f, PyObject *const *args, Py_ssize_t count, PyObject *keywords, bool force) {
+static PyObject *through_torch(function *f, PyObject *const *args, Py_ssize_t count,
+                               PyObject *keywords, bool force) {
     PyObject *operator= packet(f);
     if (!operator) {
         if (!PyErr_Occurred()) gems_set_declined(f->name, gems_reason());
@@ -45,7 +45,8 @@ static PyObject *through_torch(function *f, PyObject *const *args, Py_ssize_t co
     }
     if (force && gems_py.register_entries) {
         PyObject *list = PyList_New(f->count);
-        for (int i = 0; list && i < f->count; i++) PyList_SET_ITEM(list, i, PyLong_FromLong(f->entries[i]));
+        for (int i = 0; list && i < f->count; i++)
+            PyList_SET_ITEM(list, i, PyLong_FromLong(f->entries[i]));
         PyObject *done = list ? PyObject_CallOneArg(gems_py.register_entries, list) : NULL;
         Py_XDECREF(list);
         if (!done) return NULL;
@@ -60,7 +61,8 @@ static PyObject *through_torch(function *f, PyObject *const *args, Py_ssize_t co
 
 /* ---- the call ---- */
 
-/* What ADInplaceOrView does for a written tensor: autograd must notice that saved values changed. */
+/* What ADInplaceOrView does for a written tensor: autograd must notice that saved values changed.
+ */
 static void bump_versions(gems_frame *frame) {
     const gems_entry *entry = frame->call.entry;
     if (entry->variant == GEMS_FUNCTIONAL || !frame->has_torch) return;
@@ -72,7 +74,8 @@ static void bump_versions(gems_frame *frame) {
         }
         PyObject *torch_c = PyObject_GetAttrString(gems_py.torch, "_C");
         PyObject *list = torch_c ? PyTuple_Pack(1, object) : NULL;
-        PyObject *done = list ? PyObject_CallMethod(torch_c, "_increment_version", "(O)", list) : NULL;
+        PyObject *done =
+            list ? PyObject_CallMethod(torch_c, "_increment_version", "(O)", list) : NULL;
         Py_XDECREF(done);
         Py_XDECREF(list);
         Py_XDECREF(torch_c);
@@ -86,17 +89,21 @@ static bool needs_dispatcher(const gems_frame *frame) {
     if (gems_modes_active() || gems_wants_gradient(frame)) return true;
     if (frame->call.entry->variant == GEMS_FUNCTIONAL || !frame->inference) return false;
     const uint64_t *keys = gems_torch_thread_keys();
-    return !keys || !keys[0]; /* writing an inference tensor outside of inference mode: torch raises */
+    return !keys ||
+           !keys[0]; /* writing an inference tensor outside of inference mode: torch raises */
 }
 
-static PyObject *declined(function *f, gems_frame *frame, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+static PyObject *declined(function *f, gems_frame *frame, PyObject *const *args, Py_ssize_t count,
+                          PyObject *keywords) {
     const gems_entry *entry = frame->call.entry;
-    if (gems_py.strict || frame->has_numpy) return gems_set_declined(entry->qualified, gems_reason());
+    if (gems_py.strict || frame->has_numpy)
+        return gems_set_declined(entry->qualified, gems_reason());
     return through_torch(f, args, count, keywords, false);
 }
 
 /* No overload fits: torch says why, or what it makes of the call. */
-static PyObject *mismatch(function *f, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+static PyObject *mismatch(function *f, PyObject *const *args, Py_ssize_t count,
+                          PyObject *keywords) {
     bool arrays = false;
     for (Py_ssize_t i = 0; i < count; i++) arrays |= gems_is_array(args[i]);
     if (!arrays && packet(f)) return through_torch(f, args, count, keywords, false);
@@ -106,7 +113,8 @@ static PyObject *mismatch(function *f, PyObject *const *args, Py_ssize_t count, 
     return NULL;
 }
 
-static PyObject *run(function *f, gems_frame *frame, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+static PyObject *run(function *f, gems_frame *frame, PyObject *const *args, Py_ssize_t count,
+                     PyObject *keywords) {
     if (needs_dispatcher(frame)) return through_torch(f, args, count, keywords, true);
     int64_t start = __builtin_expect(gems_observing, 0) ? gems_now() : 0;
     gems_status status = gems_frame_run(frame);
@@ -130,8 +138,9 @@ static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count, P
         } else if (match == GEMS_PASS) {
             /* Counted by the entry that the dispatcher reaches, if any. */
             if (frame.has_numpy || gems_py.strict) gems_count_decline(frame.call.entry);
-            result = gems_py.torch && !frame.has_numpy && !gems_py.strict ? through_torch(f, args, count, keywords, true)
-                                                       : declined(f, &frame, args, count, keywords);
+            result = gems_py.torch && !frame.has_numpy && !gems_py.strict
+                         ? through_torch(f, args, count, keywords, true)
+                         : declined(f, &frame, args, count, keywords);
         }
         gems_frame_close(&frame);
         if (match != GEMS_MISMATCH) return result;
@@ -157,8 +166,8 @@ static void describe(function *f) {
         const gems_arg *arg = &schema->args[i];
         const char *star = arg->keyword_only && !keyword ? "*, " : "";
         keyword |= arg->keyword_only;
-        used += (size_t)snprintf(f->document + used, sizeof f->document - used, "%s%s%s%s", i ? ", " : "", star, arg->name,
-                                 arg->has_default ? "=None" : "");
+        used += (size_t)snprintf(f->document + used, sizeof f->document - used, "%s%s%s%s",
+                                 i ? ", " : "", star, arg->name, arg->has_default ? "=None" : "");
     }
     if (f->count > 1 && used < sizeof f->document)
         used += (size_t)snprintf(f->document + used, sizeof f->document - used, "*args, **kwargs");
@@ -202,7 +211,9 @@ static bool add_further(const gems_op *op, int entry, int variant) {
         char name[96];
         size_t length = strcspn(p, ",");
         snprintf(name, sizeof name, "%.*s", (int)length, p);
-        int wanted = ends(name, "_out") ? GEMS_OUT : ends(name, "_") ? GEMS_INPLACE : GEMS_FUNCTIONAL;
+        int wanted = ends(name, "_out") ? GEMS_OUT
+                     : ends(name, "_")  ? GEMS_INPLACE
+                                        : GEMS_FUNCTIONAL;
         if (wanted == variant && !add(name, entry)) return false;
         p += length + (p[length] == ',');
     }
@@ -218,7 +229,8 @@ static bool collect(void) {
         char name[96];
         if (entry->op != row) memset(seen, 0, sizeof seen);
         row = entry->op;
-        snprintf(name, sizeof name, "%s%s", entry->schema.name, entry->variant == GEMS_OUT ? "_out" : "");
+        snprintf(name, sizeof name, "%s%s", entry->schema.name,
+                 entry->variant == GEMS_OUT ? "_out" : "");
         if (!add(name, i)) return false;
         if (!seen[entry->variant] && !add_further(gems_op_at(row), i, entry->variant)) return false;
         seen[entry->variant] = true;
@@ -239,7 +251,8 @@ bool gems_direct_functions(PyObject *dict) {
     for (int i = 0; done && i < function_count; i++) {
         function *f = functions[i];
         describe(f);
-        f->method = (PyMethodDef){f->name, (PyCFunction)(void (*)(void))call, METH_FASTCALL | METH_KEYWORDS, f->document};
+        f->method = (PyMethodDef){f->name, (PyCFunction)(void (*)(void))call,
+                                  METH_FASTCALL | METH_KEYWORDS, f->document};
         PyObject *builtin = PyCFunction_NewEx(&f->method, (PyObject *)f, module);
         done = builtin && !PyDict_SetItemString(dict, f->name, builtin);
         Py_XDECREF(builtin);

@@ -17,7 +17,8 @@ typedef struct gems_dlpack_tensor {
 typedef struct gems_dlpack_api {
     uint32_t major, minor;
     struct gems_dlpack_api *previous;
-    int (*allocate)(gems_dlpack_tensor *, void **, void *, void (*)(void *, const char *, const char *));
+    int (*allocate)(gems_dlpack_tensor *, void **, void *,
+                    void (*)(void *, const char *, const char *));
     int (*managed_from_object)(void *, void **);
     int (*managed_to_object)(void *, void **);
     int (*tensor_from_object)(void *, gems_dlpack_tensor *); /* borrowed: nothing to release */

@@ -10,12 +10,22 @@ void gems_count_decline(gems_entry *entry) {
 
 /* ---- called with Python objects ---- */
 
-/* The dtype of a number's stand-in: with it a 0-dim tensor promotes as the wrapped number did. */
+/* The dtype of a number's stand-in: with it a 0-dim tensor promotes beside the other tensor (NULL:
+ * there is none) as the wrapped number did. */
 static PyObject *stand_in_dtype(PyObject *number, PyObject *other) {
+    if (!other) {
+        int own = PyBool_Check(number)    ? GEMS_BOOL
+                  : PyLong_Check(number)  ? GEMS_I64
+                  : PyFloat_Check(number) ? GEMS_F64
+                                          : GEMS_C128;
+        return Py_NewRef(gems_py.dtypes[own]);
+    }
     PyObject *common = PyObject_CallMethod(gems_py.torch, "result_type", "OO", other, number);
     if (!common || (!PyFloat_Check(number) && !PyComplex_Check(number))) return common;
-    /* Beside a float tensor with dimensions a double keeps all of the number's digits, and its rank lets the other decide. */
-    PyObject *rank = PyObject_CallMethod(other, "dim", NULL), *dtype = PyObject_GetAttrString(other, "dtype");
+    /* Beside a float tensor with dimensions a double keeps all of the number's digits, and its rank
+     * lets the other decide. */
+    PyObject *rank = PyObject_CallMethod(other, "dim", NULL),
+             *dtype = PyObject_GetAttrString(other, "dtype");
     bool wide = rank && dtype == common && PyLong_AsLong(rank) > 0;
     Py_XDECREF(rank);
     Py_XDECREF(dtype);
@@ -28,7 +38,8 @@ static PyObject *stand_in_dtype(PyObject *number, PyObject *other) {
 static PyObject *stand_in(PyObject *number, PyObject *other) {
     PyObject *dtype = stand_in_dtype(number, other);
     PyObject *make = dtype ? PyObject_GetAttrString(gems_py.torch, "scalar_tensor") : NULL;
-    PyObject *args = make ? PyTuple_Pack(1, number) : NULL, *keywords = args ? Py_BuildValue("{sO}", "dtype", dtype) : NULL;
+    PyObject *args = make ? PyTuple_Pack(1, number) : NULL,
+             *keywords = args ? Py_BuildValue("{sO}", "dtype", dtype) : NULL;
     PyObject *tensor = keywords ? PyObject_Call(make, args, keywords) : NULL;
     Py_XDECREF(keywords);
     Py_XDECREF(args);
@@ -37,14 +48,16 @@ static PyObject *stand_in(PyObject *number, PyObject *other) {
     return tensor;
 }
 
-PyObject *gems_call_aten(const gems_entry *entry, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+PyObject *gems_call_aten(const gems_entry *entry, PyObject *const *args, Py_ssize_t count,
+                         PyObject *keywords) {
     PyObject *kernel = gems_py.kernels[entry->index];
     PyObject *stack[GEMS_MAX_ARGS + 1], *made[GEMS_MAX_ARGS];
     Py_ssize_t total = count + (keywords ? PyTuple_GET_SIZE(keywords) : 0);
     int made_count = 0;
     PyObject *result = NULL, *tensor = NULL;
     if (!kernel || total > GEMS_MAX_ARGS) {
-        PyErr_Format(PyExc_RuntimeError, "aten::%s: ATen's kernel is not at hand", entry->qualified);
+        PyErr_Format(PyExc_RuntimeError, "aten::%s: ATen's kernel is not at hand",
+                     entry->qualified);
         return NULL;
     }
     stack[0] = gems_py.keyset;
@@ -52,7 +65,7 @@ PyObject *gems_call_aten(const gems_entry *entry, PyObject *const *args, Py_ssiz
         if (PyObject_TypeCheck(args[i], gems_py.tensor)) tensor = args[i];
     for (Py_ssize_t i = 0; i < total; i++) {
         PyObject *arg = args[i];
-        if (tensor && i < count && entry->schema.args[i].type == GEMS_T_TENSOR && PyNumber_Check(arg) &&
+        if (i < count && entry->schema.args[i].type == GEMS_T_TENSOR && PyNumber_Check(arg) &&
             !PyObject_TypeCheck(arg, gems_py.tensor)) {
             if (!(arg = stand_in(arg, tensor))) goto done;
             made[made_count++] = arg;
@@ -71,7 +84,8 @@ static void *pointer(uint64_t word) { return (void *)(uintptr_t)word; }
 
 static PyObject *known(PyObject *object, const char *what) {
     if (object) return Py_NewRef(object);
-    PyErr_Format(PyExc_RuntimeError, "flag_gems: ATen's kernel cannot be called with this %s", what);
+    PyErr_Format(PyExc_RuntimeError, "flag_gems: ATen's kernel cannot be called with this %s",
+                 what);
     return NULL;
 }
 
@@ -90,8 +104,11 @@ static PyObject *plain_object(const gems_arg *arg, uint64_t word) {
     case GEMS_T_INT: return PyLong_FromLongLong((int64_t)word);
     case GEMS_T_BOOL: return PyBool_FromLong(word & 1);
     case GEMS_T_FLOAT: memcpy(&real, &word, sizeof real); return PyFloat_FromDouble(real);
-    case GEMS_T_DTYPE: return known(number >= 0 && number < GEMS_DTYPES ? gems_py.dtypes[number] : NULL, "dtype");
-    case GEMS_T_MEMORY_FORMAT: return known(number >= 0 && number < 4 ? gems_py.memory_formats[number] : NULL, "memory format");
+    case GEMS_T_DTYPE:
+        return known(number >= 0 && number < GEMS_DTYPES ? gems_py.dtypes[number] : NULL, "dtype");
+    case GEMS_T_MEMORY_FORMAT:
+        return known(number >= 0 && number < 4 ? gems_py.memory_formats[number] : NULL,
+                     "memory format");
     case GEMS_T_LAYOUT: return known(number == 0 ? gems_py.strided : NULL, "layout");
     case GEMS_T_DEVICE: return device_object(word);
     default: return known(NULL, "argument");
@@ -101,8 +118,10 @@ static PyObject *plain_object(const gems_arg *arg, uint64_t word) {
 static PyObject *optional_object(const gems_arg *arg, uint64_t word, bool optional);
 
 static PyObject *list_object(const gems_arg *arg, void *handle) {
-    static const uint8_t elements[] = {[GEMS_T_TENSORS] = GEMS_T_TENSOR, [GEMS_T_INTS] = GEMS_T_INT,
-                                       [GEMS_T_FLOATS] = GEMS_T_FLOAT, [GEMS_T_BOOLS] = GEMS_T_BOOL};
+    static const uint8_t elements[] = {[GEMS_T_TENSORS] = GEMS_T_TENSOR,
+                                       [GEMS_T_INTS] = GEMS_T_INT,
+                                       [GEMS_T_FLOATS] = GEMS_T_FLOAT,
+                                       [GEMS_T_BOOLS] = GEMS_T_BOOL};
     gems_arg element = {.type = elements[arg->type]};
     size_t count = 0;
     bool failed = gems_torch.list_size(handle, &count) != 0;
@@ -112,12 +131,15 @@ static PyObject *list_object(const gems_arg *arg, void *handle) {
         failed |= gems_torch.list_get(handle, i, &word) != 0;
         PyObject *object = optional_object(&element, word, arg->list_of_optional);
         failed |= !object;
-        if (list) PyList_SET_ITEM(list, (Py_ssize_t)i, object);
-        else Py_XDECREF(object);
+        if (list)
+            PyList_SET_ITEM(list, (Py_ssize_t)i, object);
+        else
+            Py_XDECREF(object);
     }
     gems_torch.list_delete(handle);
     if (failed) Py_CLEAR(list);
-    if (failed && !PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, "flag_gems: a list cannot be read");
+    if (failed && !PyErr_Occurred())
+        PyErr_SetString(PyExc_RuntimeError, "flag_gems: a list cannot be read");
     return list;
 }
 
@@ -137,8 +159,10 @@ static PyObject *optional_object(const gems_arg *arg, uint64_t word, bool option
         if (!word) return Py_NewRef(Py_None);
         void *cell = pointer(word);
         word = *(uint64_t *)cell;
-        if (gems_torch.delete_optional) gems_torch.delete_optional(cell);
-        else gems_torch.operator_delete(cell);
+        if (gems_torch.delete_optional)
+            gems_torch.delete_optional(cell);
+        else
+            gems_torch.operator_delete(cell);
     }
     switch (arg->type) {
     case GEMS_T_TENSORS:
@@ -154,14 +178,17 @@ static PyObject *optional_object(const gems_arg *arg, uint64_t word, bool option
 static bool give_results(const gems_entry *entry, PyObject *result, uint64_t *stack) {
     int count = entry->nouts;
     if (count > 1 && (!PyTuple_Check(result) || PyTuple_GET_SIZE(result) != count)) {
-        PyErr_Format(PyExc_RuntimeError, "aten::%s: unexpected results of ATen's kernel", entry->qualified);
+        PyErr_Format(PyExc_RuntimeError, "aten::%s: unexpected results of ATen's kernel",
+                     entry->qualified);
         return false;
     }
     for (int i = 0; i < count; i++) {
         PyObject *item = count == 1 ? result : PyTuple_GET_ITEM(result, i);
         void *handle = NULL;
-        if (item == Py_None && gems_torch.undefined) gems_torch.undefined(&handle);
-        else handle = gems_unwrap(item);
+        if (item == Py_None && gems_torch.undefined)
+            gems_torch.undefined(&handle);
+        else
+            handle = gems_unwrap(item);
         if (!handle) {
             while (i) gems_torch.delete_handle(pointer(stack[--i]));
             return false;
@@ -171,7 +198,8 @@ static bool give_results(const gems_entry *entry, PyObject *result, uint64_t *st
     return true;
 }
 
-/* Names of the arguments that only go by keyword; NULL when there are none, or with an error set. */
+/* Names of the arguments that only go by keyword; NULL when there are none, or with an error set.
+ */
 static PyObject *keyword_names(const gems_entry *entry) {
     const gems_schema *schema = &entry->schema;
     int count = schema->nargs - schema->npositional;
@@ -192,7 +220,8 @@ static bool run_aten(gems_entry *entry, uint64_t *stack) {
         read &= args[i] != NULL;
     }
     if (read) keywords = keyword_names(entry);
-    if (read && !PyErr_Occurred()) result = gems_call_aten(entry, args, entry->schema.npositional, keywords);
+    if (read && !PyErr_Occurred())
+        result = gems_call_aten(entry, args, entry->schema.npositional, keywords);
     Py_XDECREF(keywords);
     bool done = result && give_results(entry, result, stack);
     Py_XDECREF(result);
@@ -214,8 +243,9 @@ static void error_text(char *text, size_t room) {
     PyErr_Clear();
 }
 
-/* Throws the Python error that is set as a C++ exception through the callers, which are C built with -fexceptions. With the
- * thread's own interpreter state the error stays set and keeps its type; else it becomes a RuntimeError. */
+/* Throws the Python error that is set as a C++ exception through the callers, which are C built
+ * with -fexceptions. With the thread's own interpreter state the error stays set and keeps its
+ * type; else it becomes a RuntimeError. */
 static void throw_error(bool keeps_state) {
     if (keeps_state && gems_torch.throw_python_error) {
         PyObject *type, *value, *trace;
@@ -235,7 +265,8 @@ void gems_fallback_shim(gems_entry *entry, uint64_t *stack, const char *reason) 
     bool keeps_state = PyGILState_GetThisThreadState() != NULL;
     PyGILState_STATE state __attribute__((cleanup(leave))) = PyGILState_Ensure();
     if (reason && gems_py.strict) {
-        for (int i = 0; i < entry->schema.nargs; i++) gems_shim_release(&entry->schema.args[i], stack[i]);
+        for (int i = 0; i < entry->schema.nargs; i++)
+            gems_shim_release(&entry->schema.args[i], stack[i]);
         gems_set_declined(entry->qualified, reason);
     } else if (run_aten(entry, stack)) {
         return;

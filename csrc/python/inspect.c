@@ -5,7 +5,8 @@
 #include "../backend/null.h"
 #include "python.h"
 
-static const gems_backend *const backends[] = {&gems_backend_cpu, &gems_backend_cuda, &gems_backend_null};
+static const gems_backend *const backends[] = {&gems_backend_cpu, &gems_backend_cuda,
+                                               &gems_backend_null};
 
 static const gems_backend *find_backend(const char *name) {
     for (size_t i = 0; i < sizeof backends / sizeof *backends; i++)
@@ -43,16 +44,21 @@ static void imagine_gpu(const char *arch, gems_device_info *info) {
     int number = atoi(arch + strcspn(arch, "0123456789"));
     *info = (gems_device_info){
         .arch = number,
-        .processors = number >= 100 ? 148 : number >= 90 ? 132 : 108,
+        .processors = number >= 100  ? 148
+                      : number >= 90 ? 132
+                                     : 108,
         .warp = 32,
         .max_threads = 1024,
         .vector_bytes = 16,
-        .shared_bytes = number == 80 ? 163 << 10 : number >= 120 || (number > 80 && number < 90) ? 99 << 10 : 227 << 10,
+        .shared_bytes = number == 80                                    ? 163 << 10
+                        : number >= 120 || (number > 80 && number < 90) ? 99 << 10
+                                                                        : 227 << 10,
         .l2_bytes = 40 << 20,
     };
 }
 
-static gems_status information(const gems_backend *backend, const char *arch, gems_device_info *info) {
+static gems_status information(const gems_backend *backend, const char *arch,
+                               gems_device_info *info) {
     if (!strcmp(backend->name, "cuda") && arch) {
         imagine_gpu(arch, info);
         return GEMS_OK;
@@ -80,18 +86,20 @@ static void key_dtypes(const gems_key *key, char *text, size_t room) {
     }
 }
 
-static PyObject *report_dict(int row, const char *dtype, const char *arch, const gems_key *key, const gems_report *report,
-                             bool cached) {
+static PyObject *report_dict(int row, const char *dtype, const char *arch, const gems_key *key,
+                             const gems_report *report, bool cached) {
     char dtypes[128];
     gems_text text = {NULL, 0, 0, false};
     gems_program program = {0};
-    const char *name = gems_plan_text(key, &text, &program) == GEMS_OK ? program.name : gems_op_id(row);
+    const char *name =
+        gems_plan_text(key, &text, &program) == GEMS_OK ? program.name : gems_op_id(row);
     key_dtypes(key, dtypes, sizeof dtypes);
-    PyObject *dict = Py_BuildValue("{ss,ss,ss,ss,si,si,si,si,sd,sO}", "op", gems_op_id(row), "program", name, "dtypes",
-                                   *dtypes ? dtypes : dtype, "arch", arch, "registers", report->registers, "spill_bytes",
-                                   report->spill_bytes, "shared_bytes", report->shared_bytes, "instructions",
-                                   report->instructions, "milliseconds", report->milliseconds, "cached",
-                                   cached ? Py_True : Py_False);
+    PyObject *dict =
+        Py_BuildValue("{ss,ss,ss,ss,si,si,si,si,sd,sO}", "op", gems_op_id(row), "program", name,
+                      "dtypes", *dtypes ? dtypes : dtype, "arch", arch, "registers",
+                      report->registers, "spill_bytes", report->spill_bytes, "shared_bytes",
+                      report->shared_bytes, "instructions", report->instructions, "milliseconds",
+                      report->milliseconds, "cached", cached ? Py_True : Py_False);
     gems_text_free(&text);
     return dict;
 }
@@ -102,7 +110,8 @@ static PyObject *warm(PyObject *self, PyObject *args) {
     PyObject *row_object;
     int dtype;
     (void)self;
-    if (!PyArg_ParseTuple(args, "szOs", &backend_name, &arch, &row_object, &dtype_name)) return NULL;
+    if (!PyArg_ParseTuple(args, "szOs", &backend_name, &arch, &row_object, &dtype_name))
+        return NULL;
     const gems_backend *backend = find_backend(backend_name);
     int row = backend ? find_row(row_object) : -1;
     if (row < 0 || !find_dtype(dtype_name, &dtype)) return NULL;
@@ -124,20 +133,23 @@ static PyObject *warm(PyObject *self, PyObject *args) {
             if (status == GEMS_DECLINE) gems_fail(GEMS_RUNTIME_ERROR, "%s", gems_reason());
             return gems_set_error();
         }
-        PyObject *dict = report_dict(row, dtype_name, arch ? arch : identity.arch, &key, &report, cached);
+        PyObject *dict =
+            report_dict(row, dtype_name, arch ? arch : identity.arch, &key, &report, cached);
         if (!dict || PyList_Append(list, dict)) Py_CLEAR(list);
         Py_XDECREF(dict);
     }
     return list;
 }
 
-/* program_text(row, dtype, i, arch=None, backend="cpu"): the text of the i-th program of warmup; None: no more. */
+/* program_text(row, dtype, i, arch=None, backend="cpu"): the text of the i-th program of warmup;
+ * None: no more. */
 static PyObject *program_text(PyObject *self, PyObject *args) {
     const char *dtype_name, *arch = "sm_90a", *backend_name = "cuda";
     PyObject *row_object;
     int dtype, i;
     (void)self;
-    if (!PyArg_ParseTuple(args, "Osi|ss", &row_object, &dtype_name, &i, &arch, &backend_name)) return NULL;
+    if (!PyArg_ParseTuple(args, "Osi|ss", &row_object, &dtype_name, &i, &arch, &backend_name))
+        return NULL;
     const gems_backend *backend = find_backend(backend_name);
     int row = backend ? find_row(row_object) : -1;
     gems_device_info info;
@@ -180,7 +192,8 @@ static PyObject *cache_prune(PyObject *self, PyObject *keep) {
     (void)self;
     long long bytes = PyLong_AsLongLong(keep);
     if (bytes < 0) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "bytes to keep must not be negative");
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "bytes to keep must not be negative");
         return NULL;
     }
     return PyLong_FromLongLong(gems_cache_prune(bytes));
@@ -192,9 +205,10 @@ static PyObject *jit_stats(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
     gems_jit_stats s = gems_jit_statistics();
-    return Py_BuildValue("{sK,sK,sK,sK,sd}", "compiled", (unsigned long long)s.compiled, "disk_hits",
-                         (unsigned long long)s.disk_hits, "loaded", (unsigned long long)s.loaded, "failed",
-                         (unsigned long long)s.failed, "compile_ms", s.compile_ms);
+    return Py_BuildValue("{sK,sK,sK,sK,sd}", "compiled", (unsigned long long)s.compiled,
+                         "disk_hits", (unsigned long long)s.disk_hits, "loaded",
+                         (unsigned long long)s.loaded, "failed", (unsigned long long)s.failed,
+                         "compile_ms", s.compile_ms);
 }
 
 static PyObject *plan_count(PyObject *self, PyObject *unused) {
@@ -208,9 +222,11 @@ static PyObject *last_launch(PyObject *self, PyObject *unused) {
     (void)unused;
     gems_null_record r = gems_null_last();
     if (!r.name) Py_RETURN_NONE;
-    return Py_BuildValue("{sK,ss,si,s(III),s(III),sI,sK}", "launches", (unsigned long long)r.launches, "name", r.name,
-                         "entry", r.entry, "grid", r.grid[0], r.grid[1], r.grid[2], "block", r.block[0], r.block[1],
-                         r.block[2], "shared", r.shared, "stream", (unsigned long long)(uintptr_t)r.stream);
+    return Py_BuildValue("{sK,ss,si,s(III),s(III),sI,sK}", "launches",
+                         (unsigned long long)r.launches, "name", r.name, "entry", r.entry, "grid",
+                         r.grid[0], r.grid[1], r.grid[2], "block", r.block[0], r.block[1],
+                         r.block[2], "shared", r.shared, "stream",
+                         (unsigned long long)(uintptr_t)r.stream);
 }
 
 /* One dict a backend: name, device_type, usable, text; opens each. */
@@ -222,9 +238,10 @@ static PyObject *list_backends(PyObject *self, PyObject *unused) {
         char text[4096] = "";
         gems_status status = backends[i]->open();
         backends[i]->describe(text, sizeof text);
-        PyObject *dict = Py_BuildValue("{ss,si,sO,ss,sz}", "name", backends[i]->name, "device_type", backends[i]->device_type,
-                                       "usable", status == GEMS_OK ? Py_True : Py_False, "text", text, "error",
-                                       status == GEMS_OK ? NULL : gems_error_text());
+        PyObject *dict = Py_BuildValue("{ss,si,sO,ss,sz}", "name", backends[i]->name, "device_type",
+                                       backends[i]->device_type, "usable",
+                                       status == GEMS_OK ? Py_True : Py_False, "text", text,
+                                       "error", status == GEMS_OK ? NULL : gems_error_text());
         if (!dict || PyList_Append(list, dict)) Py_CLEAR(list);
         Py_XDECREF(dict);
     }
@@ -232,15 +249,23 @@ static PyObject *list_backends(PyObject *self, PyObject *unused) {
 }
 
 PyMethodDef gems_inspect_methods[] = {
-    {"warm", warm, METH_VARARGS, "warm(backend, arch, row, dtype): compiles a row's main programs; a report dict each."},
-    {"program_text", program_text, METH_VARARGS, "program_text(row, dtype, i, arch='sm_90a', backend='cuda'): text or None."},
-    {"cache_directory", cache_directory, METH_NOARGS, "cache_directory(): the disk cache's directory, or None."},
+    {"warm", warm, METH_VARARGS,
+     "warm(backend, arch, row, dtype): compiles a row's main programs; a report dict each."},
+    {"program_text", program_text, METH_VARARGS,
+     "program_text(row, dtype, i, arch='sm_90a', backend='cuda'): text or None."},
+    {"cache_directory", cache_directory, METH_NOARGS,
+     "cache_directory(): the disk cache's directory, or None."},
     {"cache_info", cache_measure, METH_NOARGS, "cache_info(): (entries, bytes) of the disk cache."},
-    {"cache_measure", cache_measure, METH_NOARGS, "cache_measure(): (entries, bytes) of the disk cache."},
+    {"cache_measure", cache_measure, METH_NOARGS,
+     "cache_measure(): (entries, bytes) of the disk cache."},
     {"cache_clear", cache_clear, METH_NOARGS, "cache_clear(): entries removed."},
-    {"cache_prune", cache_prune, METH_O, "cache_prune(bytes): entries removed, oldest first, until so many bytes stay."},
-    {"jit_stats", jit_stats, METH_NOARGS, "jit_stats(): what the compiler and its cache did in this process."},
+    {"cache_prune", cache_prune, METH_O,
+     "cache_prune(bytes): entries removed, oldest first, until so many bytes stay."},
+    {"jit_stats", jit_stats, METH_NOARGS,
+     "jit_stats(): what the compiler and its cache did in this process."},
     {"plan_count", plan_count, METH_NOARGS, "plan_count(): programs loaded in this process."},
-    {"last_launch", last_launch, METH_NOARGS, "last_launch(): the null backend's last launch, or None."},
-    {"backends", list_backends, METH_NOARGS, "backends(): each backend, and what it found or tried."},
+    {"last_launch", last_launch, METH_NOARGS,
+     "last_launch(): the null backend's last launch, or None."},
+    {"backends", list_backends, METH_NOARGS,
+     "backends(): each backend, and what it found or tried."},
     {NULL, NULL, 0, NULL}};

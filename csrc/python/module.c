@@ -4,7 +4,8 @@
 
 static bool name_arguments(void) {
     int count = gems_entry_count();
-    gems_py.argument_names = PyMem_Calloc((size_t)count * GEMS_MAX_ARGS, sizeof *gems_py.argument_names);
+    gems_py.argument_names =
+        PyMem_Calloc((size_t)count * GEMS_MAX_ARGS, sizeof *gems_py.argument_names);
     gems_py.kernels = PyMem_Calloc((size_t)count, sizeof *gems_py.kernels);
     if (!gems_py.argument_names || !gems_py.kernels) return PyErr_NoMemory();
     for (int e = 0; e < count; e++) {
@@ -26,11 +27,19 @@ static PyObject *attach_numpy(PyObject *self, PyObject *unused) {
 }
 
 static PyMethodDef methods[] = {
-    {"attach_numpy", attach_numpy, METH_NOARGS, "attach_numpy(): lets functions take NumPy arrays; ImportError without NumPy."},
+    {"attach_numpy", attach_numpy, METH_NOARGS,
+     "attach_numpy(): lets functions take NumPy arrays; ImportError without NumPy."},
     {NULL, NULL, 0, NULL}};
 
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "flag_gems._C", "The engine of flag_gems.", -1, methods, NULL, NULL, NULL, NULL};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                                        "flag_gems._C",
+                                        "The engine of flag_gems.",
+                                        -1,
+                                        methods,
+                                        NULL,
+                                        NULL,
+                                        NULL,
+                                        NULL};
 
 PyMODINIT_FUNC PyInit__C(void);
 PyMODINIT_FUNC PyInit__C(void) {
@@ -40,8 +49,10 @@ PyMODINIT_FUNC PyInit__C(void) {
     gems_search_open();
     PyObject *module = PyModule_Create(&definition);
     if (!module) return NULL;
-    if (PyModule_AddFunctions(module, gems_attach_methods) || PyModule_AddFunctions(module, gems_table_methods) ||
-        PyModule_AddFunctions(module, gems_inspect_methods) || PyModule_AddFunctions(module, gems_observe_methods))
+    if (PyModule_AddFunctions(module, gems_attach_methods) ||
+        PyModule_AddFunctions(module, gems_table_methods) ||
+        PyModule_AddFunctions(module, gems_inspect_methods) ||
+        PyModule_AddFunctions(module, gems_observe_methods))
         Py_CLEAR(module);
     return module;
 }

@@ -1,6 +1,7 @@
-/* NumPy arrays in the explicit functions: read and made through NumPy's C API, on the CPU, with or without torch. */
+/* NumPy arrays in the explicit functions: read and made through NumPy's C API, on the CPU, with or
+ * without torch. */
 #define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
-#define NPY_TARGET_VERSION NPY_1_22_API_VERSION
+#define NPY_TARGET_VERSION    NPY_1_22_API_VERSION
 #include "python.h"
 
 #include <numpy/arrayobject.h>
@@ -20,16 +21,23 @@ bool gems_numpy_attach(void) {
 }
 
 bool gems_is_array(PyObject *object) { return attached && PyArray_Check(object); }
-bool gems_is_numpy_number(PyObject *object) { return attached && PyArray_CheckScalar(object) && !PyArray_Check(object); }
+bool gems_is_numpy_number(PyObject *object) {
+    return attached && PyArray_CheckScalar(object) && !PyArray_Check(object);
+}
 bool gems_array_writable(PyObject *array) { return PyArray_ISWRITEABLE((PyArrayObject *)array); }
 
 /* ---- dtypes ---- */
 
-static const struct { int numpy; uint8_t dtype; } types[] = {
-    {NPY_BOOL, GEMS_BOOL}, {NPY_UINT8, GEMS_U8}, {NPY_INT8, GEMS_I8}, {NPY_INT16, GEMS_I16}, {NPY_UINT16, GEMS_U16},
-    {NPY_INT32, GEMS_I32}, {NPY_UINT32, GEMS_U32}, {NPY_INT64, GEMS_I64}, {NPY_UINT64, GEMS_U64}, {NPY_FLOAT16, GEMS_F16},
-    {NPY_FLOAT32, GEMS_F32}, {NPY_FLOAT64, GEMS_F64}, {NPY_COMPLEX64, GEMS_C64}, {NPY_COMPLEX128, GEMS_C128},
-    {NPY_LONGLONG, GEMS_I64}, {NPY_ULONGLONG, GEMS_U64},
+static const struct {
+    int numpy;
+    uint8_t dtype;
+} types[] = {
+    {NPY_BOOL, GEMS_BOOL},     {NPY_UINT8, GEMS_U8},        {NPY_INT8, GEMS_I8},
+    {NPY_INT16, GEMS_I16},     {NPY_UINT16, GEMS_U16},      {NPY_INT32, GEMS_I32},
+    {NPY_UINT32, GEMS_U32},    {NPY_INT64, GEMS_I64},       {NPY_UINT64, GEMS_U64},
+    {NPY_FLOAT16, GEMS_F16},   {NPY_FLOAT32, GEMS_F32},     {NPY_FLOAT64, GEMS_F64},
+    {NPY_COMPLEX64, GEMS_C64}, {NPY_COMPLEX128, GEMS_C128}, {NPY_LONGLONG, GEMS_I64},
+    {NPY_ULONGLONG, GEMS_U64},
 };
 
 static int from_numpy(int type) {
@@ -47,7 +55,8 @@ static int to_numpy(int dtype) {
 
 int gems_numpy_dtype(PyObject *object) {
     PyArray_Descr *descr = NULL;
-    if (!attached || PyLong_Check(object) || PyArray_DescrConverter(object, &descr) != NPY_SUCCEED) {
+    if (!attached || PyLong_Check(object) ||
+        PyArray_DescrConverter(object, &descr) != NPY_SUCCEED) {
         PyErr_Clear();
         return GEMS_NO_DTYPE;
     }
@@ -84,12 +93,15 @@ gems_match gems_read_array(gems_frame *frame, PyObject *object, gems_tensor *t) 
     PyArrayObject *array = (PyArrayObject *)object;
     int ndim = PyArray_NDIM(array);
     frame->has_numpy = true;
-    if (from_numpy(PyArray_TYPE(array)) == GEMS_NO_DTYPE) return pass("an array of a dtype that torch does not have");
-    if (!PyArray_ISNOTSWAPPED(array) || !PyArray_ISALIGNED(array)) return pass("an array that is swapped or not aligned");
+    if (from_numpy(PyArray_TYPE(array)) == GEMS_NO_DTYPE)
+        return pass("an array of a dtype that torch does not have");
+    if (!PyArray_ISNOTSWAPPED(array) || !PyArray_ISALIGNED(array))
+        return pass("an array that is swapped or not aligned");
     if (ndim > GEMS_MAX_DIMS) return pass("more dimensions than kernels take");
     for (int i = 0; i < ndim; i++) {
         npy_intp stride = PyArray_STRIDE(array, i);
-        if (stride % PyArray_ITEMSIZE(array)) return pass("an array whose strides are no multiple of its elements");
+        if (stride % PyArray_ITEMSIZE(array))
+            return pass("an array whose strides are no multiple of its elements");
         if (stride < 0) return pass("an array with negative strides");
     }
     int64_t *strides = gems_frame_take(frame, ((size_t)ndim + 1) * sizeof *strides);
@@ -126,8 +138,8 @@ static PyObject *make(int ndim, const int64_t *sizes, const int64_t *strides, in
     return turned;
 }
 
-static gems_status empty(gems_call *call, int slot, int ndim, const int64_t *sizes, const int64_t *strides, int dtype,
-                         gems_tensor *t) {
+static gems_status empty(gems_call *call, int slot, int ndim, const int64_t *sizes,
+                         const int64_t *strides, int dtype, gems_tensor *t) {
     gems_frame *frame = call->host_data;
     int type = to_numpy(dtype);
     if (type < 0) return gems_decline("NumPy has no such dtype");
@@ -156,7 +168,8 @@ static void *stream(const gems_call *call) {
 }
 
 /* One draw from NumPy's global generator, so that np.random.seed is what seeds kernels. */
-static gems_status philox(gems_call *call, void *generator, uint64_t increment, uint64_t *seed, uint64_t *offset) {
+static gems_status philox(gems_call *call, void *generator, uint64_t increment, uint64_t *seed,
+                          uint64_t *offset) {
     (void)call;
     (void)increment;
     if (generator || !random_integers) return gems_decline("no generator of random numbers");
@@ -169,4 +182,5 @@ static gems_status philox(gems_call *call, void *generator, uint64_t increment, 
     return status;
 }
 
-const gems_host gems_host_numpy = {.name = "numpy", .empty = empty, .resize = resize, .stream = stream, .philox = philox};
+const gems_host gems_host_numpy = {
+    .name = "numpy", .empty = empty, .resize = resize, .stream = stream, .philox = philox};

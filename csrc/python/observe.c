@@ -37,11 +37,13 @@ void gems_observe(const gems_call *call, gems_status status, int64_t nanoseconds
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
     if (gems_py.record) {
-        const char *backend = status == GEMS_OK && call->device ? gems_device_backend(call->device)->name : NULL;
+        const char *backend =
+            status == GEMS_OK && call->device ? gems_device_backend(call->device)->name : NULL;
         PyObject *seen = status == GEMS_OK ? tensors(call) : Py_NewRef(Py_None);
-        PyObject *done = seen ? PyObject_CallFunction(gems_py.record, "iizLzN", (int)call->entry->index, (int)status, reason,
-                                                      (long long)nanoseconds, backend, seen)
-                              : NULL;
+        PyObject *done =
+            seen ? PyObject_CallFunction(gems_py.record, "iizLzN", (int)call->entry->index,
+                                         (int)status, reason, (long long)nanoseconds, backend, seen)
+                 : NULL;
         Py_XDECREF(done);
         if (!done) PyErr_WriteUnraisable(gems_py.record);
     }
@@ -58,5 +60,6 @@ static PyObject *set_observing(PyObject *self, PyObject *flag) {
 }
 
 PyMethodDef gems_observe_methods[] = {
-    {"set_observing", set_observing, METH_O, "set_observing(flag): the record hook is called after each call."},
+    {"set_observing", set_observing, METH_O,
+     "set_observing(flag): the record hook is called after each call."},
     {NULL, NULL, 0, NULL}};

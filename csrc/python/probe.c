@@ -20,8 +20,8 @@ typedef struct samples {
     int count;
 } samples;
 
-/* Tensors of several kinds: plain, empty, 0-dim, a view, leaf and result of autograd, Parameter, inference.
- * The second list: which have data for autograd, as leaves, results and views have. */
+/* Tensors of several kinds: plain, empty, 0-dim, a view, leaf and result of autograd, Parameter,
+ * inference. The second list: which have data for autograd, as leaves, results and views have. */
 static const char recipe[] =
     "import torch\n"
     "def make():\n"
@@ -43,7 +43,8 @@ static const char recipe[] =
     "words = [keys(t) for t in made]\n"
     "impls = [t._cdata for t in made]\n"
     "numbers = {torch.int32: 3, torch.int64: 4, torch.float32: 6, torch.float64: 7}\n"
-    "facts = [(t.dim(), t.numel(), t.storage_offset(), numbers[t.dtype], 14 if t.is_meta else 0) for t in made]\n"
+    "facts = [(t.dim(), t.numel(), t.storage_offset(), numbers[t.dtype], 14 if t.is_meta else 0) "
+    "for t in made]\n"
     "stores = [t.untyped_storage()._cdata for t in made]\n"
     "data = [t.untyped_storage().data_ptr() for t in made]\n"
     "shapes = [tuple(t.shape) for t in made]\n"
@@ -56,7 +57,8 @@ static PyObject *run_recipe(void) {
     if (!names) return NULL;
     PyObject *builtins = PyEval_GetBuiltins();
     PyObject *done = NULL;
-    if (!PyDict_SetItemString(names, "__builtins__", builtins)) done = PyRun_String(recipe, Py_file_input, names, names);
+    if (!PyDict_SetItemString(names, "__builtins__", builtins))
+        done = PyRun_String(recipe, Py_file_input, names, names);
     Py_XDECREF(done);
     if (!done) Py_CLEAR(names);
     return names;
@@ -74,7 +76,8 @@ static PyObject *list_of(PyObject *names, const char *name) {
 }
 
 static bool take_samples(PyObject *names, samples *s) {
-    static const char *const wanted[] = {"made", "words", "impls", "autograd", "facts", "stores", "data", "shapes", "strides"};
+    static const char *const wanted[] = {"made",   "words", "impls",  "autograd", "facts",
+                                         "stores", "data",  "shapes", "strides"};
     PyObject *lists[sizeof wanted / sizeof *wanted];
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (!(lists[i] = list_of(names, wanted[i]))) return false;
@@ -97,21 +100,26 @@ static bool take_samples(PyObject *names, samples *s) {
 /* The word of all samples that holds the TensorImpl pointer; -1. */
 static int find_impl(const samples *s) {
     Py_ssize_t size = gems_py.tensor->tp_basicsize;
-    for (int at = (int)sizeof(PyObject); at + (int)sizeof(void *) <= size; at += (int)sizeof(void *)) {
+    for (int at = (int)sizeof(PyObject); at + (int)sizeof(void *) <= size;
+         at += (int)sizeof(void *)) {
         int right = 0;
-        for (int i = 0; i < s->count; i++) right += !memcmp((char *)s->tensor[i] + at, &s->impl[i], sizeof(void *));
+        for (int i = 0; i < s->count; i++)
+            right += !memcmp((char *)s->tensor[i] + at, &s->impl[i], sizeof(void *));
         if (right == s->count) return at;
     }
     return -1;
 }
 
-/* A TensorImpl is at least this large in every torch: words beyond are not looked at. */
-#define IMPL_BYTES 176
+/* Words beyond these are not looked at: a TensorImpl is at least so large in every torch, and its
+ * last word is the key set, 112 bytes after the shape in all of them. */
+#define IMPL_BYTES  176
+#define AFTER_SHAPE 120
 
-static int find_keys(const samples *s) {
-    for (int at = 8; at + 8 <= IMPL_BYTES; at += 8) {
+static int find_keys(const samples *s, int bytes) {
+    for (int at = 8; at + 8 <= bytes; at += 8) {
         int right = 0;
-        for (int i = 0; i < s->count; i++) right += *(uint64_t *)((char *)s->impl[i] + at) == s->keys[i];
+        for (int i = 0; i < s->count; i++)
+            right += *(uint64_t *)((char *)s->impl[i] + at) == s->keys[i];
         if (right == s->count) return at;
     }
     return -1;
@@ -138,7 +146,8 @@ static int find_fact(const samples *s, int fact) {
     int found = -1;
     for (int at = 8; at + 8 <= IMPL_BYTES; at += 8) {
         int right = 0;
-        for (int i = 0; i < s->count; i++) right += *(int64_t *)((char *)s->impl[i] + at) == s->facts[i][fact];
+        for (int i = 0; i < s->count; i++)
+            right += *(int64_t *)((char *)s->impl[i] + at) == s->facts[i][fact];
         if (right != s->count) continue;
         if (found >= 0) return -1;
         found = at;
@@ -196,8 +205,8 @@ static void find_fields(const samples *s) {
     gems_layout.dtype = find_dtype(s);
     gems_layout.storage = find_pointer(s->impl, s->storage, s->count, IMPL_BYTES);
     gems_layout.data = find_pointer(s->storage, s->data, s->count, 48);
-    bool all = gems_layout.numel > 0 && gems_layout.offset > 0 && gems_layout.dtype > 0 && gems_layout.storage > 0 &&
-               gems_layout.data > 0;
+    bool all = gems_layout.numel > 0 && gems_layout.offset > 0 && gems_layout.dtype > 0 &&
+               gems_layout.storage > 0 && gems_layout.data > 0;
     gems_layout.shape = all ? shape : -1;
 }
 
@@ -207,9 +216,10 @@ static bool handles_agree(const samples *s) {
         gems_tensor t;
         if (!gems_handle_read((char *)s->tensor[i] + gems_layout.impl, &t)) return false;
         PyObject *data = PyObject_CallMethod(s->tensor[i], "data_ptr", NULL);
-        bool same = data && t.ndim == s->facts[i][RANK] && t.numel == s->facts[i][NUMEL] && t.dtype == s->facts[i][DTYPE] &&
-                    t.device_type == s->facts[i][DEVICE] && holds_tuple(t.sizes, s->shape[i]) &&
-                    holds_tuple(t.strides, s->strides[i]) && (!t.numel || PyLong_AsVoidPtr(data) == t.data);
+        bool same = data && t.ndim == s->facts[i][RANK] && t.numel == s->facts[i][NUMEL] &&
+                    t.dtype == s->facts[i][DTYPE] && t.device_type == s->facts[i][DEVICE] &&
+                    holds_tuple(t.sizes, s->shape[i]) && holds_tuple(t.strides, s->strides[i]) &&
+                    (!t.numel || PyLong_AsVoidPtr(data) == t.data);
         Py_XDECREF(data);
         PyErr_Clear();
         if (!same) return false;
@@ -223,7 +233,8 @@ static uint64_t inference_excludes(void) {
     PyObject *mode = keys ? PyObject_CallMethod(gems_py.torch, "inference_mode", NULL) : NULL;
     PyObject *entered = mode ? PyObject_CallMethod(mode, "__enter__", NULL) : NULL;
     uint64_t below = entered ? keys[1] : 0;
-    PyObject *left = entered ? PyObject_CallMethod(mode, "__exit__", "OOO", Py_None, Py_None, Py_None) : NULL;
+    PyObject *left =
+        entered ? PyObject_CallMethod(mode, "__exit__", "OOO", Py_None, Py_None, Py_None) : NULL;
     Py_XDECREF(left);
     Py_XDECREF(entered);
     Py_XDECREF(mode);
@@ -232,10 +243,14 @@ static uint64_t inference_excludes(void) {
 }
 
 static void choose_reader(void) {
-    if (gems_layout.impl > 0) gems_py.reader = GEMS_BY_HANDLE;
-    else if (gems_torch.from_object) gems_py.reader = GEMS_BY_PYOBJECT;
-    else if (gems_py.dlpack) gems_py.reader = GEMS_BY_DLPACK;
-    else gems_py.reader = GEMS_BY_ATTRIBUTES;
+    if (gems_layout.impl > 0)
+        gems_py.reader = GEMS_BY_HANDLE;
+    else if (gems_torch.from_object)
+        gems_py.reader = GEMS_BY_PYOBJECT;
+    else if (gems_py.dlpack)
+        gems_py.reader = GEMS_BY_DLPACK;
+    else
+        gems_py.reader = GEMS_BY_ATTRIBUTES;
 }
 
 bool gems_probe(void) {
@@ -244,7 +259,8 @@ bool gems_probe(void) {
     if (!names) return false;
     if (!take_samples(names, &s)) {
         Py_DECREF(names);
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, "torch's tensors are not as expected");
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_RuntimeError, "torch's tensors are not as expected");
         return false;
     }
     gems_layout.plain = number(names, "plain");
@@ -256,7 +272,8 @@ bool gems_probe(void) {
         if (gems_layout.shape > 0 && !handles_agree(&s)) gems_layout.shape = -1;
         if (gems_layout.shape < 0 && !handles_agree(&s)) gems_layout.impl = -1;
     }
-    gems_layout.keys = find_keys(&s);
+    int shape = find_shape(&s);
+    gems_layout.keys = find_keys(&s, shape > 0 ? shape + AFTER_SHAPE : IMPL_BYTES);
     gems_layout.autograd = find_autograd(&s);
     gems_layout.below = inference_excludes();
     choose_reader();

@@ -1,17 +1,19 @@
-/* What a kernel needs of torch's Python objects while it runs: random numbers, and the resizing of an out tensor. */
+/* What a kernel needs of torch's Python objects while it runs: random numbers, and the resizing of
+ * an out tensor. */
 #include "python.h"
 
 /* ---- Philox seeds ----
- * CPU: the seed is one number drawn from the generator by ATen's own random_, so that torch.manual_seed, get_state,
- * set_state, fork_rng and checkpoints all do what they say. CUDA: seed and offset are the generator's own, and its
- * offset advances as by ATen's kernels. */
+ * CPU: the seed is one number drawn from the generator by ATen's own random_, so that
+ * torch.manual_seed, get_state, set_state, fork_rng and checkpoints all do what they say. CUDA:
+ * seed and offset are the generator's own, and its offset advances as by ATen's kernels. */
 
 static gems_status failed(void) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
     PyObject *text = value ? PyObject_Str(value) : NULL;
     const char *utf8 = text ? PyUnicode_AsUTF8(text) : NULL;
-    gems_status status = gems_fail(GEMS_RUNTIME_ERROR, "random numbers: %s", utf8 ? utf8 : "the generator failed");
+    gems_status status =
+        gems_fail(GEMS_RUNTIME_ERROR, "random numbers: %s", utf8 ? utf8 : "the generator failed");
     Py_XDECREF(text);
     Py_XDECREF(type);
     Py_XDECREF(value);
@@ -26,14 +28,17 @@ static gems_status cpu_seed(PyObject *generator, uint64_t *seed) {
     int64_t one = 0;
     void *handle = NULL, *data = NULL;
     if (!names || !gems_py.random_kernel) return gems_decline("no generator of random numbers");
-    if (gems_torch.empty_strided(0, &one, &one, GEMS_I64, GEMS_CPU, 0, &handle)) return gems_decline("no memory");
+    if (gems_torch.empty_strided(0, &one, &one, GEMS_I64, GEMS_CPU, 0, &handle))
+        return gems_decline("no memory");
     PyObject *tensor = gems_wrap(handle);
     PyObject *stack[] = {gems_py.keyset, tensor, generator ? generator : Py_None};
     PyObject *done = tensor ? PyObject_Vectorcall(gems_py.random_kernel, stack, 2, names) : NULL;
     gems_status status = GEMS_OK;
     handle = done ? gems_unwrap(tensor) : NULL;
-    if (!handle || gems_torch.get_data_ptr(handle, &data)) status = failed();
-    else *seed = *(const uint64_t *)data;
+    if (!handle || gems_torch.get_data_ptr(handle, &data))
+        status = failed();
+    else
+        *seed = *(const uint64_t *)data;
     if (handle) gems_torch.delete_handle(handle);
     Py_XDECREF(done);
     Py_XDECREF(tensor);
@@ -57,19 +62,22 @@ static bool ask_number(PyObject *object, const char *method, uint64_t *number) {
     return value != NULL;
 }
 
-static gems_status cuda_seed(PyObject *generator, int index, uint64_t increment, uint64_t *seed, uint64_t *offset) {
+static gems_status cuda_seed(PyObject *generator, int index, uint64_t increment, uint64_t *seed,
+                             uint64_t *offset) {
     PyObject *own = generator ? Py_NewRef(generator) : cuda_generator(index);
     PyObject *moved = NULL;
     increment = (increment + 3) / 4 * 4; /* the offset is a multiple of 4 */
     if (own && ask_number(own, "initial_seed", seed) && ask_number(own, "get_offset", offset))
-        moved = PyObject_CallMethod(own, "set_offset", "K", (unsigned long long)(*offset + increment));
+        moved =
+            PyObject_CallMethod(own, "set_offset", "K", (unsigned long long)(*offset + increment));
     gems_status status = moved ? GEMS_OK : failed();
     Py_XDECREF(moved);
     Py_XDECREF(own);
     return status;
 }
 
-gems_status gems_philox(gems_call *call, void *generator, uint64_t increment, uint64_t *seed, uint64_t *offset) {
+gems_status gems_philox(gems_call *call, void *generator, uint64_t increment, uint64_t *seed,
+                        uint64_t *offset) {
     const gems_backend *backend = gems_device_backend(call->device);
     if (backend->capturing && backend->capturing(call->device_index, call->stream))
         return gems_decline("random numbers while a graph is captured");
@@ -100,7 +108,8 @@ static PyObject *object_of(gems_call *call, gems_tensor *t) {
 gems_status gems_resize(gems_call *call, gems_tensor *t, int ndim, const int64_t *sizes) {
     PyGILState_STATE state = PyGILState_Ensure();
     PyObject *tensor = object_of(call, t), *tuple = PyTuple_New(ndim), *done = NULL;
-    for (int i = 0; tuple && i < ndim; i++) PyTuple_SET_ITEM(tuple, i, PyLong_FromLongLong(sizes[i]));
+    for (int i = 0; tuple && i < ndim; i++)
+        PyTuple_SET_ITEM(tuple, i, PyLong_FromLongLong(sizes[i]));
     if (tensor && tuple) done = PyObject_CallMethod(tensor, "resize_", "(O)", tuple);
     void *handle = done ? gems_unwrap(tensor) : NULL;
     gems_status status = GEMS_OK;

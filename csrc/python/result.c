@@ -116,7 +116,8 @@ static PyObject *result(gems_frame *frame, int i) {
 PyObject *gems_results(gems_frame *frame) {
     const gems_entry *entry = frame->call.entry;
     bool passed = entry->variant != GEMS_FUNCTIONAL;
-    if (entry->nouts == 1) return passed ? Py_NewRef(frame->objects[entry->out_arg]) : result(frame, 0);
+    if (entry->nouts == 1)
+        return passed ? Py_NewRef(frame->objects[entry->out_arg]) : result(frame, 0);
     if (!entry->nouts) Py_RETURN_NONE;
     PyObject *tuple = PyTuple_New(entry->nouts);
     if (!tuple) return NULL;
@@ -156,7 +157,8 @@ void *gems_set_error(void) {
 
 void *gems_set_declined(const char *operator_name, const char *reason) {
     PyObject *type = gems_py.declined_error ? gems_py.declined_error : PyExc_RuntimeError;
-    PyErr_Format(type, "%s: no kernel of flag_gems takes this call: %s%s", operator_name, reason ? reason : "unknown",
+    PyErr_Format(type, "%s: no kernel of flag_gems takes this call: %s%s", operator_name,
+                 reason ? reason : "unknown",
                  gems_py.strict ? " (GEMS_STRICT forbids ATen's kernel)" : "");
     return NULL;
 }

@@ -1,10 +1,10 @@
-/* torch.library: the dispatcher calls a builtin with Python objects. For entries that the shim cannot carry. */
+/* torch.library: the dispatcher calls a builtin with Python objects. For entries that the shim
+ * cannot carry. */
 #include "python.h"
 
 /* m_self of a builtin: says which entry it is. */
 typedef struct entry_object {
-    PyObject_HEAD
-    gems_entry *entry;
+    PyObject_HEAD gems_entry *entry;
     PyMethodDef method;
 } entry_object;
 
@@ -15,7 +15,8 @@ static PyTypeObject entry_type = {
     .tp_doc = "An overload of the operator table, as torch.library calls it.",
 };
 
-static PyObject *decline(gems_entry *entry, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+static PyObject *decline(gems_entry *entry, PyObject *const *args, Py_ssize_t count,
+                         PyObject *keywords) {
     if (gems_py.strict) return gems_set_declined(entry->qualified, gems_reason());
     return gems_call_aten(entry, args, count, keywords);
 }
@@ -47,8 +48,9 @@ PyObject *gems_library_function(int index) {
     entry_object *self = PyObject_New(entry_object, &entry_type);
     if (!self) return NULL;
     self->entry = gems_entry_at(index);
-    self->method = (PyMethodDef){self->entry->qualified, (PyCFunction)(void (*)(void))call, METH_FASTCALL | METH_KEYWORDS,
-                                 "The kernel of flag_gems for this overload, as torch.library calls it."};
+    self->method = (PyMethodDef){
+        self->entry->qualified, (PyCFunction)(void (*)(void))call, METH_FASTCALL | METH_KEYWORDS,
+        "The kernel of flag_gems for this overload, as torch.library calls it."};
     PyObject *function = PyCFunction_NewEx(&self->method, (PyObject *)self, NULL);
     Py_DECREF(self);
     return function;

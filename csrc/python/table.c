@@ -31,12 +31,13 @@ static const char *const variants[] = {"functional", "inplace", "out"};
 /* name, variant, schema, functions and state of an entry. */
 static PyObject *entry_dict(int index) {
     const gems_entry *entry = gems_entry_at(index);
-    return Py_BuildValue("{si,si,ss,ss,ss,sN,sO,sK,sK,sz}", "index", index, "op", (int)entry->op, "name", entry->qualified,
-                         "variant", variants[entry->variant], "schema", entry->schema.text, "functions", function_list(index),
-                         "scalar", entry->scalar ? Py_True : Py_False, "kernels",
-                         (unsigned long long)__atomic_load_n(&entry->kernels, __ATOMIC_RELAXED), "fallbacks",
-                         (unsigned long long)__atomic_load_n(&entry->fallbacks, __ATOMIC_RELAXED), "reason",
-                         __atomic_load_n(&entry->reason, __ATOMIC_RELAXED));
+    return Py_BuildValue(
+        "{si,si,ss,ss,ss,sN,sO,sK,sK,sz}", "index", index, "op", (int)entry->op, "name",
+        entry->qualified, "variant", variants[entry->variant], "schema", entry->schema.text,
+        "functions", function_list(index), "scalar", entry->scalar ? Py_True : Py_False, "kernels",
+        (unsigned long long)__atomic_load_n(&entry->kernels, __ATOMIC_RELAXED), "fallbacks",
+        (unsigned long long)__atomic_load_n(&entry->fallbacks, __ATOMIC_RELAXED), "reason",
+        __atomic_load_n(&entry->reason, __ATOMIC_RELAXED));
 }
 
 static PyObject *entries(PyObject *self, PyObject *unused) {
@@ -68,8 +69,9 @@ static PyObject *names(const char *text) {
 }
 
 static PyObject *row_dict(int index) {
-    static const char *const promotions[] = {"default", "no_opmath", "int_to_float", "always_bool", "bool_to_long",
-                                             "complex_to_float", "keep"};
+    static const char *const promotions[] = {"default",     "no_opmath",    "int_to_float",
+                                             "always_bool", "bool_to_long", "complex_to_float",
+                                             "keep"};
     static const char *const gradients[] = {"formula", "none", "function"};
     const gems_op *op = gems_op_at(index);
     PyObject *own = PyList_New(0);
@@ -80,12 +82,14 @@ static PyObject *row_dict(int index) {
         Py_XDECREF(dict);
     }
     if (!own) return NULL;
-    return Py_BuildValue("{si,ss,ss,sz,sz,sN,sN,ss,sz,sN,ss,ss,sz,sO,sd,sd,sz,sN}", "index", index, "id",
-                         gems_op_id(index), "schema", op->schema, "inplace", op->inplace, "out", op->out, "aliases",
-                         names(op->aliases), "functions", names(op->functions), "family", op->family->name, "expr", op->expr, "dtypes", dtype_list(op->dtypes),
-                         "promotion", promotions[op->promotion], "gradient", gradients[op->gradient], "domain", op->domain,
-                         "nondeterministic", op->nondeterministic ? Py_True : Py_False, "bytes", op->bytes, "flops",
-                         op->flops, "doc", op->doc, "entries", own);
+    return Py_BuildValue("{si,ss,ss,sz,sz,sN,sN,ss,sz,sN,ss,ss,sz,sO,sd,sd,sz,sN}", "index", index,
+                         "id", gems_op_id(index), "schema", op->schema, "inplace", op->inplace,
+                         "out", op->out, "aliases", names(op->aliases), "functions",
+                         names(op->functions), "family", op->family->name, "expr", op->expr,
+                         "dtypes", dtype_list(op->dtypes), "promotion", promotions[op->promotion],
+                         "gradient", gradients[op->gradient], "domain", op->domain,
+                         "nondeterministic", op->nondeterministic ? Py_True : Py_False, "bytes",
+                         op->bytes, "flops", op->flops, "doc", op->doc, "entries", own);
 }
 
 static PyObject *rows(PyObject *self, PyObject *unused) {
@@ -112,7 +116,8 @@ static PyObject *counts(PyObject *self, PyObject *unused) {
         unsigned long long kernels = __atomic_load_n(&entry->kernels, __ATOMIC_RELAXED);
         unsigned long long fallbacks = __atomic_load_n(&entry->fallbacks, __ATOMIC_RELAXED);
         if (!kernels && !fallbacks) continue;
-        PyObject *pair = Py_BuildValue("(KKz)", kernels, fallbacks, fallbacks ? entry->reason : NULL);
+        PyObject *pair =
+            Py_BuildValue("(KKz)", kernels, fallbacks, fallbacks ? entry->reason : NULL);
         if (!pair || PyDict_SetItemString(dict, entry->qualified, pair)) Py_CLEAR(dict);
         Py_XDECREF(pair);
     }
@@ -141,8 +146,10 @@ static PyObject *functions(PyObject *self, PyObject *unused) {
 
 PyMethodDef gems_table_methods[] = {
     {"rows", rows, METH_NOARGS, "rows(): the operator table, a dict a row."},
-    {"entries", entries, METH_NOARGS, "entries(): the overloads derived from it, a dict each, in the order of their index."},
-    {"counts", counts, METH_NOARGS, "counts(): aten name -> (kernels, fallbacks, last reason) of overloads that were called."},
+    {"entries", entries, METH_NOARGS,
+     "entries(): the overloads derived from it, a dict each, in the order of their index."},
+    {"counts", counts, METH_NOARGS,
+     "counts(): aten name -> (kernels, fallbacks, last reason) of overloads that were called."},
     {"reset_counts", reset_counts, METH_NOARGS, "reset_counts()"},
     {"functions", functions, METH_NOARGS, "functions(): the builtins of flag_gems.ops by name."},
     {NULL, NULL, 0, NULL}};

@@ -1,4 +1,5 @@
-/* Tensors of Python, read and made. Four readers: the borrowed handle, and what stands in for it. */
+/* Tensors of Python, read and made. Four readers: the borrowed handle, and what stands in for it.
+ */
 #include <string.h>
 
 #include "dlpack.h"
@@ -18,7 +19,8 @@ static const char unreadable[] = "a tensor cannot be read";
 /* The dispatch keys as torch tells them; 0 when it does not. */
 static uint64_t ask_keys(PyObject *tensor) {
     uint64_t keys = 0;
-    PyObject *set = gems_py.dispatch_keys ? PyObject_CallOneArg(gems_py.dispatch_keys, tensor) : NULL;
+    PyObject *set =
+        gems_py.dispatch_keys ? PyObject_CallOneArg(gems_py.dispatch_keys, tensor) : NULL;
     PyObject *raw = set ? PyObject_CallMethod(set, "raw_repr", NULL) : NULL;
     if (raw) keys = PyLong_AsUnsignedLongLongMask(raw);
     Py_XDECREF(raw);
@@ -62,15 +64,20 @@ static gems_match read_pyobject(gems_frame *frame, PyObject *object, gems_tensor
 }
 
 static int dlpack_dtype(const gems_dlpack_tensor *d) {
-    static const struct { uint8_t code, bits, dtype; } known[] = {
-        {0, 8, GEMS_I8}, {0, 16, GEMS_I16}, {0, 32, GEMS_I32}, {0, 64, GEMS_I64},
-        {1, 8, GEMS_U8}, {1, 16, GEMS_U16}, {1, 32, GEMS_U32}, {1, 64, GEMS_U64},
-        {2, 16, GEMS_F16}, {2, 32, GEMS_F32}, {2, 64, GEMS_F64}, {4, 16, GEMS_BF16},
-        {5, 32, GEMS_C32}, {5, 64, GEMS_C64}, {5, 128, GEMS_C128}, {6, 8, GEMS_BOOL},
-        {10, 8, GEMS_F8E4M3}, {11, 8, GEMS_F8E4M3FNUZ}, {12, 8, GEMS_F8E5M2}, {13, 8, GEMS_F8E5M2FNUZ},
+    static const struct {
+        uint8_t code, bits, dtype;
+    } known[] = {
+        {0, 8, GEMS_I8},      {0, 16, GEMS_I16},        {0, 32, GEMS_I32},
+        {0, 64, GEMS_I64},    {1, 8, GEMS_U8},          {1, 16, GEMS_U16},
+        {1, 32, GEMS_U32},    {1, 64, GEMS_U64},        {2, 16, GEMS_F16},
+        {2, 32, GEMS_F32},    {2, 64, GEMS_F64},        {4, 16, GEMS_BF16},
+        {5, 32, GEMS_C32},    {5, 64, GEMS_C64},        {5, 128, GEMS_C128},
+        {6, 8, GEMS_BOOL},    {10, 8, GEMS_F8E4M3},     {11, 8, GEMS_F8E4M3FNUZ},
+        {12, 8, GEMS_F8E5M2}, {13, 8, GEMS_F8E5M2FNUZ},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (known[i].code == d->code && known[i].bits == d->bits && d->lanes == 1) return known[i].dtype;
+        if (known[i].code == d->code && known[i].bits == d->bits && d->lanes == 1)
+            return known[i].dtype;
     return GEMS_NO_DTYPE;
 }
 
@@ -79,7 +86,9 @@ static gems_match read_dlpack(gems_frame *frame, PyObject *object, gems_tensor *
     if (check_slowly(frame, object) != GEMS_MATCH) return GEMS_PASS;
     if (gems_py.dlpack->tensor_from_object(object, &d)) return pass(unreadable);
     /* DLPack numbers devices otherwise: 1 is the CPU, 2 is CUDA. */
-    int dtype = dlpack_dtype(&d), device = d.device_type == 1 ? GEMS_CPU : d.device_type == 2 ? GEMS_CUDA : -1;
+    int dtype = dlpack_dtype(&d), device = d.device_type == 1   ? GEMS_CPU
+                                           : d.device_type == 2 ? GEMS_CUDA
+                                                                : -1;
     if (dtype == GEMS_NO_DTYPE || device < 0 || d.ndim > GEMS_MAX_DIMS) return pass(unreadable);
     t->data = d.data ? (char *)d.data + d.byte_offset : NULL;
     t->sizes = d.sizes;
@@ -138,7 +147,8 @@ static gems_match read_attributes(gems_frame *frame, PyObject *object, gems_tens
     int32_t ndim = 0, stride_count = 0;
     const int64_t *own_sizes = read_tuple(frame, shape, &ndim);
     const int64_t *own_strides = read_tuple(frame, strides, &stride_count);
-    bool read = device && own_sizes && own_strides && ndim == stride_count && read_device(device, t);
+    bool read =
+        device && own_sizes && own_strides && ndim == stride_count && read_device(device, t);
     if (read) {
         t->data = PyLong_AsVoidPtr(data);
         t->sizes = own_sizes;
@@ -158,11 +168,13 @@ static gems_match read_attributes(gems_frame *frame, PyObject *object, gems_tens
 
 gems_match gems_read_tensor(gems_frame *frame, PyObject *object, gems_tensor *t) {
     frame->has_torch = true;
-    if (__builtin_expect(gems_py.reader == GEMS_BY_HANDLE && gems_layout.shape > 0, 1)) { /* the usual case, in one piece */
+    if (__builtin_expect(gems_py.reader == GEMS_BY_HANDLE && gems_layout.shape > 0,
+                         1)) { /* the usual case, in one piece */
         void *handle = (char *)object + gems_layout.impl;
         const char *impl = gems_handle_impl(handle);
-        if (impl && gems_layout.keys >= 0 && gems_layout.autograd >= 0 && gems_keys_plain(gems_impl_keys(impl)) &&
-            gems_fields_read(impl, t) && t->device_type == GEMS_CPU) {
+        if (impl && gems_layout.keys >= 0 && gems_layout.autograd >= 0 &&
+            gems_keys_plain(gems_impl_keys(impl)) && gems_fields_read(impl, t) &&
+            t->device_type == GEMS_CPU) {
             frame->inference |= !(gems_impl_keys(impl) & gems_layout.inplace);
             frame->autograd |= *(void *const *)(impl + gems_layout.autograd) != NULL;
             t->handle = handle;
@@ -179,8 +191,10 @@ gems_match gems_read_tensor(gems_frame *frame, PyObject *object, gems_tensor *t)
 }
 
 gems_match gems_write_tensor(PyObject *object, gems_tensor *t) {
-    if (gems_is_array(object)) return gems_array_writable(object) ? GEMS_MATCH : pass("a read-only array");
-    if (gems_py.reader != GEMS_BY_HANDLE && gems_py.reader != GEMS_BY_PYOBJECT) return GEMS_MATCH; /* they asked torch */
+    if (gems_is_array(object))
+        return gems_array_writable(object) ? GEMS_MATCH : pass("a read-only array");
+    if (gems_py.reader != GEMS_BY_HANDLE && gems_py.reader != GEMS_BY_PYOBJECT)
+        return GEMS_MATCH; /* they asked torch */
     if (!gems_py.tensor || !PyObject_TypeCheck(object, gems_py.tensor)) return GEMS_MATCH;
     return gems_handle_write(t->handle, t) ? GEMS_MATCH : pass("a tensor cannot be written");
 }
@@ -190,8 +204,8 @@ static const char *const reader_names[] = {"none", "handle", "pyobject", "dlpack
 const char *gems_reader_name(void) { return reader_names[gems_py.reader]; }
 
 bool gems_set_reader(const char *name) {
-    bool usable[] = {false, gems_layout.impl > 0, gems_torch.from_object != NULL, gems_py.dlpack != NULL,
-                     gems_py.torch != NULL};
+    bool usable[] = {false, gems_layout.impl > 0, gems_torch.from_object != NULL,
+                     gems_py.dlpack != NULL, gems_py.torch != NULL};
     for (int i = 1; i < 5; i++) {
         if (strcmp(name, reader_names[i])) continue;
         if (!usable[i]) {
@@ -201,7 +215,8 @@ bool gems_set_reader(const char *name) {
         gems_py.reader = (gems_reader)i;
         return true;
     }
-    PyErr_Format(PyExc_ValueError, "unknown tensor reader '%s': handle, pyobject, dlpack, attributes", name);
+    PyErr_Format(PyExc_ValueError,
+                 "unknown tensor reader '%s': handle, pyobject, dlpack, attributes", name);
     return false;
 }
 
@@ -233,7 +248,8 @@ static bool any_requires_grad(const gems_frame *frame) {
 static bool forward_differentiation(void) {
     static PyObject *name;
     if (!name) name = PyUnicode_InternFromString("_current_level");
-    PyObject *level = gems_py.forward_level ? PyDict_GetItemWithError(gems_py.forward_level, name) : NULL;
+    PyObject *level =
+        gems_py.forward_level ? PyDict_GetItemWithError(gems_py.forward_level, name) : NULL;
     if (!level) {
         PyErr_Clear();
         return false;
@@ -248,8 +264,8 @@ bool gems_wants_gradient(const gems_frame *frame) {
 
 bool gems_modes_active(void) {
     const uint64_t *keys = gems_torch_thread_keys();
-    /* In inference mode one key is taken out of the included ones and the autograd keys are excluded; all else that
-     * differs from the default is a mode, a transform, autocast. */
+    /* In inference mode one key is taken out of the included ones and the autograd keys are
+     * excluded; all else that differs from the default is a mode, a transform, autocast. */
     if (keys && ((keys[0] & ~gems_layout.inplace) | (keys[1] & ~gems_layout.below))) return true;
     return gems_torch.function_modes && gems_torch.function_modes() > 0;
 }
@@ -271,7 +287,8 @@ PyObject *gems_wrap(void *handle) {
     PyObject *capsule = gems_py.steal_handle ? PyCapsule_New(handle, NULL, NULL) : NULL;
     if (!capsule) {
         gems_torch.delete_handle(handle);
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, "this torch cannot wrap a tensor");
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_RuntimeError, "this torch cannot wrap a tensor");
         return NULL;
     }
     object = PyObject_CallOneArg(gems_py.steal_handle, capsule);
@@ -281,11 +298,14 @@ PyObject *gems_wrap(void *handle) {
 
 /* By torch's own list of capsules. */
 static void *unwrap_capsule(PyObject *tensor) {
-    PyObject *list = gems_py.give_handle ? PyObject_CallFunction(gems_py.give_handle, "[O]", tensor) : NULL;
-    PyObject *capsule = list && PyList_Check(list) && PyList_GET_SIZE(list) == 1 ? PyList_GET_ITEM(list, 0) : NULL;
+    PyObject *list =
+        gems_py.give_handle ? PyObject_CallFunction(gems_py.give_handle, "[O]", tensor) : NULL;
+    PyObject *capsule =
+        list && PyList_Check(list) && PyList_GET_SIZE(list) == 1 ? PyList_GET_ITEM(list, 0) : NULL;
     void *handle = capsule ? PyCapsule_GetPointer(capsule, PyCapsule_GetName(capsule)) : NULL;
     Py_XDECREF(list);
-    if (!handle && !PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, "this torch gives no tensor handle");
+    if (!handle && !PyErr_Occurred())
+        PyErr_SetString(PyExc_RuntimeError, "this torch gives no tensor handle");
     return handle;
 }
 

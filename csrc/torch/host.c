@@ -18,7 +18,8 @@ static bool ask(void *handle, gems_tensor *t) {
     int32_t dtype, device_type;
     if (gems_torch.get_dim(handle, &ndim) | gems_torch.get_sizes(handle, &sizes) |
         gems_torch.get_strides(handle, &strides) | gems_torch.get_dtype(handle, &dtype) |
-        gems_torch.get_device_type(handle, &device_type) | gems_torch.get_data_ptr(handle, &t->data))
+        gems_torch.get_device_type(handle, &device_type) |
+        gems_torch.get_data_ptr(handle, &t->data))
         return false;
     t->sizes = sizes;
     t->strides = strides;
@@ -41,10 +42,13 @@ bool gems_handle_read(void *handle, gems_tensor *t) {
     return true;
 }
 
-bool gems_handle_write(void *handle, gems_tensor *t) { return !gems_torch.get_data_ptr(handle, &t->data); }
+bool gems_handle_write(void *handle, gems_tensor *t) {
+    return !gems_torch.get_data_ptr(handle, &t->data);
+}
 
 void gems_torch_call_free(gems_torch_call *made, bool keep) {
-    for (int i = 0; i < GEMS_MAX_SCRATCH && made->scratch[i]; i++) gems_torch.delete_handle(made->scratch[i]);
+    for (int i = 0; i < GEMS_MAX_SCRATCH && made->scratch[i]; i++)
+        gems_torch.delete_handle(made->scratch[i]);
     if (keep) return;
     for (int i = 0; i < GEMS_MAX_OUTS; i++) {
         if (made->out[i]) gems_torch.delete_handle(made->out[i]);
@@ -52,8 +56,8 @@ void gems_torch_call_free(gems_torch_call *made, bool keep) {
     }
 }
 
-static gems_status empty(gems_call *call, int slot, int ndim, const int64_t *sizes, const int64_t *strides, int dtype,
-                         gems_tensor *t) {
+static gems_status empty(gems_call *call, int slot, int ndim, const int64_t *sizes,
+                         const int64_t *strides, int dtype, gems_tensor *t) {
     gems_torch_call *made = call->host_data;
     void **handle = slot < 0 ? &made->scratch[-1 - slot] : &made->out[slot];
     int64_t contiguous[GEMS_MAX_DIMS];
@@ -61,14 +65,18 @@ static gems_status empty(gems_call *call, int slot, int ndim, const int64_t *siz
         gems_contiguous_strides(sizes, ndim, contiguous);
         strides = contiguous;
     }
-    if (gems_torch.empty_strided(ndim, sizes, strides, dtype, call->device_type, call->device_index, handle)) {
+    if (gems_torch.empty_strided(ndim, sizes, strides, dtype, call->device_type, call->device_index,
+                                 handle)) {
         *handle = NULL;
         const char *text = gems_torch.last_error ? gems_torch.last_error() : NULL;
-        return gems_fail(GEMS_MEMORY_ERROR, "%s", text && *text ? text : "torch could not allocate the output");
+        return gems_fail(GEMS_MEMORY_ERROR, "%s",
+                         text && *text ? text : "torch could not allocate the output");
     }
     t->handle = *handle;
-    if (call->device_type == GEMS_CPU && gems_fields_read(gems_handle_impl(*handle), t)) return GEMS_OK;
-    if (!gems_handle_read(*handle, t)) return gems_fail(GEMS_RUNTIME_ERROR, "torch gave an output that cannot be read");
+    if (call->device_type == GEMS_CPU && gems_fields_read(gems_handle_impl(*handle), t))
+        return GEMS_OK;
+    if (!gems_handle_read(*handle, t))
+        return gems_fail(GEMS_RUNTIME_ERROR, "torch gave an output that cannot be read");
     return GEMS_OK;
 }
 
@@ -76,7 +84,8 @@ static gems_status resize(gems_call *call, gems_tensor *t, int ndim, const int64
     return gems_python.resize(call, t, ndim, sizes);
 }
 
-static gems_status philox(gems_call *call, void *generator, uint64_t increment, uint64_t *seed, uint64_t *offset) {
+static gems_status philox(gems_call *call, void *generator, uint64_t increment, uint64_t *seed,
+                          uint64_t *offset) {
     return gems_python.philox(call, generator, increment, seed, offset);
 }
 

@@ -1,7 +1,9 @@
-/* The stable shim: torch's dispatcher calls C functions with a stack of 64-bit words, without the GIL.
+/* The stable shim: torch's dispatcher calls C functions with a stack of 64-bit words, without the
+ * GIL.
  *
- * The function pointer carries no user data, so there is a trampoline for each entry of the table. Arguments are owned
- * here: what is not handed back as a result is released, also before an exception is thrown through these frames.
+ * The function pointer carries no user data, so there is a trampoline for each entry of the table.
+ * Arguments are owned here: what is not handed back as a result is released, also before an
+ * exception is thrown through these frames.
  */
 #include <stdio.h>
 #include <string.h>
@@ -17,8 +19,8 @@ static uint32_t owning_of(const gems_entry *entry) {
     for (int i = 0; i < entry->schema.nargs; i++) {
         const gems_arg *arg = &entry->schema.args[i];
         bool owns = arg->optional || arg->type == GEMS_T_TENSOR || arg->type == GEMS_T_TENSORS ||
-                    arg->type == GEMS_T_INTS || arg->type == GEMS_T_FLOATS || arg->type == GEMS_T_BOOLS ||
-                    arg->type == GEMS_T_STRING;
+                    arg->type == GEMS_T_INTS || arg->type == GEMS_T_FLOATS ||
+                    arg->type == GEMS_T_BOOLS || arg->type == GEMS_T_STRING;
         bits |= (uint32_t)owns << i;
     }
     return bits;
@@ -30,8 +32,10 @@ static void release(const gems_entry *entry, const uint64_t *stack, int first, i
     for (; bits; bits &= bits - 1) {
         int i = __builtin_ctz(bits);
         const gems_arg *arg = &entry->schema.args[i];
-        if (arg->type == GEMS_T_TENSOR && !arg->optional) gems_torch.delete_handle((void *)(uintptr_t)stack[i]);
-        else gems_shim_release(arg, stack[i]);
+        if (arg->type == GEMS_T_TENSOR && !arg->optional)
+            gems_torch.delete_handle((void *)(uintptr_t)stack[i]);
+        else
+            gems_shim_release(arg, stack[i]);
     }
 }
 
@@ -61,8 +65,8 @@ static inline bool read_at_once(const gems_arg *arg, uint64_t word, gems_value *
     if (arg->type == GEMS_T_TENSOR) {
         void *handle = (void *)(uintptr_t)word;
         const char *impl = gems_handle_impl(handle);
-        if (gems_layout.keys < 0 || !gems_keys_plain(gems_impl_keys(impl)) || !gems_fields_read(impl, &value->t) ||
-            value->t.device_type != GEMS_CPU)
+        if (gems_layout.keys < 0 || !gems_keys_plain(gems_impl_keys(impl)) ||
+            !gems_fields_read(impl, &value->t) || value->t.device_type != GEMS_CPU)
             return false;
         value->t.handle = handle;
         value->kind = GEMS_TENSOR;
@@ -78,12 +82,14 @@ static gems_status read_arguments(gems_call *call, const uint64_t *stack, gems_s
     const gems_schema *schema = &call->entry->schema;
     for (int i = 0; i < schema->nargs; i++) {
         const gems_arg *arg = &schema->args[i];
-        if (!arg->optional && !arg->written && read_at_once(arg, stack[i], &call->args[i])) continue;
+        if (!arg->optional && !arg->written && read_at_once(arg, stack[i], &call->args[i]))
+            continue;
         GEMS_TRY(gems_shim_read(arg, stack[i], store, &call->args[i]));
         if (arg->type == GEMS_T_DEVICE && call->args[i].kind == GEMS_OTHER) {
             int64_t device = call->args[i].i;
             int32_t index = (int32_t)(device & 0xffffffff);
-            if (device >> 32 != call->device_type) return gems_decline("another device is asked for");
+            if (device >> 32 != call->device_type)
+                return gems_decline("another device is asked for");
             if (index >= 0) call->device_index = (int16_t)index;
         }
     }
@@ -140,25 +146,30 @@ static void run(int index, uint64_t *stack) {
 
 /* Four digits to the base 16, 8 and 8: 1024 functions and a table of them. */
 #define EACH8(M, a) M(a##0) M(a##1) M(a##2) M(a##3) M(a##4) M(a##5) M(a##6) M(a##7)
-#define EACH64(M, a) \
-    EACH8(M, a##0) EACH8(M, a##1) EACH8(M, a##2) EACH8(M, a##3) EACH8(M, a##4) EACH8(M, a##5) EACH8(M, a##6) EACH8(M, a##7)
-#define EACH512(M, a) \
-    EACH64(M, a##0) EACH64(M, a##1) EACH64(M, a##2) EACH64(M, a##3) EACH64(M, a##4) EACH64(M, a##5) EACH64(M, a##6) EACH64(M, a##7)
+#define EACH64(M, a)                                                                          \
+    EACH8(M, a##0)                                                                            \
+    EACH8(M, a##1) EACH8(M, a##2) EACH8(M, a##3) EACH8(M, a##4) EACH8(M, a##5) EACH8(M, a##6) \
+        EACH8(M, a##7)
+#define EACH512(M, a)                                                               \
+    EACH64(M, a##0)                                                                 \
+    EACH64(M, a##1) EACH64(M, a##2) EACH64(M, a##3) EACH64(M, a##4) EACH64(M, a##5) \
+        EACH64(M, a##6) EACH64(M, a##7)
 #define EACH(M) EACH512(M, 00) EACH512(M, 01)
 
 /* The digits are an octal number: 00000 to 01777. */
-#define TRAMPOLINE(digits)                                                          \
+#define TRAMPOLINE(digits)                                                              \
     static void entry_##digits(uint64_t *stack, uint64_t arguments, uint64_t results) { \
-        (void)arguments;                                                            \
-        (void)results;                                                              \
-        run(digits, stack);                                                         \
+        (void)arguments;                                                                \
+        (void)results;                                                                  \
+        run(digits, stack);                                                             \
     }
 EACH(TRAMPOLINE)
 
 #define NAME(digits) entry_##digits,
 static void (*const trampolines[GEMS_SHIM_ENTRIES])(uint64_t *, uint64_t, uint64_t) = {EACH(NAME)};
 
-gems_status gems_shim_register(const char *key, const uint16_t *entries, int count, void **library) {
+gems_status gems_shim_register(const char *key, const uint16_t *entries, int count,
+                               void **library) {
     uint64_t version = gems_torch.abi_version ? gems_torch.abi_version() : 0;
     if (!*library && gems_torch.library_open("aten", key, __FILE__, __LINE__, library))
         return gems_fail(GEMS_RUNTIME_ERROR, "torch does not open a library for %s", key);
@@ -166,10 +177,14 @@ gems_status gems_shim_register(const char *key, const uint16_t *entries, int cou
     for (int i = 0; i < count; i++) {
         const gems_entry *entry = gems_entry_at(entries[i]);
         owning[entries[i]] = owning_of(entry);
-        int32_t failed = gems_torch.library_impl_versioned
-                             ? gems_torch.library_impl_versioned(*library, entry->qualified, trampolines[entries[i]], version)
-                             : gems_torch.library_impl(*library, entry->qualified, trampolines[entries[i]]);
-        if (failed) return gems_fail(GEMS_RUNTIME_ERROR, "torch refuses a kernel for aten::%s", entry->qualified);
+        int32_t failed =
+            gems_torch.library_impl_versioned
+                ? gems_torch.library_impl_versioned(*library, entry->qualified,
+                                                    trampolines[entries[i]], version)
+                : gems_torch.library_impl(*library, entry->qualified, trampolines[entries[i]]);
+        if (failed)
+            return gems_fail(GEMS_RUNTIME_ERROR, "torch refuses a kernel for aten::%s",
+                             entry->qualified);
     }
     return GEMS_OK;
 }

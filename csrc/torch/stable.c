@@ -6,8 +6,10 @@
 static void *pointer(uint64_t word) { return (void *)(uintptr_t)word; }
 
 static void free_optional(void *cell) {
-    if (gems_torch.delete_optional) gems_torch.delete_optional(cell);
-    else if (gems_torch.operator_delete) gems_torch.operator_delete(cell);
+    if (gems_torch.delete_optional)
+        gems_torch.delete_optional(cell);
+    else if (gems_torch.operator_delete)
+        gems_torch.operator_delete(cell);
 }
 
 /* A list of tensors, or of optional ones. */
@@ -55,7 +57,8 @@ static gems_status read_tensor(uint64_t word, bool optional, bool written, gems_
     if (gems_layout.keys >= 0) {
         uint64_t keys = gems_impl_keys(gems_handle_impl(handle));
         if (!gems_keys_plain(keys)) {
-            /* an undefined tensor, as autograd passes it for None, has the keys of no backend: they are the low bits */
+            /* an undefined tensor, as autograd passes it for None, has the keys of no backend: they
+             * are the low bits */
             if (!optional || keys & 0x7fff)
                 return gems_decline("a tensor is not dense, or is conjugated, negated or wrapped");
             value->kind = GEMS_NONE;
@@ -64,7 +67,8 @@ static gems_status read_tensor(uint64_t word, bool optional, bool written, gems_
     }
     value->kind = GEMS_TENSOR;
     if (!gems_handle_read(handle, &value->t)) return gems_decline("a tensor cannot be read");
-    if (written && !gems_handle_write(handle, &value->t)) return gems_decline("a tensor cannot be written");
+    if (written && !gems_handle_write(handle, &value->t))
+        return gems_decline("a tensor cannot be written");
     return GEMS_OK;
 }
 
@@ -76,12 +80,14 @@ static gems_status read_ints(void *list, gems_shim_store *store, gems_value *val
     value->ints.v = store->ints + store->used;
     value->ints.n = (int32_t)count;
     for (size_t i = 0; i < count; i++)
-        if (gems_torch.list_get(list, i, (uint64_t *)&value->ints.v[i])) return gems_decline("a list cannot be read");
+        if (gems_torch.list_get(list, i, (uint64_t *)&value->ints.v[i]))
+            return gems_decline("a list cannot be read");
     store->used += (int)count;
     return GEMS_OK;
 }
 
-static gems_status read_tensors(void *list, bool optional, gems_shim_store *store, gems_value *value) {
+static gems_status read_tensors(void *list, bool optional, gems_shim_store *store,
+                                gems_value *value) {
     size_t count;
     if (gems_torch.list_size(list, &count)) return gems_decline("a list cannot be read");
     if (store->tensors) return gems_decline("two lists of tensors");
@@ -105,7 +111,8 @@ static gems_status read_tensors(void *list, bool optional, gems_shim_store *stor
     return GEMS_OK;
 }
 
-static gems_status read_plain(const gems_arg *arg, uint64_t word, gems_shim_store *store, gems_value *value) {
+static gems_status read_plain(const gems_arg *arg, uint64_t word, gems_shim_store *store,
+                              gems_value *value) {
     switch (arg->type) {
     case GEMS_T_TENSOR: return read_tensor(word, arg->optional, arg->written, value);
     case GEMS_T_INTS: return read_ints(pointer(word), store, value);
@@ -141,13 +148,15 @@ static gems_status read_plain(const gems_arg *arg, uint64_t word, gems_shim_stor
         return GEMS_OK;
     case GEMS_T_STRING:
         value->kind = GEMS_STRING;
-        if (gems_torch.string_text(pointer(word), &value->s)) return gems_decline("a string cannot be read");
+        if (gems_torch.string_text(pointer(word), &value->s))
+            return gems_decline("a string cannot be read");
         return GEMS_OK;
     default: return gems_decline("an argument of this kind");
     }
 }
 
-gems_status gems_shim_read(const gems_arg *arg, uint64_t word, gems_shim_store *store, gems_value *value) {
+gems_status gems_shim_read(const gems_arg *arg, uint64_t word, gems_shim_store *store,
+                           gems_value *value) {
     if (arg->optional) {
         if (!word) {
             value->kind = GEMS_NONE;

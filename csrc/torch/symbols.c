@@ -23,8 +23,8 @@ static const struct {
 };
 
 gems_status gems_torch_open(void) {
-    static const char *const names[LIBRARIES] = {"libtorch_cpu.so", "libtorch_python.so", "libtorch_cuda.so",
-                                                 "libc10.so"};
+    static const char *const names[LIBRARIES] = {"libtorch_cpu.so", "libtorch_python.so",
+                                                 "libtorch_cuda.so", "libc10.so"};
     char missing[512] = "";
     if (gems_torch.empty_strided) return GEMS_OK;
     for (int i = 0; i < LIBRARIES; i++) libraries[i] = dlopen(names[i], RTLD_NOLOAD | RTLD_LAZY);
@@ -46,6 +46,7 @@ gems_status gems_torch_open(void) {
 const uint64_t *gems_torch_thread_keys(void) {
     static _Thread_local const uint64_t *keys;
     /* A thread-local symbol: dlsym gives the calling thread's own copy. */
-    if (!keys && libraries[C10]) keys = dlsym(libraries[C10], "_ZN3c104impl26raw_local_dispatch_key_setE");
+    if (!keys && libraries[C10])
+        keys = dlsym(libraries[C10], "_ZN3c104impl26raw_local_dispatch_key_setE");
     return keys;
 }
