@@ -53,7 +53,7 @@ if has_torch:
     device: str = _device.name
     vendor_name: str = _device.vendor_name
 
-_SUBMODULES = ("autograd", "config", "modules", "patches", "runtime", "testing", "utils")
+_SUBMODULES = ("config", "modules", "patches", "runtime", "testing", "utils")
 
 
 def __getattr__(name: str) -> Any:

@@ -263,7 +263,7 @@ static void leave(PyGILState_STATE *state) { PyGILState_Release(*state); }
 
 void gems_fallback_shim(gems_entry *entry, uint64_t *stack, const char *reason) {
     bool keeps_state = PyGILState_GetThisThreadState() != NULL;
-    PyGILState_STATE state __attribute__((cleanup(leave))) = PyGILState_Ensure();
+    PyGILState_STATE state __attribute__((cleanup(leave), unused)) = PyGILState_Ensure();
     if (reason && gems_py.strict) {
         for (int i = 0; i < entry->schema.nargs; i++)
             gems_shim_release(&entry->schema.args[i], stack[i]);
@@ -276,7 +276,7 @@ void gems_fallback_shim(gems_entry *entry, uint64_t *stack, const char *reason) 
 
 void gems_raise_shim(void) {
     bool keeps_state = PyGILState_GetThisThreadState() != NULL;
-    PyGILState_STATE state __attribute__((cleanup(leave))) = PyGILState_Ensure();
+    PyGILState_STATE state __attribute__((cleanup(leave), unused)) = PyGILState_Ensure();
     gems_set_error();
     throw_error(keeps_state);
 }
