@@ -9,7 +9,6 @@ registrations are taken back only when no other Python thread is alive.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import threading
@@ -177,33 +176,26 @@ class _Registrations:
         self.libraries: list[tuple[set[int], bool, Callable[[], None]]] = []
         self.prepared = False
 
+    def hand_over(self) -> None:
+        """Gives the extension what must be had before anything is registered.
+
+        That is the key set that ATen's kernels are called with, and ATen's kernel that draws seeds.
+        """
+        key_set = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, self.key))
+        kernel = torch._C._dispatch_get_computed_kernel_for_dispatch_key("aten::random_", torch._C.DispatchKey.CPU)
+        _C.set_hooks(keyset=key_set, random_kernel=kernel.call_boxed)
+        _C.set_default_dtype(torch.get_default_dtype())
+
     def prepare(self) -> None:
-        """What is done once: the dispatch key set, ATen's kernel that draws seeds, the warning torch gives once."""
+        """Lets torch give the warning it has for the first override in a process, which comes from C++, in silence."""
         if self.prepared:
             return
         self.prepared = True
-        key_set = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, self.key))
-        kernel = torch._C._dispatch_get_computed_kernel_for_dispatch_key
-        _C.set_hooks(keyset=key_set, random_kernel=kernel("aten::random_", torch._C.DispatchKey.CPU).call_boxed)
-        self.follow_default_dtype()
-        # torch warns of the first override in a process, from C++ on standard error: let that one be here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             library = torch._C._dispatch_library("IMPL", "aten", self.key, __file__, 1)
             library.impl("_cummax_helper", getattr(torch._C.DispatchKey, self.key), max, False)
             library.reset()
-
-    def follow_default_dtype(self) -> None:
-        """Keeps the dtype that our kernels give to Python floats and to factories that of torch.set_default_dtype."""
-        set_default_dtype = torch.set_default_dtype
-
-        @functools.wraps(set_default_dtype)
-        def followed(d: torch.dtype) -> None:
-            set_default_dtype(d)
-            _C.set_default_dtype(torch.get_default_dtype())
-
-        torch.set_default_dtype = followed
-        _C.set_default_dtype(torch.get_default_dtype())
 
     def usable(self, entries: Iterable[int]) -> list[int]:
         """Those that this torch can have registered; the others are logged once."""
@@ -269,6 +261,7 @@ class _Registrations:
 
 
 _registrations = _Registrations()
+_registrations.hand_over()
 
 
 def _register_for_good(entries: list[int]) -> None:

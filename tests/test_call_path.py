@@ -282,6 +282,27 @@ def test_generators_and_seeds() -> None:
     assert counted("uniform_")[1] == 0
 
 
+def test_explicit_random_functions_need_no_scope() -> None:
+    torch.manual_seed(5)
+    first = ops.uniform_(torch.empty(100))
+    torch.manual_seed(5)
+    assert torch.equal(ops.uniform_(torch.empty(100)), first)
+    assert counted("uniform_") == (2, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float32])
+def test_ints_are_promoted_to_the_default_dtype_of_now(dtype: torch.dtype) -> None:
+    x = torch.arange(1, 5)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with flag_gems.use_gems():
+            for result in (torch.div(x, 2), torch.sqrt(x), torch.mul(x, 1.5), ops.div(x, 2)):
+                assert result.dtype == dtype
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_symbolic_sizes_and_wrong_kinds_are_left_to_torch() -> None:
     x = torch.ones(3)
     with pytest.raises((TypeError, RuntimeError)):

@@ -95,7 +95,8 @@ bool gems_can_cast(int from, int to) {
 }
 
 static _Atomic int default_dtype = GEMS_F32;
-int gems_default_dtype(void) { return default_dtype; }
+int (*gems_default_dtype_source)(void);
+int gems_default_dtype(void) { return gems_default_dtype_source ? gems_default_dtype_source() : default_dtype; }
 void gems_set_default_dtype(int dtype) { default_dtype = dtype; }
 
 /* torch's rule for operands of a higher and a lower rank: only a higher category of the lower one counts. */

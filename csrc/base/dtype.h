@@ -26,6 +26,7 @@ int gems_promote(int a, int b);             /* torch.promote_types; GEMS_NO_DTYP
 bool gems_can_cast(int from, int to);       /* torch.can_cast */
 int gems_default_dtype(void);               /* torch.get_default_dtype(); kept by gems_set_default_dtype */
 void gems_set_default_dtype(int dtype);
+extern int (*gems_default_dtype_source)(void); /* asked each time where it is set */
 
 /* torch.result_type over values that are tensors or wrapped numbers (others are skipped): tensors of
  * rank 1 or more first, then 0-dim ones, then numbers, each only where its category is higher.

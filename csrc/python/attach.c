@@ -119,6 +119,8 @@ static bool dtypes_agree(void) {
     return agree;
 }
 
+static int torch_default_dtype(void) { return gems_torch.default_dtype(); }
+
 static int torch_threads(void) {
     uint32_t count = 0;
     return gems_torch.thread_count && !gems_torch.thread_count(&count) ? (int)count : 0;
@@ -143,6 +145,7 @@ static PyObject *attach_torch(PyObject *self, PyObject *torch) {
     gems_python = (gems_torch_python){gems_resize, gems_philox, gems_fallback_shim, gems_observe,
                                       gems_raise_shim};
     if (gems_torch.thread_count) gems_cpu_thread_count = torch_threads;
+    if (gems_torch.default_dtype) gems_default_dtype_source = torch_default_dtype;
     return Py_BuildValue("{ss,si,si,si,si,sO,sO,sO,sO}", "reader", gems_reader_name(), "fields",
                          gems_layout.shape, "impl", gems_layout.impl, "keys", gems_layout.keys,
                          "autograd", gems_layout.autograd, "wrap",

@@ -146,14 +146,15 @@ static void run(int index, uint64_t *stack) {
 
 /* Four digits to the base 16, 8 and 8: 1024 functions and a table of them. */
 #define EACH8(M, a) M(a##0) M(a##1) M(a##2) M(a##3) M(a##4) M(a##5) M(a##6) M(a##7)
-#define EACH64(M, a)                                                                          \
-    EACH8(M, a##0)                                                                            \
-    EACH8(M, a##1) EACH8(M, a##2) EACH8(M, a##3) EACH8(M, a##4) EACH8(M, a##5) EACH8(M, a##6) \
-        EACH8(M, a##7)
+#define EACH64(M, a) \
+    EACH8(M, a##0)   \
+    EACH8(M, a##1)   \
+    EACH8(M, a##2) EACH8(M, a##3) EACH8(M, a##4) EACH8(M, a##5) EACH8(M, a##6) EACH8(M, a##7)
 #define EACH512(M, a)                                                               \
     EACH64(M, a##0)                                                                 \
-    EACH64(M, a##1) EACH64(M, a##2) EACH64(M, a##3) EACH64(M, a##4) EACH64(M, a##5) \
-        EACH64(M, a##6) EACH64(M, a##7)
+    EACH64(M, a##1)                                                                 \
+    EACH64(M, a##2) EACH64(M, a##3) EACH64(M, a##4) EACH64(M, a##5) EACH64(M, a##6) \
+        EACH64(M, a##7)
 #define EACH(M) EACH512(M, 00) EACH512(M, 01)
 
 /* The digits are an octal number: 00000 to 01777. */
