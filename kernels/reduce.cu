@@ -172,7 +172,7 @@ GEMS_DI Acc row_part(const In* p, const Shape& s, Index begin, Index end, int la
         int past = (int)((uint64_t)(p + begin) / sizeof(In) % kVec);
         Index head = past ? kVec - past : 0;
         if (head > end - begin) head = end - begin;
-        if (lane < head) step(a[0], p[begin + lane], begin + lane);
+        for (Index j = begin + lane; j < begin + head; j += lanes) step(a[0], p[j], j);
         i += head;
     }
     Index units = (end - i) / kVec, u = lane;
@@ -189,12 +189,9 @@ GEMS_DI Acc row_part(const In* p, const Shape& s, Index begin, Index end, int la
     }
     Acc all = fold(a);
     if constexpr (kVec > 1 && kSimple) {
-        Index tail = i + units * kVec + lane;
-        if (tail < end) {
-            Acc last = identity();
-            step(last, p[tail], tail);
-            all = join(all, last);
-        }
+        Acc last = identity();
+        for (Index j = i + units * kVec + lane; j < end; j += lanes) step(last, p[j], j);
+        all = join(all, last);
     }
     return all;
 }

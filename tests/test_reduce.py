@@ -189,6 +189,19 @@ def test_dtype_argument(given: torch.dtype, wanted: torch.dtype) -> None:
     same(*both(lambda: ATEN.mean.dim(x, [1], dtype=wanted)))
 
 
+def test_short_rows_of_bytes_at_any_offset() -> None:
+    """Rows shorter than an access of 16 bytes, which few threads share and which start anywhere."""
+    for n in range(1, 40):
+        x = torch.randint(0, 2, (50, n), device=DEVICE, dtype=torch.uint8)
+        flat = torch.zeros(50 * n + 3, device=DEVICE, dtype=torch.uint8)
+        moved = flat[3:].view(50, n).copy_(x)
+        for view in (x, moved):
+            wide = view.cpu().long()
+            assert torch.equal(ops.sum_dim(view, [1]).cpu(), wide.sum(1))
+            assert torch.equal(ops.all_dim(view.bool(), 1).cpu(), (wide != 0).all(1))
+            assert torch.equal(ops.argmax(view, 1).cpu(), wide.argmax(1))
+
+
 def test_integers_wrap() -> None:
     x = torch.tensor([2**62, 2**62, 2**62], device=DEVICE)
     same(*both(lambda: ATEN.sum(x)))
