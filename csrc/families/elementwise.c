@@ -62,17 +62,18 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
     int64_t sizes[GEMS_MAX_DIMS], strides[GEMS_MAX_DIMS], broadcast[GEMS_EW_INPUTS][GEMS_MAX_DIMS];
     const int64_t *chosen = NULL;
     int ndim = in->inputs ? in->t[0]->ndim : 0;
+    bool canonical = false; /* contiguous, all of them */
     *alike = true;
     for (int i = 1; i < in->inputs; i++) *alike = *alike && same_layout(in->t[0], in->t[i]);
     if (in->inputs) memcpy(sizes, in->t[0]->sizes, (size_t)ndim * sizeof *sizes);
     if (*alike) {
-        *alike = !in->inputs || gems_is_non_overlapping_and_dense(in->t[0]);
+        canonical = !in->inputs || gems_is_contiguous(in->t[0]);
+        *alike = canonical || gems_is_non_overlapping_and_dense(in->t[0]);
     } else {
         for (int i = 1; i < in->inputs; i++)
             if (!gems_broadcast(sizes, &ndim, in->t[i]->sizes, in->t[i]->ndim))
                 return gems_decline("the shapes do not broadcast");
     }
-    bool canonical = *alike && (!in->inputs || gems_is_contiguous(in->t[0]));
     if (!canonical && call->entry->variant == GEMS_FUNCTIONAL) {
         const int64_t *views[GEMS_EW_INPUTS];
         int count = in->inputs;
@@ -108,6 +109,10 @@ static size_t widest_of(const operands *all) {
 /* The widest access for which every operand stands equally far from a whole one; *pad: how far, in
  * elements. */
 static int dense_vector(const operands *all, int bytes, int64_t *pad) {
+    uintptr_t bits = 0;
+    *pad = 0;
+    for (int i = 0; i < all->count; i++) bits |= (uintptr_t)all->t[i]->data;
+    if (bits % (uintptr_t)bytes == 0) return bytes / (int)widest_of(all);
     for (int n = bytes / (int)widest_of(all); n > 1; n /= 2) {
         bool fits = true;
         for (int i = 0; i < all->count; i++) {

@@ -75,7 +75,8 @@ static gems_status promote(const gems_ew_row *row, gems_call *call, int choice,
         const gems_value *value = &call->args[row->input[i].arg];
         if (row->input[i].role != GEMS_EW_VALUE || value->kind == GEMS_NONE) continue;
         values[count++] = value;
-        booleans |= category(value) == 0;
+        booleans |=
+            value->kind == GEMS_TENSOR ? value->t.dtype == GEMS_BOOL : value->kind == GEMS_BOOLEAN;
     }
     if (!count) return gems_decline("no input decides the dtype");
     int together;
@@ -115,6 +116,7 @@ static int choose(const gems_ew_row *row, const gems_call *call) {
 /* True when the number is one of the dtype: ATen refuses it otherwise, where it is a Scalar of its
  * own. */
 static bool in_range(const gems_value *value, int dtype) {
+    if (value->kind != GEMS_FLOAT && value->i >= 0 && value->i < 128) return true; /* most often */
     if (gems_dtype_is_float(dtype)) {
         double v = value->kind == GEMS_FLOAT ? fabs(value->f) : fabs((double)value->i);
         double most = dtype == GEMS_F64    ? DBL_MAX
@@ -169,6 +171,11 @@ static gems_status add_input_number(const gems_ew_row *row, gems_ew_arguments *o
     return add_number(out, value, types->compute);
 }
 
+/* What kernels read: every real dtype that they have a type for. */
+#define READABLE                                                                    \
+    (GEMS_ALL_MASK | GEMS_BIT(GEMS_U16) | GEMS_BIT(GEMS_U32) | GEMS_BIT(GEMS_U64) | \
+     GEMS_BIT(GEMS_F8E4M3) | GEMS_BIT(GEMS_F8E5M2))
+
 static gems_status take_tensor(const gems_ew_row *row, const gems_call *call,
                                gems_ew_arguments *out, int i, bool dimensioned) {
     const gems_ew_input *input = &row->input[i];
@@ -183,8 +190,7 @@ static gems_status take_tensor(const gems_ew_row *row, const gems_call *call,
         if (gems_dtype_is_float(t->dtype) && !gems_dtype_is_float(out->types.common))
             return gems_decline("a float value for integers");
     }
-    if (!gems_dtype_kernel(t->dtype) || gems_dtype_is_complex(t->dtype))
-        return gems_decline("dtype without a kernel");
+    if (!(GEMS_BIT(t->dtype) & READABLE)) return gems_decline("dtype without a kernel");
     if (number) {
         gems_value value;
         if (!gems_load_number(t, &value)) return gems_decline("a number that kernels do not take");
