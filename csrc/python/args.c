@@ -142,6 +142,11 @@ static gems_match read_array(gems_frame *frame, PyObject *object, gems_tensor *t
 static gems_match read_tensors(gems_frame *frame, const gems_arg *arg, PyObject *object,
                                gems_value *value) {
     if (!is_sequence(object)) return GEMS_MISMATCH;
+    if (PyList_Check(
+            object)) { /* another thread may change it while the call runs without the GIL */
+        if (frame->held) return pass("two lists of tensors");
+        if (!(object = frame->held = PyList_AsTuple(object))) return pass("no memory");
+    }
     Py_ssize_t count = PySequence_Fast_GET_SIZE(object);
     gems_tensor *tensors = gems_frame_take(frame, ((size_t)count + 1) * sizeof *tensors);
     if (!tensors) return pass("no memory");

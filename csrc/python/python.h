@@ -55,6 +55,7 @@ typedef struct gems_frame {
     bool has_torch, has_numpy, has_number;
     bool autograd;  /* some tensor has autograd data */
     bool inference; /* some tensor is an inference tensor */
+    PyObject *held; /* a tuple: what a list of tensors held when it was read */
     void *blocks;   /* memory and handles that live as long as the frame */
     int used;
     int64_t store[160];

@@ -13,6 +13,7 @@ void gems_frame_open(gems_frame *frame, gems_entry *entry, bool direct) {
     frame->direct = direct;
     frame->has_torch = frame->has_numpy = frame->has_number = false;
     frame->autograd = frame->inference = false;
+    frame->held = NULL;
     frame->blocks = NULL;
     frame->used = 0;
     frame->call.entry = entry;
@@ -28,6 +29,7 @@ typedef struct block {
 } block;
 
 void gems_frame_close(gems_frame *frame) {
+    Py_XDECREF(frame->held);
     gems_torch_call_close(&frame->made, false);
     if (frame->numpy_ran) {
         for (int i = 0; i < GEMS_MAX_OUTS; i++) Py_XDECREF(frame->numpy_out[i]);

@@ -4,7 +4,7 @@
 gems_torch_layout gems_layout = {.impl = -1, .keys = -1, .autograd = -1, .shape = -1};
 gems_torch_python gems_python;
 bool gems_observing;
-_Thread_local gems_thread_gate gems_this_thread __attribute__((tls_model("initial-exec")));
+_Thread_local gems_thread_gate gems_this_thread;
 
 bool gems_gate_special(const gems_entry *entry) {
     for (int i = 0; i < gems_this_thread.count; i++)

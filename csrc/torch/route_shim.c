@@ -150,11 +150,10 @@ static void run(int index, uint64_t *stack) {
     EACH8(M, a##0)   \
     EACH8(M, a##1)   \
     EACH8(M, a##2) EACH8(M, a##3) EACH8(M, a##4) EACH8(M, a##5) EACH8(M, a##6) EACH8(M, a##7)
-#define EACH512(M, a)                                                               \
-    EACH64(M, a##0)                                                                 \
-    EACH64(M, a##1)                                                                 \
-    EACH64(M, a##2) EACH64(M, a##3) EACH64(M, a##4) EACH64(M, a##5) EACH64(M, a##6) \
-        EACH64(M, a##7)
+#define EACH512(M, a) \
+    EACH64(M, a##0)   \
+    EACH64(M, a##1)   \
+    EACH64(M, a##2) EACH64(M, a##3) EACH64(M, a##4) EACH64(M, a##5) EACH64(M, a##6) EACH64(M, a##7)
 #define EACH(M) EACH512(M, 00) EACH512(M, 01)
 
 /* The digits are an octal number: 00000 to 01777. */

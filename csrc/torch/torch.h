@@ -109,7 +109,7 @@ typedef struct gems_thread_gate {
     int count;
     bool force;
 } gems_thread_gate;
-extern _Thread_local gems_thread_gate gems_this_thread __attribute__((tls_model("initial-exec")));
+extern _Thread_local gems_thread_gate gems_this_thread;
 bool gems_gate_special(const gems_entry *entry);
 static inline bool gems_gate_open(const gems_entry *entry) {
     if (__builtin_expect(gems_this_thread.count != 0, 0)) return gems_gate_special(entry);
