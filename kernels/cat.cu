@@ -20,6 +20,27 @@ GEMS_DI Vec<Dst, N> converted(const Vec<Src, N>& in) {
 }
 
 extern "C" __global__ void cat_table(Dst* __restrict__ out, const __grid_constant__ Table t) {
+    if (kFast && t.outer > 1) {  // some rows of the output at a time, so that its memory is written in order
+        int32_t step = (int32_t)(4096 / t.out_inner + 1), outer = (int32_t)t.outer;
+        GEMS_FOR_GRID(part, (outer + step - 1) / step) {
+            int32_t first = part * step, rows = outer - first < step ? outer - first : step;
+            for (uint32_t k = 0; k < t.count; k++) {
+                int64_t inner = t.inner[k], out_inner = t.out_inner;
+                const Src* in = t.in[k] + first * inner;
+                Dst* to = out + first * out_inner + t.at[k];
+                if (inner == 1) {
+                    GEMS_IVDEP for (int32_t r = 0; r < rows; r++) to[r * out_inner] = convert<Dst>(in[r]);
+                } else if (kSame && inner * sizeof(Dst) >= 64) {
+                    for (int32_t r = 0; r < rows; r++) memcpy(to + r * out_inner, in + r * inner, inner * sizeof(Dst));
+                } else {
+                    for (int32_t r = 0; r < rows; r++)
+                        GEMS_IVDEP for (int32_t i = 0; i < inner; i++)
+                            to[r * out_inner + i] = convert<Dst>(in[r * inner + i]);
+                }
+            }
+        }
+        return;
+    }
     uint32_t total = t.first[t.count];
     for (uint32_t chunk = blockIdx.x; chunk < total; chunk += gridDim.x) {
         int which = 0, last = (int)t.count - 1;  // the input whose chunk it is

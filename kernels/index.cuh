@@ -3,7 +3,7 @@
 namespace gems {
 template <class I>
 GEMS_DI bool in_range(I index, int64_t size, int32_t* flag) {
-    if (index >= 0 && (int64_t)index < size) return true;
+    if ((uint64_t)(int64_t)index < (uint64_t)size) return true;
 #if GEMS_CPU
     atomicExch(flag, 1);
 #else

@@ -7,7 +7,7 @@
 using namespace gems;
 
 typedef opmath_t<T> Op;
-constexpr int kGroup = kFast ? 16 : 4;
+constexpr int kGroup = kFast ? 64 : 4;  // 64: loops that a compiler vectorises rather than unrolls
 enum { kUniform, kNormal, kExponential, kBernoulli };
 
 // One Philox call for each of kGroup subsequences from `first` on: number i of subsequence s is r[i][s].
@@ -21,9 +21,9 @@ GEMS_DI void draw(uint64_t seed, uint64_t offset, uint32_t first, uint32_t (&r)[
         }
         for (int round = 0; round < 10; round++) {
             GEMS_IVDEP for (int s = 0; s < kGroup; s++) {
-                uint64_t a = (uint64_t)0xD2511F53u * r[0][s], b = (uint64_t)0xCD9E8D57u * r[2][s];
-                uint32_t x = (uint32_t)(b >> 32) ^ r[1][s] ^ k0, z = (uint32_t)(a >> 32) ^ r[3][s] ^ k1;
-                r[0][s] = x, r[1][s] = (uint32_t)b, r[2][s] = z, r[3][s] = (uint32_t)a;
+                uint32_t x = __umulhi(0xCD9E8D57u, r[2][s]) ^ r[1][s] ^ k0, y = 0xCD9E8D57u * r[2][s];
+                uint32_t z = __umulhi(0xD2511F53u, r[0][s]) ^ r[3][s] ^ k1, w = 0xD2511F53u * r[0][s];
+                r[0][s] = x, r[1][s] = y, r[2][s] = z, r[3][s] = w;
             }
             k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
         }
@@ -41,8 +41,18 @@ GEMS_DI double uniform53(uint32_t x, uint32_t y) {
 }
 
 #if GEMS_CPU
-GEMS_DI float fast_sin(float v) { return sin(v); }
-GEMS_DI float fast_cos(float v) { return cos(v); }
+// Of v in [0, 2 pi]: one reduction to a quarter turn, in float.
+GEMS_DI float quarter_sin(float v, int shift) {
+    float q = (float)(int)(v * 0.63661977f + 0.5f);
+    float r = fma(q, 4.3711388e-8f, fma(q, -1.57079637f, v)), z = r * r;
+    float s = r + r * z * (-1.6666667e-1f + z * (8.3333333e-3f + z * (-1.9841270e-4f + z * 2.7557319e-6f)));
+    float c = 1.0f + z * (-0.5f + z * (4.1666668e-2f + z * (-1.3888889e-3f + z * 2.4801588e-5f)));
+    int quarter = (int)q + shift;
+    float picked = quarter & 1 ? c : s;
+    return quarter & 2 ? -picked : picked;
+}
+GEMS_DI float fast_sin(float v) { return quarter_sin(v, 0); }
+GEMS_DI float fast_cos(float v) { return quarter_sin(v, 1); }
 GEMS_DI float fast_log(float v) { return log(v); }
 GEMS_DI double sin_pi(double v) { return sin(v * 3.1415926535897932); }
 GEMS_DI double cos_pi(double v) { return cos(v * 3.1415926535897932); }
@@ -189,12 +199,12 @@ extern "C" __global__ void random_strided(T* __restrict__ out, int32_t n, uint64
 // kV elements of one of ATen's threads: it draws once for four of them, or once for all when there are fewer.
 constexpr int kCalls = kV > 4 ? kV / 4 : 1, kWords = kV > 4 ? 4 : kV;
 
-GEMS_DI void keep_or_drop(T* out, bool* mask, const T* in, int64_t at, bool keep, Op scale) {
-    out[at] = from_op<T>(to_op(in[at]) * (keep ? Op(1) : Op(0)) * scale);
+GEMS_DI void keep_or_drop(T* out, uint8_t* mask, const T* in, int64_t at, uint8_t keep, Op scale) {
+    out[at] = from_op<T>(to_op(in[at]) * (Op)keep * scale);
     mask[at] = keep;
 }
 
-extern "C" __global__ void dropout(T* __restrict__ out, bool* __restrict__ mask, const T* __restrict__ in, uint32_t n,
+extern "C" __global__ void dropout(T* __restrict__ out, uint8_t* __restrict__ mask, const T* __restrict__ in, uint32_t n,
                                    double p, uint64_t seed, uint64_t offset, uint32_t threads) {
     Op keep = (Op)p, scale = (Op)(1.0 / (double)keep);
     uint32_t groups = threads / kGroup;
@@ -215,7 +225,7 @@ extern "C" __global__ void dropout(T* __restrict__ out, bool* __restrict__ mask,
         GEMS_FOR_GRID(item, (int64_t)(vectors + kGroup - 1) / kGroup) {
             uint32_t v = (uint32_t)item * kGroup, turn = v / threads, first = v - turn * threads;
             int count = vectors - v < kGroup ? (int)(vectors - v) : kGroup;
-            bool kept[kGroup * kV];
+            uint8_t kept[kGroup * kV];
             for (int c = 0; c < kCalls; c++) {
                 uint32_t r[4][kGroup];
                 draw(seed, offset + ((uint64_t)turn * kCalls + c) * 4, first, r);
@@ -224,7 +234,7 @@ extern "C" __global__ void dropout(T* __restrict__ out, bool* __restrict__ mask,
             }
             int64_t at = (int64_t)v * kV;
             GEMS_IVDEP for (int i = 0; i < count * kV; i++) {
-                out[at + i] = from_op<T>(to_op(in[at + i]) * (kept[i] ? Op(1) : Op(0)) * scale);
+                out[at + i] = from_op<T>(to_op(in[at + i]) * (Op)kept[i] * scale);
                 mask[at + i] = kept[i];
             }
         }
@@ -233,13 +243,13 @@ extern "C" __global__ void dropout(T* __restrict__ out, bool* __restrict__ mask,
             uint32_t turn = v / threads;
             Philox philox(seed, v - turn * threads, offset + (uint64_t)turn * kCalls * 4);
             Vec<T, kV> x = load<kV>(in + (int64_t)v * kV);
-            Vec<bool, kV> kept;
+            Vec<uint8_t, kV> kept;
             GEMS_UNROLL for (int c = 0; c < kCalls; c++) {
                 Random4 r = philox.next4();
                 GEMS_UNROLL for (int w = 0; w < kWords; w++) kept.v[c * 4 + w] = uniform01(r.v[w]) < keep;
             }
             GEMS_UNROLL for (int i = 0; i < kV; i++)
-                x.v[i] = from_op<T>(to_op(x.v[i]) * (kept.v[i] ? Op(1) : Op(0)) * scale);
+                x.v[i] = from_op<T>(to_op(x.v[i]) * (Op)kept.v[i] * scale);
             store<kV>(out + (int64_t)v * kV, x);
             store<kV>(mask + (int64_t)v * kV, kept);
         }
@@ -248,11 +258,11 @@ extern "C" __global__ void dropout(T* __restrict__ out, bool* __restrict__ mask,
 #endif
 
 #if RANDOM_KERNEL >= 3
-GEMS_DI T scaled(T grad, bool keep, Op scale) { return from_op<T>((keep ? Op(1) : Op(0)) * to_op(grad) * scale); }
+GEMS_DI T scaled(T grad, uint8_t keep, Op scale) { return from_op<T>((Op)keep * to_op(grad) * scale); }
 #endif
 
 #if RANDOM_KERNEL == 3
-extern "C" __global__ void masked_scale(T* __restrict__ out, const T* __restrict__ grad, const bool* __restrict__ mask,
+extern "C" __global__ void masked_scale(T* __restrict__ out, const T* __restrict__ grad, const uint8_t* __restrict__ mask,
                                         double factor, Strided<3, int32_t> m) {
     Op scale = (Op)factor;
     if constexpr (kFast) {
@@ -260,7 +270,7 @@ extern "C" __global__ void masked_scale(T* __restrict__ out, const T* __restrict
     } else {
         GEMS_FOR_GRID(i, m.n / kV) {
             Vec<T, kV> g = load<kV>(grad + i * kV);
-            Vec<bool, kV> keep = load<kV>(mask + i * kV);
+            Vec<uint8_t, kV> keep = load<kV>(mask + i * kV);
             GEMS_UNROLL for (int k = 0; k < kV; k++) g.v[k] = scaled(g.v[k], keep.v[k], scale);
             store<kV>(out + i * kV, g);
         }
@@ -273,7 +283,7 @@ extern "C" __global__ void masked_scale(T* __restrict__ out, const T* __restrict
 #endif
 
 #if RANDOM_KERNEL == 4
-extern "C" __global__ void masked_scale_strided(T* __restrict__ out, const T* __restrict__ grad, const bool* __restrict__ mask,
+extern "C" __global__ void masked_scale_strided(T* __restrict__ out, const T* __restrict__ grad, const uint8_t* __restrict__ mask,
                                                 double factor, Strided<3, int32_t> m) {
     Op scale = (Op)factor;
     for_each_strided<8>(m, [&](const int32_t (&off)[3]) { out[off[0]] = scaled(grad[off[1]], mask[off[2]], scale); });

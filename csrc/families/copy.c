@@ -61,8 +61,9 @@ static bool plain_options(const gems_call *call, int first) {
     if (device->kind != GEMS_NONE) {
         int32_t index = (int32_t)(device->i & 0xffffffff);
         if (device->i >> 32 != call->device_type) return false;
-        if (index != call->device_index && !(index < 0 && call->device_type == GEMS_CPU))
-            return false;
+        bool only =
+            call->device_type == GEMS_CPU || gems_device_backend(call->device)->device_count() == 1;
+        if (index != call->device_index && !(index < 0 && only)) return false;
     }
     return (layout->kind == GEMS_NONE || layout->i == 0) && (pin->kind == GEMS_NONE || pin->i == 0);
 }

@@ -178,8 +178,14 @@ static gems_status run_dropout_backward(gems_call *call) {
     if (!(GEMS_BIT(grad->dtype) & GEMS_FLOAT_MASK)) return gems_decline("the dtype");
     if (too_large(call, grad) || too_large(call, mask))
         return gems_decline("more than the kernel's index");
-    const int64_t *inputs[2] = {grad->strides, mask->strides};
-    gems_output_strides(grad->sizes, grad->ndim, inputs, 2, strides);
+    if (call->device_type == GEMS_CPU) { /* as a product of tensors there */
+        const int64_t *inputs[2] = {grad->strides, mask->strides};
+        gems_output_strides(grad->sizes, grad->ndim, inputs, 2, strides);
+    } else if (grad->ndim < 4 || gems_is_contiguous(grad)) {
+        gems_contiguous_strides(grad->sizes, grad->ndim, strides);
+    } else {
+        return gems_decline("a gradient that may be channels-last");
+    }
     GEMS_TRY(gems_output(call, 0, grad->ndim, grad->sizes, strides, grad->dtype));
     const gems_tensor *out = &call->out[0];
     if (!out->numel) return GEMS_OK;
