@@ -47,6 +47,12 @@ def test_extension_links_no_torch_no_cuda() -> None:
     assert {name.split(".so")[0] for name in needed} <= LIBRARIES | SANITIZERS
 
 
+def test_extension_asks_for_no_static_thread_storage() -> None:
+    """The static block has little room left for a library that is opened after torch: the import would fail."""
+    text = subprocess.run(["readelf", "-d", str(EXTENSION)], capture_output=True, text=True, check=True)
+    assert "STATIC_TLS" not in text.stdout
+
+
 def copy_of_tree(target: Path) -> Path:
     """The files that git knows or would take, so that nothing built here is in the way."""
     listed = subprocess.run(
