@@ -4,6 +4,8 @@
 #include "../engine/call.h"
 #include "matmul_program.h"
 
+#include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* What the kernels take: the twin of MatmulParams in kernels/matmul.cuh. */
@@ -89,6 +91,53 @@ static gems_status launch_tiles(gems_call *call, const gems_plan *plan,
     return gems_call_launch(call, plan, 1, blocks, threads, 0, args);
 }
 
+/* A configuration that was chosen, and the key of its program. */
+typedef struct choice {
+    const gems_device_info *info;
+    uint64_t words[3]; /* the shape */
+    gems_matmul_config config;
+    gems_key key;
+} choice;
+
+/* The choices that a thread made last, by a hash of the shape; freed when it ends. */
+#define CHOICES 16
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_key_t choices;
+static bool have_choices;
+
+static void make_choices(void) { have_choices = pthread_key_create(&choices, free) == 0; }
+
+static choice *kept_choices(void) {
+    pthread_once(&once, make_choices);
+    choice *kept = have_choices ? pthread_getspecific(choices) : NULL;
+    if (!kept && have_choices && (kept = calloc(CHOICES, sizeof *kept)) &&
+        pthread_setspecific(choices, kept)) {
+        free(kept);
+        kept = NULL;
+    }
+    return kept;
+}
+
+/* The configuration of a shape. Programs multiply the same few shapes again and again, so it is
+ * looked up first; `spare` takes it when there is no memory for that. */
+static const choice *choose(const gems_matmul_shape *s, const gems_device_info *info,
+                            choice *spare) {
+    choice *kept = kept_choices();
+    const uint64_t words[3] = {
+        (uint64_t)s->m << 32 | (uint64_t)s->n, (uint64_t)s->k << 32 | (uint64_t)s->batch,
+        (uint64_t)s->workers << 32 | (uint64_t)(s->dtype << 16 | s->feed_a << 8 | s->feed_b)};
+    uint64_t hash = (words[0] ^ words[1] * 3 ^ words[2] * 5) * UINT64_C(0x9e3779b97f4a7c15) >> 60;
+    choice *c = kept ? &kept[hash % CHOICES] : spare;
+    if (kept && c->info == info && c->words[0] == words[0] && c->words[1] == words[1] &&
+        c->words[2] == words[2])
+        return c;
+    gems_matmul_configure(s, info, &c->config);
+    gems_matmul_key(&c->config, s->dtype, s->feed_a, s->feed_b, &c->key);
+    memcpy(c->words, words, sizeof words);
+    c->info = info;
+    return c;
+}
+
 /* Everything but alpha, beta, C and D of p is set, and the result exists as call->out[0]. */
 static gems_status compute(gems_call *call, params *p) {
     const gems_device_info *info = gems_device_information(call->device);
@@ -119,15 +168,15 @@ static gems_status compute(gems_call *call, params *p) {
         shape.feed_b = (uint8_t)gems_matmul_choose_feed(p->b, element, p->batch, p->b_batch, p->n,
                                                         p->b_col, p->k, p->b_k);
     }
-    gems_matmul_config config;
-    gems_matmul_configure(&shape, info, &config);
+    choice spare;
+    const choice *chosen = choose(&shape, info, &spare);
+    const gems_matmul_config config = chosen->config;
+    gems_key key = chosen->key;
     if (config.grid > INT32_MAX) return gems_decline("more tiles than a grid takes");
     p->parts = config.parts;
     p->wide_c = p->c && is_wide(p->c, p->c_batch, p->c_row, p->c_col, vector);
     p->wide_d = is_wide(p->d, p->d_batch, p->d_row, p->d_col, vector);
 
-    gems_key key;
-    gems_matmul_key(&config, dtype, shape.feed_a, shape.feed_b, &key);
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
     return launch_tiles(call, plan, &config, p);
