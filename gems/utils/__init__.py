@@ -1,6 +1,17 @@
 """Helpers under the names that FlagGems' users know."""
 
-from . import shape_utils
+from . import code_cache, device_info, random_utils, shape_utils, tensor_wrapper
 from .device_info import get_device_capability, get_device_properties
+from .libentry import libentry, libtuner
 
-__all__ = ["get_device_capability", "get_device_properties", "shape_utils"]
+__all__ = [
+    "code_cache",
+    "device_info",
+    "get_device_capability",
+    "get_device_properties",
+    "libentry",
+    "libtuner",
+    "random_utils",
+    "shape_utils",
+    "tensor_wrapper",
+]
