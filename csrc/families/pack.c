@@ -25,7 +25,8 @@ static void fill(const gems_iter *iter, strided32 *narrow, strided64 *wide) {
     narrow->n = (int32_t)iter->numel;
     wide->n = iter->numel;
     for (int d = 0; d < iter->ndim; d++) {
-        narrow->div[d] = wide->div[d] = gems_fastdiv_make(iter->size[d] <= INT32_MAX ? (uint32_t)iter->size[d] : 1);
+        narrow->div[d] = wide->div[d] =
+            gems_fastdiv_make(iter->size[d] <= INT32_MAX ? (uint32_t)iter->size[d] : 1);
         for (int k = 0; k < 2; k++) {
             narrow->stride[d][k] = (int32_t)iter->stride[k][d];
             wide->stride[d][k] = iter->stride[k][d];
@@ -46,7 +47,8 @@ gems_status gems_pack(gems_call *call, const gems_tensor *t, const void **data) 
     gems_contiguous_strides(t->sizes, t->ndim, contiguous);
     gems_iter_make(&iter, t->sizes, t->ndim, strides, 2);
     if (iter.ndim > RANK) return gems_decline("more dimensions than this kernel takes");
-    bool wide = !gems_fits_int32(gems_max_offset(t->sizes, t->strides, t->ndim)) || !gems_fits_int32(t->numel);
+    bool wide = !gems_fits_int32(gems_max_offset(t->sizes, t->strides, t->ndim)) ||
+                !gems_fits_int32(t->numel);
     for (int d = 0; wide && d + 1 < iter.ndim; d++)
         if (iter.size[d] > INT32_MAX) return gems_decline("an inner dimension of 2^31 elements");
     gems_key key = {.kernel = GEMS_PACK_KERNEL, .flags = wide ? WIDE : 0, .tune = {(uint8_t)size}};
@@ -66,8 +68,8 @@ gems_status gems_pack(gems_call *call, const gems_tensor *t, const void **data) 
 }
 
 gems_status gems_pack_program(const gems_key *key, gems_program *p) {
-    static const char *const types[] = {[1] = "uint8_t", [2] = "uint16_t", [4] = "uint32_t", [8] = "uint64_t",
-                                        [16] = "gems::c128"};
+    static const char *const types[] = {
+        [1] = "uint8_t", [2] = "uint16_t", [4] = "uint32_t", [8] = "uint64_t", [16] = "gems::c128"};
     gems_text_add(&p->head, "typedef %s T;\ntypedef %s Index;\n", types[key->tune[0]],
                   key->flags & WIDE ? "int64_t" : "int32_t");
     p->files[0] = "pack.cu";

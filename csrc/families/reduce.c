@@ -1,7 +1,9 @@
-/* Reductions: sum, mean, prod, amax, amin, any, all, argmax, argmin, max.dim, min.dim. Twin of kernels/reduce.cu.
+/* Reductions: sum, mean, prod, amax, amin, any, all, argmax, argmin, max.dim, min.dim. Twin of
+ * kernels/reduce.cu.
  *
- * A row's mode is one of enum reduction, plus WITH_VALUES for the operators that give values and places. The arguments
- * are found by their types: an int or a list of ints names the dimensions, a bool is keepdim, a dtype is dtype.
+ * A row's mode is one of enum reduction, plus WITH_VALUES for the operators that give values and
+ * places. The arguments are found by their types: an int or a list of ints names the dimensions, a
+ * bool is keepdim, a dtype is dtype.
  */
 #include <stdio.h>
 #include <string.h>
@@ -13,7 +15,7 @@ enum reduction { SUM, MEAN, PROD, MAX, MIN, ANY, ALL, ARGMAX, ARGMIN, WITH_VALUE
 enum form { ROW, COLUMN };
 enum flags { WIDE = 1, SIMPLE = 2, VALUES = 4 };
 
-#define RANK 8
+#define RANK             8
 #define PARTIAL_ELEMENTS 32768 /* of one block, where several share a row in the fast mode */
 
 /* Twin of Shape in kernels/reduce.cu. */
@@ -41,7 +43,9 @@ typedef struct geometry {
 } geometry;
 
 static bool is_pair(int reduction) { return reduction == ARGMAX || reduction == ARGMIN; }
-static bool is_extreme(int reduction) { return reduction == MAX || reduction == MIN || is_pair(reduction); }
+static bool is_extreme(int reduction) {
+    return reduction == MAX || reduction == MIN || is_pair(reduction);
+}
 
 /* The dtype of what is accumulated; u8 and u32 for any and all. */
 static int value_dtype(int reduction, int in, int cast) {
@@ -68,12 +72,17 @@ static gems_status read_dtypes(const gems_call *call, int asked, request *r) {
     if (r->reduction == ANY || r->reduction == ALL) {
         r->out = r->in == GEMS_U8 ? GEMS_U8 : GEMS_BOOL;
     } else if (!is_extreme(r->reduction)) {
-        if (asked == GEMS_NO_DTYPE && call->entry->variant == GEMS_OUT && call->args[out_arg].kind == GEMS_TENSOR)
+        if (asked == GEMS_NO_DTYPE && call->entry->variant == GEMS_OUT &&
+            call->args[out_arg].kind == GEMS_TENSOR)
             asked = call->args[out_arg].t.dtype;
-        if (asked != GEMS_NO_DTYPE) r->cast = asked;
-        else if (!gems_dtype_is_float(r->in) && r->reduction != MEAN) r->cast = GEMS_I64;
-        if (r->cast >= GEMS_DTYPES || !(GEMS_REAL_MASK & GEMS_BIT(r->cast))) return gems_decline("result dtype");
-        if (r->reduction == MEAN && !gems_dtype_is_float(r->cast)) return gems_decline("mean of integers");
+        if (asked != GEMS_NO_DTYPE)
+            r->cast = asked;
+        else if (!gems_dtype_is_float(r->in) && r->reduction != MEAN)
+            r->cast = GEMS_I64;
+        if (r->cast >= GEMS_DTYPES || !(GEMS_REAL_MASK & GEMS_BIT(r->cast)))
+            return gems_decline("result dtype");
+        if (r->reduction == MEAN && !gems_dtype_is_float(r->cast))
+            return gems_decline("mean of integers");
         r->out = r->cast;
     }
     return GEMS_OK;
@@ -111,7 +120,8 @@ static gems_status read_request(const gems_call *call, request *r) {
     if (is_extreme(r->reduction)) {
         if (!r->self->numel && all) return gems_decline("maximum of nothing");
         for (int d = 0; d < ndim; d++)
-            if (r->dims >> d & 1 && r->self->sizes[d] == 0) return gems_decline("maximum of nothing");
+            if (r->dims >> d & 1 && r->self->sizes[d] == 0)
+                return gems_decline("maximum of nothing");
     }
     return read_dtypes(call, asked, r);
 }
@@ -135,8 +145,8 @@ static void add_reduced(shape *s, int64_t size, int64_t in) {
     s->reduced *= size;
 }
 
-/* Kept and reduced dimensions of a call with its output made, coalesced, innermost first. Returns whether the
- * innermost of all is reduced. */
+/* Kept and reduced dimensions of a call with its output made, coalesced, innermost first. Returns
+ * whether the innermost of all is reduced. */
 static bool make_shape(const request *r, const gems_tensor *out, bool packed, shape *s) {
     const gems_tensor *self = r->self;
     s->kept = s->reduced = 1;
@@ -154,8 +164,10 @@ static bool make_shape(const request *r, const gems_tensor *out, bool packed, sh
         }
         gems_iter_make(&iter, self->sizes, self->ndim, strides, 2);
         for (int d = 0; d < iter.ndim; d++) {
-            if (iter.stride[1][d]) add_kept(s, iter.size[d], iter.stride[0][d], iter.stride[1][d]);
-            else add_reduced(s, iter.size[d], iter.stride[0][d]);
+            if (iter.stride[1][d])
+                add_kept(s, iter.size[d], iter.stride[0][d], iter.stride[1][d]);
+            else
+                add_reduced(s, iter.size[d], iter.stride[0][d]);
         }
         if (s->reduced_rank && !iter.stride[1][0]) return true;
         if (s->reduced_rank) return false;
@@ -174,7 +186,8 @@ static bool is_wide(const shape *s) {
         in += (s->kept_size[d] - 1) * s->kept_in[d];
         out += (s->kept_size[d] - 1) * s->kept_out[d];
     }
-    for (int d = 0; d < s->reduced_rank; d++) in += s->reduced_size[d] ? (s->reduced_size[d] - 1) * s->reduced_in[d] : 0;
+    for (int d = 0; d < s->reduced_rank; d++)
+        in += s->reduced_size[d] ? (s->reduced_size[d] - 1) * s->reduced_in[d] : 0;
     int64_t spare = 1 << 20; /* loops may count past the end */
     return !gems_fits_int32(in + spare) || !gems_fits_int32(out + spare);
 }
@@ -194,7 +207,8 @@ static bool multiples(const int64_t *strides, int from, int rank, int vec) {
 }
 
 /* Elements of one access. */
-static int vector_of(const shape *s, bool row, const gems_device_info *info, const void *data, size_t in, size_t value) {
+static int vector_of(const shape *s, bool row, const gems_device_info *info, const void *data,
+                     size_t in, size_t value) {
     int64_t unit = row ? s->reduced_in[0] : s->kept_rank ? s->kept_in[0] : 0;
     int vec = info->vector_bytes / (int)(info->fast && value > in ? value : in);
     if (unit != 1 || vec < 2) return 1;
@@ -218,7 +232,8 @@ static void share(geometry *g, const shape *s, int64_t parts, int64_t step) {
     g->grid[2] = 1;
 }
 
-static void fast_geometry(const shape *s, bool row, int vec, const gems_device_info *info, geometry *g) {
+static void fast_geometry(const shape *s, bool row, int vec, const gems_device_info *info,
+                          geometry *g) {
     int64_t tasks = s->kept, each = s->reduced;
     if (!row) {
         int64_t tile = vec > 1 ? 8 * vec : 16, line = s->kept_size[0];
@@ -232,7 +247,8 @@ static void fast_geometry(const shape *s, bool row, int vec, const gems_device_i
     g->shared = 0;
 }
 
-static void row_geometry(const shape *s, int vec, int group, const gems_device_info *info, geometry *g) {
+static void row_geometry(const shape *s, int vec, int group, const gems_device_info *info,
+                         geometry *g) {
     int threads = group ? 256 : s->reduced >= 16384 ? 512 : s->reduced >= 256 * vec ? 256 : 128;
     int64_t rows = group ? threads / group : 1, blocks = (s->kept + rows - 1) / rows, parts = 1;
     int64_t full = 4 * (int64_t)info->processors;
@@ -248,7 +264,8 @@ static void row_geometry(const shape *s, int vec, int group, const gems_device_i
     g->shared = 0;
 }
 
-static void column_geometry(const shape *s, int vec, size_t element, const gems_device_info *info, geometry *g) {
+static void column_geometry(const shape *s, int vec, size_t element, const gems_device_info *info,
+                            geometry *g) {
     int64_t units = s->kept / vec, full = 4 * (int64_t)info->processors, parts = 1;
     int bx = power_of_two(units, 32), by = power_of_two(s->reduced, 256 / bx);
     if (by < 8 && units > 32) bx = power_of_two(units, 256 / by);
@@ -270,14 +287,16 @@ static void column_geometry(const shape *s, int vec, size_t element, const gems_
 /* Threads of one row; 0: a block. */
 static int group_of(const shape *s, int vec, const gems_device_info *info) {
     if (info->fast) return 0;
-    if (s->reduced > 2048 * vec || (s->reduced >= 512 * vec && s->kept < 8 * (int64_t)info->processors)) return 0;
+    if (s->reduced > 2048 * vec ||
+        (s->reduced >= 512 * vec && s->kept < 8 * (int64_t)info->processors))
+        return 0;
     return s->reduced > 16 * vec ? 32 : 8;
 }
 
 /* ---- the call ---- */
 
-static gems_status run_finish(gems_call *call, const gems_plan *plan, const gems_device_info *info, const shape *s,
-                              int64_t parts, size_t element, void **args) {
+static gems_status run_finish(gems_call *call, const gems_plan *plan, const gems_device_info *info,
+                              const shape *s, int64_t parts, size_t element, void **args) {
     uint32_t grid[3] = {1, 1, 1}, block[3] = {1, 1, 1}, shared = 0;
     if (info->fast) {
         grid[0] = gems_grid_for(info, s->kept, 1024);
@@ -310,13 +329,18 @@ static gems_status launch(gems_call *call, const request *r, const gems_tensor *
     size_t element = pair ? 2 * (value_size > index_size ? value_size : index_size) : value_size;
     if (row && s.kept_rank && !info->fast && s.reduced < 8) row = false; /* a thread a row */
     if (!s.kept_rank && !row) add_kept(&s, 1, 0, 0);
-    int vec = vector_of(&s, row, info, r->self->data, in_size, value_size), group = row ? group_of(&s, vec, info) : 0;
-    if (info->fast) fast_geometry(&s, row, vec, info, &g);
-    else if (row) row_geometry(&s, vec, group, info, &g);
-    else column_geometry(&s, vec, element, info, &g);
+    int vec = vector_of(&s, row, info, r->self->data, in_size, value_size),
+        group = row ? group_of(&s, vec, info) : 0;
+    if (info->fast)
+        fast_geometry(&s, row, vec, info, &g);
+    else if (row)
+        row_geometry(&s, vec, group, info, &g);
+    else
+        column_geometry(&s, vec, element, info, &g);
 
     gems_key key = {.kernel = row ? ROW : COLUMN,
-                    .flags = (uint8_t)((wide ? WIDE : 0) | (s.reduced_rank < 2 ? SIMPLE : 0) | (both ? VALUES : 0)),
+                    .flags = (uint8_t)((wide ? WIDE : 0) | (s.reduced_rank < 2 ? SIMPLE : 0) |
+                                       (both ? VALUES : 0)),
                     .dtype = {(uint8_t)r->in, (uint8_t)r->cast, (uint8_t)r->out},
                     .tune = {(uint8_t)vec, (uint8_t)group}};
     const gems_plan *plan;
@@ -340,8 +364,10 @@ static gems_status run(gems_call *call) {
     int64_t sizes[GEMS_MAX_DIMS];
     int ndim = 0;
     for (int d = 0; d < r.self->ndim; d++) {
-        if (!(r.dims >> d & 1)) sizes[ndim++] = r.self->sizes[d];
-        else if (r.keepdim) sizes[ndim++] = 1;
+        if (!(r.dims >> d & 1))
+            sizes[ndim++] = r.self->sizes[d];
+        else if (r.keepdim)
+            sizes[ndim++] = 1;
     }
     bool both = call->op->mode & WITH_VALUES, pair = is_pair(r.reduction);
     if (!pair || both) GEMS_TRY(gems_output(call, 0, ndim, sizes, NULL, r.out));
@@ -360,13 +386,17 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     if (key->kernel == GEMS_PACK_KERNEL) return gems_pack_program(key, p);
     int reduction = op->mode & ~WITH_VALUES, in = key->dtype[0];
     const char *index = key->flags & WIDE ? "int64_t" : "int32_t";
-    gems_text_add(&p->head, "typedef %s In;\ntypedef %s Cast;\ntypedef %s Val;\ntypedef %s Out;\ntypedef %s Index;\n",
-                  gems_dtype_kernel(in), gems_dtype_kernel(key->dtype[1]),
-                  gems_dtype_kernel(value_dtype(reduction, in, key->dtype[1])), gems_dtype_kernel(key->dtype[2]), index);
-    gems_text_add(&p->head, "constexpr int kReduce = %d, kVec = %d, kGroup = %d;\n", reduction, key->tune[0],
-                  key->tune[1]);
-    gems_text_add(&p->head, "constexpr bool kRow = %s, kSimple = %s, kBoth = %s;\n", key->kernel == ROW ? "true" : "false",
-                  key->flags & SIMPLE ? "true" : "false", key->flags & VALUES ? "true" : "false");
+    gems_text_add(
+        &p->head,
+        "typedef %s In;\ntypedef %s Cast;\ntypedef %s Val;\ntypedef %s Out;\ntypedef %s Index;\n",
+        gems_dtype_kernel(in), gems_dtype_kernel(key->dtype[1]),
+        gems_dtype_kernel(value_dtype(reduction, in, key->dtype[1])),
+        gems_dtype_kernel(key->dtype[2]), index);
+    gems_text_add(&p->head, "constexpr int kReduce = %d, kVec = %d, kGroup = %d;\n", reduction,
+                  key->tune[0], key->tune[1]);
+    gems_text_add(&p->head, "constexpr bool kRow = %s, kSimple = %s, kBoth = %s;\n",
+                  key->kernel == ROW ? "true" : "false", key->flags & SIMPLE ? "true" : "false",
+                  key->flags & VALUES ? "true" : "false");
     p->files[0] = "reduce.cu";
     p->entries[0] = "reduce";
     p->entries[1] = "finish";
@@ -376,22 +406,28 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     return GEMS_OK;
 }
 
-/* Rows of a block, rows of a warp and columns, contiguous, with vectors; full reductions have no columns. */
+/* Rows of a block, rows of a warp and columns, contiguous, with vectors; full reductions have no
+ * columns. */
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
     int reduction = op->mode & ~WITH_VALUES;
     bool floats = gems_dtype_is_float(dtype), truth = reduction == ANY || reduction == ALL;
     if (reduction == MEAN && !floats) return false;
     bool adds = reduction == SUM || reduction == PROD;
-    int cast = adds && !floats ? GEMS_I64 : dtype, out = truth ? (dtype == GEMS_U8 ? GEMS_U8 : GEMS_BOOL) : cast;
-    int in_size = (int)gems_dtype_size(dtype), value = (int)gems_dtype_size(value_dtype(reduction, dtype, cast));
-    static const struct { uint8_t form, group; } gpu[] = {{ROW, 0}, {ROW, 32}, {COLUMN, 0}}, fast[] = {{ROW, 0}, {COLUMN, 0}};
+    int cast = adds && !floats ? GEMS_I64 : dtype,
+        out = truth ? (dtype == GEMS_U8 ? GEMS_U8 : GEMS_BOOL) : cast;
+    int in_size = (int)gems_dtype_size(dtype),
+        value = (int)gems_dtype_size(value_dtype(reduction, dtype, cast));
+    static const struct {
+        uint8_t form, group;
+    } gpu[] = {{ROW, 0}, {ROW, 32}, {COLUMN, 0}}, fast[] = {{ROW, 0}, {COLUMN, 0}};
     if (i >= (info->fast ? 2 : 3)) return false;
     key->kernel = info->fast ? fast[i].form : gpu[i].form;
     key->flags = (uint8_t)(SIMPLE | (op->mode & WITH_VALUES ? VALUES : 0));
     key->dtype[0] = (uint8_t)dtype;
     key->dtype[1] = (uint8_t)cast;
     key->dtype[2] = (uint8_t)out;
-    key->tune[0] = (uint8_t)(info->vector_bytes / (info->fast && value > in_size ? value : in_size));
+    key->tune[0] =
+        (uint8_t)(info->vector_bytes / (info->fast && value > in_size ? value : in_size));
     key->tune[1] = info->fast ? 0 : gpu[i].group;
     return true;
 }

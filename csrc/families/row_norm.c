@@ -1,4 +1,5 @@
-/* native_layer_norm and _fused_rms_norm, and the family of all operators along rows. Twin of kernels/row_norm.cu. */
+/* native_layer_norm and _fused_rms_norm, and the family of all operators along rows. Twin of
+ * kernels/row_norm.cu. */
 #include <float.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,18 +11,23 @@ enum { WEIGHT = 1, BIAS = 2 };
 /* ---- arguments ---- */
 
 static bool has_shape(const gems_tensor *t, const gems_norm *norm) {
-    return t->ndim == norm->shape_ndim && !memcmp(t->sizes, norm->shape, (size_t)t->ndim * sizeof *t->sizes);
+    return t->ndim == norm->shape_ndim &&
+           !memcmp(t->sizes, norm->shape, (size_t)t->ndim * sizeof *t->sizes);
 }
 
-/* layer_norm on a CPU takes half data with float weights; on CUDA, and elsewhere, weights have the dtype of the data. */
+/* layer_norm on a CPU takes half data with float weights; on CUDA, and elsewhere, weights have the
+ * dtype of the data. */
 static bool weight_fits(const gems_norm *norm, int weight) {
     int x = norm->x->dtype;
     if (norm->rms) return GEMS_FLOAT_MASK & GEMS_BIT(weight % GEMS_DTYPES);
-    return weight == x || (weight == GEMS_F32 && (GEMS_HALF_MASK & GEMS_BIT(x)) && norm->x->device_type == GEMS_CPU);
+    return weight == x || (weight == GEMS_F32 && (GEMS_HALF_MASK & GEMS_BIT(x)) &&
+                           norm->x->device_type == GEMS_CPU);
 }
 
-gems_status gems_norm_read(const gems_call *call, int x, int shape, int weight, int bias, bool rms, gems_norm *norm) {
-    *norm = (gems_norm){.x = gems_arg_tensor(call, x), .weight = gems_arg_tensor(call, weight), .rms = rms};
+gems_status gems_norm_read(const gems_call *call, int x, int shape, int weight, int bias, bool rms,
+                           gems_norm *norm) {
+    *norm = (gems_norm){
+        .x = gems_arg_tensor(call, x), .weight = gems_arg_tensor(call, weight), .rms = rms};
     if (bias >= 0) norm->bias = gems_arg_tensor(call, bias);
     if (!norm->x) return gems_decline("input is no tensor");
     if (!(call->op->dtypes & GEMS_BIT(norm->x->dtype % GEMS_DTYPES))) return gems_decline("dtype");
@@ -34,15 +40,20 @@ gems_status gems_norm_read(const gems_call *call, int x, int shape, int weight, 
     norm->rows = gems_numel(norm->x->sizes, outer);
     norm->n = gems_numel(norm->shape, norm->shape_ndim);
     if (norm->n < 1 || norm->n > 1 << 30) return gems_decline("rows of this length");
-    norm->weight_dtype = norm->weight ? norm->weight->dtype : norm->bias ? norm->bias->dtype : norm->x->dtype;
-    if ((norm->weight && !has_shape(norm->weight, norm)) || (norm->bias && !has_shape(norm->bias, norm)))
+    norm->weight_dtype = norm->weight ? norm->weight->dtype
+                         : norm->bias ? norm->bias->dtype
+                                      : norm->x->dtype;
+    if ((norm->weight && !has_shape(norm->weight, norm)) ||
+        (norm->bias && !has_shape(norm->bias, norm)))
         return gems_decline("shape of weight or bias");
-    if (!weight_fits(norm, norm->weight_dtype) || (norm->bias && norm->bias->dtype != norm->weight_dtype))
+    if (!weight_fits(norm, norm->weight_dtype) ||
+        (norm->bias && norm->bias->dtype != norm->weight_dtype))
         return gems_decline("dtype of weight or bias");
     return GEMS_OK;
 }
 
-/* Elements from row to row where the rows themselves are contiguous; 0: they are not, or have no single distance. */
+/* Elements from row to row where the rows themselves are contiguous; 0: they are not, or have no
+ * single distance. */
 static int64_t row_stride(const gems_norm *norm) {
     const gems_tensor *x = norm->x;
     int outer = x->ndim - norm->shape_ndim;
@@ -73,7 +84,8 @@ static gems_status make_outputs(gems_call *call, const gems_norm *norm, int stat
     return gems_output(call, norm->rms ? 1 : 2, x->ndim, sizes, NULL, stat);
 }
 
-/* rms_norm is composite in ATen's CPU build: its result keeps the layout of x, which this kernel does not. */
+/* rms_norm is composite in ATen's CPU build: its result keeps the layout of x, which this kernel
+ * does not. */
 static gems_status check_layout(const gems_norm *norm) {
     const gems_tensor *x = norm->x;
     int64_t strides[GEMS_MAX_DIMS], contiguous[GEMS_MAX_DIMS];
@@ -107,11 +119,12 @@ gems_status gems_norm_run(gems_call *call) {
     }
     if (norm.weight) GEMS_TRY(gems_pack(call, norm.weight, &weight));
     if (norm.bias) GEMS_TRY(gems_pack(call, norm.bias, &bias));
-    void *y = call->out[0].data, *mean = rms ? NULL : call->out[1].data, *rstd = call->out[rms ? 1 : 2].data;
+    void *y = call->out[0].data, *mean = rms ? NULL : call->out[1].data,
+         *rstd = call->out[rms ? 1 : 2].data;
     size_t size = gems_dtype_size(x->dtype);
     int vec = 16 / (int)size;
-    bool aligned = norm.n % vec == 0 && stride % vec == 0 && gems_aligned(data, 16) && gems_aligned(y, 16) &&
-                   gems_aligned(weight, 16) && gems_aligned(bias, 16);
+    bool aligned = norm.n % vec == 0 && stride % vec == 0 && gems_aligned(data, 16) &&
+                   gems_aligned(y, 16) && gems_aligned(weight, 16) && gems_aligned(bias, 16);
     gems_team team = gems_team_make(info, norm.rows, norm.n, size, 1, aligned);
     gems_key key = {.kernel = GEMS_ROWS,
                     .flags = (uint8_t)((weight ? WEIGHT : 0) | (bias ? BIAS : 0)),
@@ -126,12 +139,13 @@ gems_status gems_norm_run(gems_call *call) {
 
 gems_status gems_norm_program(const gems_op *op, const gems_key *key, gems_program *p) {
     gems_text_add(&p->head, "typedef %s T;\ntypedef %s W;\ntypedef %s Stat;\n",
-                  gems_dtype_kernel(key->dtype[GEMS_ROW_DATA]), gems_dtype_kernel(key->dtype[GEMS_ROW_OTHER]),
+                  gems_dtype_kernel(key->dtype[GEMS_ROW_DATA]),
+                  gems_dtype_kernel(key->dtype[GEMS_ROW_OTHER]),
                   gems_dtype_kernel(key->dtype[GEMS_ROW_STAT]));
     gems_team_head(key, &p->head);
     gems_text_add(&p->head, "constexpr bool kRms = %s, kWeight = %s, kBias = %s;\n",
-                  op->mode == GEMS_RMS_NORM ? "true" : "false", key->flags & WEIGHT ? "true" : "false",
-                  key->flags & BIAS ? "true" : "false");
+                  op->mode == GEMS_RMS_NORM ? "true" : "false",
+                  key->flags & WEIGHT ? "true" : "false", key->flags & BIAS ? "true" : "false");
     p->files[0] = "rows.cuh";
     p->files[1] = "row_norm.cu";
     p->entries[0] = "normalize";
@@ -141,8 +155,10 @@ gems_status gems_norm_program(const gems_op *op, const gems_key *key, gems_progr
     return GEMS_OK;
 }
 
-/* With a weight (and a bias, for layer_norm) of the data's dtype; backward also the weight's part. */
-bool gems_norm_warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
+/* With a weight (and a bias, for layer_norm) of the data's dtype; backward also the weight's part.
+ */
+bool gems_norm_warm(const gems_op *op, int dtype, int i, const gems_device_info *info,
+                    gems_key *key) {
     static const int64_t lengths[] = {1024, 4096, 16384, 32768, 262144};
     bool rms = op->mode == GEMS_RMS_NORM || op->mode == GEMS_RMS_NORM_BACKWARD;
     bool backward = op->mode == GEMS_LAYER_NORM_BACKWARD || op->mode == GEMS_RMS_NORM_BACKWARD;
@@ -153,9 +169,12 @@ bool gems_norm_warm(const gems_op *op, int dtype, int i, const gems_device_info 
     key->dtype[GEMS_ROW_STAT] = (uint8_t)(info->arch || rms ? gems_dtype_opmath(dtype) : dtype);
     key->flags = (uint8_t)(WEIGHT | (rms || backward ? 0 : BIAS));
     key->kernel = i < rows ? GEMS_ROWS : GEMS_WEIGHTS;
-    gems_team team = {.vec = (uint8_t)(info->fast ? 16 : 16 / size), .items = 1, .threads = info->fast ? 1 : 256};
-    if (i < rows) team = gems_team_make(info, 1 << 20, lengths[i], size, backward ? 2 : 1, true);
-    else key->flags = 0;
+    gems_team team = {
+        .vec = (uint8_t)(info->fast ? 16 : 16 / size), .items = 1, .threads = info->fast ? 1 : 256};
+    if (i < rows)
+        team = gems_team_make(info, 1 << 20, lengths[i], size, backward ? 2 : 1, true);
+    else
+        key->flags = 0;
     gems_team_to_key(&team, key);
     return true;
 }
@@ -188,4 +207,5 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     return gems_softmax_warm(op, dtype, i, info, key);
 }
 
-const gems_family gems_family_row_norm = {.name = "row_norm", .run = run, .program = program, .warm = warm};
+const gems_family gems_family_row_norm = {
+    .name = "row_norm", .run = run, .program = program, .warm = warm};

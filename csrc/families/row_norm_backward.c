@@ -16,9 +16,11 @@ static gems_status check_stat(const gems_call *call, int arg, const gems_norm *n
     const gems_tensor *t = gems_arg_tensor(call, arg);
     int x = norm->x->dtype;
     if (!t) return gems_decline("mean or rstd is no tensor");
-    if (t->dtype != x && t->dtype != gems_dtype_opmath(x)) return gems_decline("dtype of mean or rstd");
+    if (t->dtype != x && t->dtype != gems_dtype_opmath(x))
+        return gems_decline("dtype of mean or rstd");
     if (t->numel != norm->rows) return gems_decline("size of mean or rstd");
-    if (*dtype != GEMS_NO_DTYPE && *dtype != t->dtype) return gems_decline("mean and rstd of different dtypes");
+    if (*dtype != GEMS_NO_DTYPE && *dtype != t->dtype)
+        return gems_decline("mean and rstd of different dtypes");
     *dtype = t->dtype;
     return GEMS_OK;
 }
@@ -27,8 +29,8 @@ static gems_status run_rows(gems_call *call, const gems_norm *norm, const inputs
     const gems_device_info *info = gems_device_information(call->device);
     size_t size = gems_dtype_size(norm->x->dtype);
     void *dx = call->out[0].data;
-    bool aligned = norm->n % (16 / (int)size) == 0 && gems_aligned(in->grad, 16) && gems_aligned(in->x, 16) &&
-                   gems_aligned(in->weight, 16) && gems_aligned(dx, 16);
+    bool aligned = norm->n % (16 / (int)size) == 0 && gems_aligned(in->grad, 16) &&
+                   gems_aligned(in->x, 16) && gems_aligned(in->weight, 16) && gems_aligned(dx, 16);
     gems_team team = gems_team_make(info, norm->rows, norm->n, size, 2, aligned);
     gems_key key = {.kernel = GEMS_ROWS,
                     .flags = in->weight ? WEIGHT : 0,
@@ -49,7 +51,8 @@ typedef struct weights_geometry {
     int64_t run;
 } weights_geometry;
 
-static weights_geometry weights_make(const gems_norm *norm, int vec, size_t element, const gems_device_info *info) {
+static weights_geometry weights_make(const gems_norm *norm, int vec, size_t element,
+                                     const gems_device_info *info) {
     weights_geometry g = {.grid = {1, 1, 1}, .block = {1, 1, 1}};
     int64_t parts;
     if (info->fast) {
@@ -73,12 +76,15 @@ static weights_geometry weights_make(const gems_norm *norm, int vec, size_t elem
     return g;
 }
 
-static gems_status run_weights(gems_call *call, const gems_norm *norm, const inputs *in, void *dweight, void *dbias) {
+static gems_status run_weights(gems_call *call, const gems_norm *norm, const inputs *in,
+                               void *dweight, void *dbias) {
     const gems_device_info *info = gems_device_information(call->device);
-    size_t size = gems_dtype_size(norm->x->dtype), element = gems_dtype_size(gems_dtype_opmath(norm->x->dtype));
+    size_t size = gems_dtype_size(norm->x->dtype),
+           element = gems_dtype_size(gems_dtype_opmath(norm->x->dtype));
     int vec = 16 / (int)size;
     if (norm->n % vec || !gems_aligned(in->grad, 16) || !gems_aligned(in->x, 16)) vec = 1;
-    gems_team team = {.vec = (uint8_t)(info->fast ? 16 : vec), .items = 1, .threads = info->fast ? 1 : 256};
+    gems_team team = {
+        .vec = (uint8_t)(info->fast ? 16 : vec), .items = 1, .threads = info->fast ? 1 : 256};
     gems_key key = {.kernel = GEMS_WEIGHTS,
                     .dtype = {norm->x->dtype, (uint8_t)norm->weight_dtype, (uint8_t)in->stat}};
     gems_team_to_key(&team, &key);
@@ -90,13 +96,15 @@ static gems_status run_weights(gems_call *call, const gems_norm *norm, const inp
     if (parts > 1) GEMS_TRY(gems_scratch(call, (size_t)(2 * parts * norm->n) * element, &partial));
     int32_t n = (int32_t)norm->n;
     inputs data = *in;
-    void *args[] = {&data.grad, &data.x, &data.mean, &data.rstd, &dweight, &dbias, &partial, &rows, &n, &g.run};
+    void *args[] = {&data.grad, &data.x,  &data.mean, &data.rstd, &dweight,
+                    &dbias,     &partial, &rows,      &n,         &g.run};
     GEMS_TRY(gems_call_launch(call, plan, 0, g.grid, g.block, g.shared, args));
     if (parts == 1) return GEMS_OK;
     uint32_t grid[3] = {info->fast ? gems_grid_for(info, n, 4096) : (uint32_t)(n + 31) / 32, 1, 1};
     uint32_t block[3] = {info->fast ? 1 : 32, info->fast ? 1 : 8, 1};
     void *finish[] = {&partial, &dweight, &dbias, &n, &parts};
-    return gems_call_launch(call, plan, 1, grid, block, info->fast ? 0 : (uint32_t)(512 * element), finish);
+    return gems_call_launch(call, plan, 1, grid, block, info->fast ? 0 : (uint32_t)(512 * element),
+                            finish);
 }
 
 /* output_mask: the gradients of x, weight and bias that are wanted. */
@@ -107,16 +115,20 @@ gems_status gems_norm_backward_run(gems_call *call) {
     inputs in = {.stat = GEMS_NO_DTYPE};
     int mean = 3, rstd = rms ? 3 : 4, mask = rms ? 5 : 7;
     GEMS_TRY(gems_norm_read(call, 1, 2, rms ? 4 : 5, rms ? -1 : 6, rms, &norm));
-    if (!grad || grad->dtype != norm.x->dtype || !gems_same_sizes(grad, norm.x)) return gems_decline("gradient");
+    if (!grad || grad->dtype != norm.x->dtype || !gems_same_sizes(grad, norm.x))
+        return gems_decline("gradient");
     if (!rms) GEMS_TRY(check_stat(call, mean, &norm, &in.stat));
     GEMS_TRY(check_stat(call, rstd, &norm, &in.stat));
-    for (int i = 0; i < call->args[mask].ints.n && i < 3; i++) wanted[i] = call->args[mask].ints.v[i] != 0;
-    if ((wanted[1] && !norm.weight) || (wanted[2] && !norm.bias)) return gems_decline("gradient of an absent weight");
+    for (int i = 0; i < call->args[mask].ints.n && i < 3; i++)
+        wanted[i] = call->args[mask].ints.v[i] != 0;
+    if ((wanted[1] && !norm.weight) || (wanted[2] && !norm.bias))
+        return gems_decline("gradient of an absent weight");
 
     const gems_tensor *x = norm.x;
     if (wanted[0]) GEMS_TRY(gems_output(call, 0, x->ndim, x->sizes, NULL, x->dtype));
     for (int i = 1; i < 3; i++)
-        if (wanted[i]) GEMS_TRY(gems_output(call, i, norm.shape_ndim, norm.shape, NULL, norm.weight_dtype));
+        if (wanted[i])
+            GEMS_TRY(gems_output(call, i, norm.shape_ndim, norm.shape, NULL, norm.weight_dtype));
     GEMS_TRY(gems_pack(call, grad, &in.grad));
     GEMS_TRY(gems_pack(call, x, &in.x));
     if (!rms) GEMS_TRY(gems_pack(call, gems_arg_tensor(call, mean), &in.mean));
@@ -124,23 +136,27 @@ gems_status gems_norm_backward_run(gems_call *call) {
     if (norm.weight) GEMS_TRY(gems_pack(call, norm.weight, &in.weight));
     if (wanted[0] && norm.rows) GEMS_TRY(run_rows(call, &norm, &in));
     if (!wanted[1] && !wanted[2]) return GEMS_OK;
-    return run_weights(call, &norm, &in, wanted[1] ? call->out[1].data : NULL, wanted[2] ? call->out[2].data : NULL);
+    return run_weights(call, &norm, &in, wanted[1] ? call->out[1].data : NULL,
+                       wanted[2] ? call->out[2].data : NULL);
 }
 
 gems_status gems_norm_backward_program(const gems_op *op, const gems_key *key, gems_program *p) {
     bool weights = key->kernel == GEMS_WEIGHTS;
     gems_text_add(&p->head, "typedef %s T;\ntypedef %s W;\ntypedef %s Stat;\n",
-                  gems_dtype_kernel(key->dtype[GEMS_ROW_DATA]), gems_dtype_kernel(key->dtype[GEMS_ROW_OTHER]),
+                  gems_dtype_kernel(key->dtype[GEMS_ROW_DATA]),
+                  gems_dtype_kernel(key->dtype[GEMS_ROW_OTHER]),
                   gems_dtype_kernel(key->dtype[GEMS_ROW_STAT]));
     gems_team_head(key, &p->head);
     gems_text_add(&p->head, "constexpr bool kRms = %s, kWeight = %s;\n#define WEIGHTS %d\n",
-                  op->mode == GEMS_RMS_NORM_BACKWARD ? "true" : "false", key->flags & WEIGHT ? "true" : "false", weights);
+                  op->mode == GEMS_RMS_NORM_BACKWARD ? "true" : "false",
+                  key->flags & WEIGHT ? "true" : "false", weights);
     p->files[0] = "rows.cuh";
     p->files[1] = "row_norm_backward.cu";
     p->entries[0] = weights ? "weights" : "backward";
     p->entries[1] = weights ? "finish" : NULL;
     p->entry_count = weights ? 2 : 1;
     snprintf(p->name, sizeof p->name, "%.*s %s %s x%d", (int)strcspn(op->schema, "("), op->schema,
-             weights ? "weights" : "rows", gems_dtype_name(key->dtype[GEMS_ROW_DATA]), key->tune[GEMS_TUNE_VEC]);
+             weights ? "weights" : "rows", gems_dtype_name(key->dtype[GEMS_ROW_DATA]),
+             key->tune[GEMS_TUNE_VEC]);
     return GEMS_OK;
 }

@@ -7,10 +7,12 @@ int gems_power_of_two(int64_t n, int most) {
 }
 
 static gems_team fast_team(const gems_device_info *info, int64_t rows, int64_t n) {
-    return (gems_team){.vec = 16, .items = 1, .threads = 1, .grid = gems_grid_for(info, rows, 16384 / n + 1)};
+    return (gems_team){
+        .vec = 16, .items = 1, .threads = 1, .grid = gems_grid_for(info, rows, 16384 / n + 1)};
 }
 
-gems_team gems_team_make(const gems_device_info *info, int64_t rows, int64_t n, size_t size, int kept, bool aligned) {
+gems_team gems_team_make(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
+                         int kept, bool aligned) {
     if (info->fast) return fast_team(info, rows, n);
     int vec = aligned ? 16 / (int)size : 1, most = kept == 2 || size == 8 ? 4 : 8;
     if (vec == 1) most = 8;
@@ -46,15 +48,17 @@ void gems_team_to_key(const gems_team *team, gems_key *key) {
     key->tune[GEMS_TUNE_WARP_ROW] = team->warp_row;
 }
 
-gems_status gems_team_launch(gems_call *call, const gems_plan *plan, const gems_team *team, void **args) {
+gems_status gems_team_launch(gems_call *call, const gems_plan *plan, const gems_team *team,
+                             void **args) {
     uint32_t grid[3] = {team->grid, 1, 1}, block[3] = {team->threads, 1, 1};
     return gems_call_launch(call, plan, 0, grid, block, team->shared, args);
 }
 
 void gems_team_head(const gems_key *key, gems_text *head) {
     const uint8_t *tune = key->tune;
-    gems_text_add(head, "constexpr int kVec = %d, kStage = %d, kItems = %d, kThreads = %d;\n", tune[GEMS_TUNE_VEC],
-                  tune[GEMS_TUNE_STAGE], tune[GEMS_TUNE_ITEMS],
+    gems_text_add(head, "constexpr int kVec = %d, kStage = %d, kItems = %d, kThreads = %d;\n",
+                  tune[GEMS_TUNE_VEC], tune[GEMS_TUNE_STAGE], tune[GEMS_TUNE_ITEMS],
                   tune[GEMS_TUNE_WARPS] ? 32 * tune[GEMS_TUNE_WARPS] : 1);
-    gems_text_add(head, "constexpr bool kWarpRow = %s;\n", tune[GEMS_TUNE_WARP_ROW] ? "true" : "false");
+    gems_text_add(head, "constexpr bool kWarpRow = %s;\n",
+                  tune[GEMS_TUNE_WARP_ROW] ? "true" : "false");
 }

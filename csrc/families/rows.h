@@ -1,4 +1,5 @@
-/* Operators along rows: what softmax.c, row_norm.c and row_norm_backward.c share. Twin of kernels/rows.cuh. */
+/* Operators along rows: what softmax.c, row_norm.c and row_norm_backward.c share. Twin of
+ * kernels/rows.cuh. */
 #ifndef GEMS_ROWS_H
 #define GEMS_ROWS_H
 
@@ -7,8 +8,14 @@
 
 /* A row of the table's mode. */
 enum gems_row_op {
-    GEMS_SOFTMAX, GEMS_LOG_SOFTMAX, GEMS_SOFTMAX_BACKWARD, GEMS_LOG_SOFTMAX_BACKWARD,
-    GEMS_LAYER_NORM, GEMS_LAYER_NORM_BACKWARD, GEMS_RMS_NORM, GEMS_RMS_NORM_BACKWARD
+    GEMS_SOFTMAX,
+    GEMS_LOG_SOFTMAX,
+    GEMS_SOFTMAX_BACKWARD,
+    GEMS_LOG_SOFTMAX_BACKWARD,
+    GEMS_LAYER_NORM,
+    GEMS_LAYER_NORM_BACKWARD,
+    GEMS_RMS_NORM,
+    GEMS_RMS_NORM_BACKWARD
 };
 
 /* key->kernel: programs of the family, beside GEMS_PACK_KERNEL. */
@@ -29,43 +36,51 @@ typedef struct gems_team {
     uint32_t threads, grid, shared;
 } gems_team;
 
-/* The team for rows of n elements of `size` bytes, `kept` of which are held at once; aligned: accesses of 16 bytes are
- * possible in every row. */
-gems_team gems_team_make(const gems_device_info *info, int64_t rows, int64_t n, size_t size, int kept, bool aligned);
+/* The team for rows of n elements of `size` bytes, `kept` of which are held at once; aligned:
+ * accesses of 16 bytes are possible in every row. */
+gems_team gems_team_make(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
+                         int kept, bool aligned);
 void gems_team_to_key(const gems_team *team, gems_key *key);
 
 /* Launches a kernel of a plan with a team. */
-gems_status gems_team_launch(gems_call *call, const gems_plan *plan, const gems_team *team, void **args);
+gems_status gems_team_launch(gems_call *call, const gems_plan *plan, const gems_team *team,
+                             void **args);
 
 /* A power of two, at least n where `most` allows it. */
 int gems_power_of_two(int64_t n, int most);
 
 /* Whether an access of `bytes` is aligned; NULL is. */
-static inline bool gems_aligned(const void *data, size_t bytes) { return (uintptr_t)data % bytes == 0; }
+static inline bool gems_aligned(const void *data, size_t bytes) {
+    return (uintptr_t)data % bytes == 0;
+}
 
 /* The constants of rows.cuh that a key holds. */
 void gems_team_head(const gems_key *key, gems_text *head);
 
 gems_status gems_softmax_run(gems_call *call);
 gems_status gems_softmax_program(const gems_op *op, const gems_key *key, gems_program *p);
-bool gems_softmax_warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key);
+bool gems_softmax_warm(const gems_op *op, int dtype, int i, const gems_device_info *info,
+                       gems_key *key);
 
 /* What layer_norm and rms_norm get, checked. */
 typedef struct gems_norm {
     const gems_tensor *x, *weight, *bias;
-    const int64_t *shape;  /* normalized_shape */
+    const int64_t *shape; /* normalized_shape */
     int shape_ndim;
     int64_t rows, n;
-    int weight_dtype;      /* the dtype of x where there is neither weight nor bias */
+    int weight_dtype; /* the dtype of x where there is neither weight nor bias */
     bool rms;
 } gems_norm;
 
-/* Reads x, normalized_shape, weight and bias at these arguments (bias < 0: none); declines what ATen refuses. */
-gems_status gems_norm_read(const gems_call *call, int x, int shape, int weight, int bias, bool rms, gems_norm *norm);
+/* Reads x, normalized_shape, weight and bias at these arguments (bias < 0: none); declines what
+ * ATen refuses. */
+gems_status gems_norm_read(const gems_call *call, int x, int shape, int weight, int bias, bool rms,
+                           gems_norm *norm);
 gems_status gems_norm_run(gems_call *call);
 gems_status gems_norm_backward_run(gems_call *call);
 gems_status gems_norm_program(const gems_op *op, const gems_key *key, gems_program *p);
 gems_status gems_norm_backward_program(const gems_op *op, const gems_key *key, gems_program *p);
-bool gems_norm_warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key);
+bool gems_norm_warm(const gems_op *op, int dtype, int i, const gems_device_info *info,
+                    gems_key *key);
 
 #endif

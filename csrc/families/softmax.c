@@ -12,7 +12,9 @@ static bool is_backward(const gems_op *op) {
 }
 
 /* outer x n x inner elements, contiguous; the operator runs along n. */
-typedef struct layout { int64_t outer, n, inner; } layout;
+typedef struct layout {
+    int64_t outer, n, inner;
+} layout;
 
 static gems_status read_layout(const gems_tensor *t, int64_t dim, layout *l) {
     int d = gems_wrap_dim(dim, t->ndim);
@@ -23,7 +25,8 @@ static gems_status read_layout(const gems_tensor *t, int64_t dim, layout *l) {
     return l->n <= 1 << 30 ? GEMS_OK : gems_decline("rows of more than 2^30 elements");
 }
 
-static gems_team column_team(const gems_device_info *info, const layout *l, int vec, size_t element, uint32_t *by) {
+static gems_team column_team(const gems_device_info *info, const layout *l, int vec, size_t element,
+                             uint32_t *by) {
     gems_team team = {.vec = (uint8_t)vec, .items = 1, .threads = 256};
     int64_t columns = l->outer * l->inner;
     *by = 1;
@@ -47,7 +50,8 @@ static gems_team column_team(const gems_device_info *info, const layout *l, int 
 }
 
 /* Launches the key's kernel over the layout with up to two inputs. */
-static gems_status launch(gems_call *call, gems_key *key, const layout *l, const void *a, const void *b) {
+static gems_status launch(gems_call *call, gems_key *key, const layout *l, const void *a,
+                          const void *b) {
     const gems_device_info *info = gems_device_information(call->device);
     size_t size = gems_dtype_size(key->dtype[GEMS_ROW_DATA]);
     void *out = call->out[0].data;
@@ -61,7 +65,8 @@ static gems_status launch(gems_call *call, gems_key *key, const layout *l, const
         block[0] = team.threads;
         gems_team_to_key(&team, key);
     } else {
-        size_t element = gems_dtype_size(gems_dtype_opmath(key->dtype[GEMS_ROW_DATA])) * (b ? 1 : 2);
+        size_t element =
+            gems_dtype_size(gems_dtype_opmath(key->dtype[GEMS_ROW_DATA])) * (b ? 1 : 2);
         key->kernel = GEMS_COLUMNS;
         team = column_team(info, l, aligned && l->inner % vec == 0 ? vec : 1, element, &by);
         block[0] = info->fast ? 1 : team.items;
@@ -85,7 +90,8 @@ static gems_status run_forward(gems_call *call) {
     if (!(call->op->dtypes & GEMS_BIT(self->dtype % GEMS_DTYPES))) return gems_decline("dtype");
     int out = self->dtype;
     if (gems_arg_int(call, 2)) { /* half_to_float */
-        if (self->dtype != GEMS_F16 || self->device_type == GEMS_CPU) return gems_decline("half_to_float");
+        if (self->dtype != GEMS_F16 || self->device_type == GEMS_CPU)
+            return gems_decline("half_to_float");
         out = GEMS_F32;
     }
     layout l;
@@ -124,7 +130,8 @@ gems_status gems_softmax_run(gems_call *call) {
 
 gems_status gems_softmax_program(const gems_op *op, const gems_key *key, gems_program *p) {
     bool columns = key->kernel == GEMS_COLUMNS, backward = is_backward(op);
-    gems_text_add(&p->head, "typedef %s T;\ntypedef %s Out;\n", gems_dtype_kernel(key->dtype[GEMS_ROW_DATA]),
+    gems_text_add(&p->head, "typedef %s T;\ntypedef %s Out;\n",
+                  gems_dtype_kernel(key->dtype[GEMS_ROW_DATA]),
                   gems_dtype_kernel(key->dtype[GEMS_ROW_OTHER]));
     gems_team_head(key, &p->head);
     gems_text_add(&p->head, "constexpr bool kLog = %s, kColumns = %s;\n#define GRADIENT %d\n",
@@ -134,11 +141,13 @@ gems_status gems_softmax_program(const gems_op *op, const gems_key *key, gems_pr
     p->entries[0] = backward ? "gradient" : "softmax";
     p->entry_count = 1;
     snprintf(p->name, sizeof p->name, "%.*s %s %s x%d", (int)strcspn(op->schema, "("), op->schema,
-             columns ? "columns" : "rows", gems_dtype_name(key->dtype[GEMS_ROW_DATA]), key->tune[GEMS_TUNE_VEC]);
+             columns ? "columns" : "rows", gems_dtype_name(key->dtype[GEMS_ROW_DATA]),
+             key->tune[GEMS_TUNE_VEC]);
     return GEMS_OK;
 }
 
-bool gems_softmax_warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
+bool gems_softmax_warm(const gems_op *op, int dtype, int i, const gems_device_info *info,
+                       gems_key *key) {
     static const int64_t lengths[] = {1024, 4096, 32768, 262144};
     bool backward = is_backward(op);
     size_t size = gems_dtype_size(dtype);
