@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -260,3 +263,37 @@ def test_same_bits_twice() -> None:
             lambda: torch.zeros(30, 7, device=DEVICE).scatter_add(0, where[:, None].expand(4000, 7), x),
         ):
             assert call().equal(call())
+
+
+MODES = """
+import torch, flag_gems
+F = torch.nn.functional
+index, grad = torch.randint(0, 40, (2500,)), torch.randn(2500, 5)
+weight, target, logits = torch.randn(40, 9), torch.randint(0, 7, (1300,)), torch.randn(1300, 7)
+calls = (
+    lambda: torch.ops.aten.embedding_dense_backward(grad, index, 40, 3, True),
+    lambda: F.embedding(index, weight),
+    lambda: F.nll_loss(logits, target),
+    lambda: weight.gather(1, index[:360].view(40, 9) % 9),
+    lambda: torch.zeros(40, 5).scatter_add(0, index[:90, None].expand(90, 5), grad),
+    lambda: torch.cat([weight, weight[:, :2].contiguous(), weight.bfloat16()], 1),
+    lambda: weight.t().contiguous(),
+    lambda: weight[:, 1:].clone(),
+)
+expected = [call() for call in calls]
+names = ["embedding", "embedding_dense_backward", "nll_loss_forward", "gather", "scatter_add", "cat", "clone"]
+with flag_gems.use_gems(include=names):
+    ours = [call() for call in calls]
+for a, b in zip(ours, expected):
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
+ran = flag_gems.stats()
+assert all(ran[name]["kernel"] and not ran[name]["fallback"] for name in names), ran
+"""
+
+
+@pytest.mark.parametrize("mode", ["faithful", "checked"])
+def test_modes(mode: str) -> None:
+    """What a GPU runs and the fast cpu backend does not: the radix sort, tiles, sums of several blocks, without a race."""
+    environment = os.environ | {"GEMS_CPU_MODE": mode, "GEMS_VENDOR": "cpu"}
+    done = subprocess.run([sys.executable, "-c", MODES], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]

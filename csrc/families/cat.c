@@ -3,6 +3,7 @@
 #include "../base/dtype.h"
 #include "copy_views.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { CAT = 0, STACK = 1 };           /* the row's mode, operators.def */
@@ -224,6 +225,9 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     gems_text_add(&program->head, "constexpr int kV = %d, kMost = %d;\n", key->tune[0], MOST);
     gems_text_add(&program->head, "constexpr uint32_t kChunk = %u;\n",
                   key->flags ? CHUNK_FAST : CHUNK);
+    snprintf(program->name, sizeof program->name, "%.*s table %s to %s",
+             (int)strcspn(op->schema, "("), op->schema, gems_dtype_name(key->dtype[0]),
+             gems_dtype_name(key->dtype[1]));
     program->files[0] = "cat.cu";
     program->entries[0] = "cat_table";
     program->entry_count = 1;

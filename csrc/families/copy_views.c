@@ -1,6 +1,7 @@
 /* How a strided copy is done: which kernel, which vector, which index width. */
 #include "copy_views.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define THREADS    256
@@ -286,7 +287,6 @@ gems_status gems_fill_view(gems_call *call, const int64_t *sizes, int ndim, gems
 gems_status gems_copy_program(const gems_op *op, const gems_key *key, gems_program *program) {
     static const char *const entries[] = {NULL,          "copy_dense", "copy_strided", "copy_tile",
                                           "copy_spread", "fill_dense", "fill_strided"};
-    (void)op;
     const char *from = gems_dtype_kernel(key->dtype[0]), *to = gems_dtype_kernel(key->dtype[1]);
     if (!from || !to || key->kernel < 1 || key->kernel > GEMS_FILL_STRIDED)
         return gems_fail(GEMS_RUNTIME_ERROR, "not a key of a copy");
@@ -299,6 +299,9 @@ gems_status gems_copy_program(const gems_op *op, const gems_key *key, gems_progr
     gems_text_add(&program->head, "constexpr bool kSplat = %s, kSame = %s;\n",
                   key->flags & FLAG_SPLAT ? "true" : "false",
                   key->dtype[0] == key->dtype[1] ? "true" : "false");
+    snprintf(program->name, sizeof program->name, "%.*s %s %s to %s", (int)strcspn(op->schema, "("),
+             op->schema, entries[key->kernel], gems_dtype_name(key->dtype[0]),
+             gems_dtype_name(key->dtype[1]));
     program->files[0] = "copy.cu";
     program->entries[0] = entries[key->kernel];
     program->entry_count = 1;

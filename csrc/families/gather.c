@@ -3,6 +3,7 @@
  * the kernel stops with a device-side assertion, as ATen's does. */
 #include "gather.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "../base/dtype.h"
@@ -327,6 +328,9 @@ static gems_status run(gems_call *call) {
 }
 
 static gems_status program(const gems_op *op, const gems_key *key, gems_program *program) {
+    if (key->kernel >= GEMS_COPY_END)
+        snprintf(program->name, sizeof program->name, "%.*s %s%s", (int)strcspn(op->schema, "("),
+                 op->schema, gems_dtype_name(key->dtype[0]), key->tune[0] > 1 ? " vectors" : "");
     switch (key->kernel) {
     case GATHER_ELEMENTS:
     case GATHER_SCATTER_ADD: break;

@@ -7,6 +7,7 @@
 #include "copy_views.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* The row's mode, operators.def. */
@@ -231,6 +232,8 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     gems_text_add(&program->head, "typedef %s T;\n", gems_dtype_kernel(key->dtype[0]));
     gems_text_add(&program->head, "#define RANDOM_KERNEL %d\n", key->kernel - FILL_DENSE);
     gems_text_add(&program->head, "constexpr int kMode = %d, kV = %d;\n", op->mode, key->tune[0]);
+    snprintf(program->name, sizeof program->name, "%.*s %s %s", (int)strcspn(op->schema, "("),
+             op->schema, entries[key->kernel - FILL_DENSE], gems_dtype_name(key->dtype[0]));
     program->files[0] = "random.cu";
     program->entries[0] = entries[key->kernel - FILL_DENSE];
     program->entry_count = 1;
