@@ -293,7 +293,7 @@ assert all(ran[name]["kernel"] and not ran[name]["fallback"] for name in names),
 
 @pytest.mark.parametrize("mode", ["faithful", "checked"])
 def test_modes(mode: str) -> None:
-    """What a GPU runs and the fast cpu backend does not: the radix sort, tiles, sums of several blocks, without a race."""
+    """What a GPU runs and the fast cpu backend does not: the radix sort, tiles, sums of several blocks; no race."""
     environment = os.environ | {"GEMS_CPU_MODE": mode, "GEMS_VENDOR": "cpu"}
     done = subprocess.run([sys.executable, "-c", MODES], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
