@@ -219,6 +219,12 @@ static gems_match read_device(gems_frame *frame, PyObject *object, gems_value *v
              *index = PyObject_GetAttrString(object, "index");
     const char *name = type ? PyUnicode_AsUTF8(type) : NULL;
     gems_match match = GEMS_MATCH;
+    if (name && !strcmp(name, "cuda") && index == Py_None) { /* the current one */
+        PyObject *cuda = PyObject_GetAttrString(gems_py.torch, "cuda");
+        Py_DECREF(index);
+        index = cuda ? PyObject_CallMethod(cuda, "current_device", NULL) : NULL;
+        Py_XDECREF(cuda);
+    }
     if (name && !strcmp(name, "cpu")) {
         frame->call.device_type = GEMS_CPU;
     } else if (name && !strcmp(name, "cuda") && index && PyLong_Check(index)) {
