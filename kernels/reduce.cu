@@ -328,7 +328,9 @@ GEMS_DI Val run_values(const In* p, Index n, Index stride) {
     Val a = identity_value();
     if constexpr (kVec > 1) {
         if (n >= 4 * kVec) a = run_lanes<4 * kVec>(p, n);
-        if (n >= kVec) a = join_values(a, run_lanes<kVec>(p, n));
+        /* Not with 8 lanes: GCC 12 unrolls those and then makes wrong code where they are wider than the elements. */
+        if constexpr (kVec >= 16)
+            if (n >= kVec) a = join_values(a, run_lanes<kVec>(p, n));
         for (Index i = 0; i < n; i++) a = join_values(a, element(p[i]));
     } else {
         constexpr int W = 8;
