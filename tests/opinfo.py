@@ -31,6 +31,7 @@ NAMES = {
     "embedding_dense_backward": ("nn.functional.embedding",),
     "_softmax_backward_data": ("softmax",),
     "_log_softmax_backward_data": ("log_softmax",),
+    "native_dropout_backward": (),
     "threshold_backward": ("nn.functional.relu",),
 }
 RANDOM = {"uniform_", "normal_", "exponential_", "bernoulli_", "native_dropout", "random_"}

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../families/modes.h"
 #include "op.h"
 
 #define GEMS_OP(id, ...) {__VA_ARGS__},

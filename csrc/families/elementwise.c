@@ -77,9 +77,10 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
     if (!canonical && call->entry->variant == GEMS_FUNCTIONAL) {
         const int64_t *views[GEMS_EW_INPUTS];
         int count = in->inputs;
+        bool swapped = call->op->mode == GEMS_EW_BY_LAST_FIRST;
         for (int i = 0; i < count; i++) {
             gems_broadcast_strides(in->t[i], sizes, ndim, broadcast[i]);
-            views[i] = broadcast[i];
+            views[swapped ? count - 1 - i : i] = broadcast[i];
         }
         if (arguments
                 ->numbers) { /* to TensorIterator a number is one more tensor, of another shape */
@@ -87,8 +88,10 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
             views[count] = broadcast[count];
             count++;
         }
-        gems_output_strides(sizes, ndim, views, count, strides);
-        chosen = strides;
+        if (call->op->mode != GEMS_EW_CONTIGUOUS) {
+            gems_output_strides(sizes, ndim, views, count, strides);
+            chosen = strides;
+        }
     }
     for (int i = 0; i < row->outputs; i++)
         GEMS_TRY(gems_output(call, i, ndim, sizes, chosen, arguments->types.result));

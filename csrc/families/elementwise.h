@@ -15,6 +15,7 @@
 #define GEMS_ELEMENTWISE_H
 
 #include "../engine/call.h"
+#include "modes.h"
 
 #define GEMS_EW_INPUTS 5
 #define GEMS_EW_OUTPUTS 3
