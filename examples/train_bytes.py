@@ -187,7 +187,7 @@ def main() -> None:
     flag_gems.reset_stats()
     model, gems, gems_seconds = train(config, data, device, "flag_gems")
     worst = show_losses(console, aten, gems)
-    console.print(f"seconds: ATen {aten_seconds:.1f}, flag_gems {gems_seconds:.1f}, compiling or loading kernels included")
+    console.print(f"seconds: ATen {aten_seconds:.1f}, flag_gems {gems_seconds:.1f} with compiling or loading kernels")
 
     console.rule("what it writes")
     console.print(generate(model, "The kernel ", 160, config, device), markup=False, highlight=False)
