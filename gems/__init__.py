@@ -67,24 +67,17 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = [
-    "DeclinedError",
-    "__version__",
-    "all_ops",
-    "all_registered_keys",
-    "all_registered_ops",
-    "current_work_registrar",
-    "device",
-    "disable",
-    "enable",
-    "explain",
-    "fused",
-    "info",
-    "logging_utils",
-    "only_enable",
-    "ops",
-    "reset_stats",
-    "stats",
-    "use_gems",
-    "vendor_name",
-]
+__all__ = ["DeclinedError", "__version__", "explain", "fused", "info", "logging_utils", "ops", "reset_stats", "stats"]
+if has_torch:
+    __all__ += [
+        "all_ops",
+        "all_registered_keys",
+        "all_registered_ops",
+        "current_work_registrar",
+        "device",
+        "disable",
+        "enable",
+        "only_enable",
+        "use_gems",
+        "vendor_name",
+    ]

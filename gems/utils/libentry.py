@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 
 def _refuse(name: str) -> NoReturn:
     raise NotImplementedError(
-        f"{name} wraps a Triton kernel, and this package runs none: its kernels are CUDA C++ text. Write an elementwise "
-        'operator as an expression, such as "x * sigmoid(y)": one row of the operator table, docs/contributing.md.'
+        f"{name} wraps a Triton kernel, and this package runs none: its kernels are CUDA C++ text. Write an "
+        'elementwise operator as an expression, such as "x * sigmoid(y)": one row of the table, docs/contributing.md.'
     )
 
 

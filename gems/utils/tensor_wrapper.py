@@ -112,4 +112,5 @@ class StridedBuffer:
         return self._base
 
     def __repr__(self) -> str:
-        return f"StridedBuffer(shape={tuple(self.shape)}, strides={self._strides}, dtype={self.dtype}, offset={self._offset})"
+        place = f"strides={self._strides}, offset={self._offset}"
+        return f"StridedBuffer({tuple(self.shape)}, {place}, dtype={self.dtype})"

@@ -165,38 +165,58 @@ static gems_text whole_source(gems_cpu_mode mode, const char *text, const char *
     return source;
 }
 
-/* The line of the first error in the program's own text; 0 when the log names none. */
-static int error_line(const char *log) {
-    static const char mark[] = PROGRAM ":";
-    int first = 0;
-    for (const char *at = log; (at = strstr(at, mark)); at += sizeof mark - 1) {
-        int line = atoi(at + sizeof mark - 1);
-        const char *end = at + strcspn(at, "\n"), *error = strstr(at, "error:");
-        if (line <= 0) continue;
-        if (error && error < end) return line;
-        if (!first) first = line;
+/* A place in the program's text, in the numbers of its #line directives; line 0: none. The file's
+ * name is borrowed. */
+typedef struct place {
+    const char *file;
+    size_t file_size;
+    int line;
+} place;
+
+/* What a line of the log that begins with "file:12:" speaks of. */
+static place place_of(const char *line, size_t size) {
+    const char *colon = memchr(line, ':', size);
+    int number = colon ? atoi(colon + 1) : 0;
+    return number > 0 ? (place){line, (size_t)(colon - line), number} : (place){NULL, 0, 0};
+}
+
+/* Where the first error is, else the first place that the log names. */
+static place error_place(const char *log) {
+    place first = {NULL, 0, 0};
+    while (*log) {
+        size_t size = strcspn(log, "\n");
+        place here = place_of(log, size);
+        const char *error = strstr(log, "error:");
+        if (here.line && error && error < log + size) return here;
+        if (!first.line) first = here;
+        log += size + (log[size] == '\n');
     }
     return first;
 }
 
-/* Lines of text around one, with their numbers; all of them are shown when line is 0 and the text
- * is short. */
-static void add_numbered(gems_text *out, const char *text, int line) {
-    int first = line > 8 ? line - 8 : 1, last = line ? line + 8 : 40, number = 1;
-    for (const char *at = text; *at; number++) {
-        size_t length = strcspn(at, "\n");
-        if (number >= first && number <= last)
-            gems_text_add(out, "%s%5d | %.*s\n", number == line ? ">" : " ", number, (int)length,
-                          at);
-        at += length;
-        if (*at) at++;
+/* Lines of text around a place, with their numbers; the first ones when there is none. */
+static void add_numbered(gems_text *out, const char *text, place error) {
+    static const char directive[] = "#line 1 \"";
+    place at = {PROGRAM, sizeof PROGRAM - 1, 1};
+    for (; *text; at.line++) {
+        size_t length = strcspn(text, "\n");
+        bool same = at.file_size == error.file_size && !memcmp(at.file, error.file, at.file_size);
+        int distance = at.line - error.line;
+        if (error.line ? same && distance >= -8 && distance <= 8 : at.line <= 40)
+            gems_text_add(out, "%s%5d | %.*s\n", error.line && distance == 0 ? ">" : " ", at.line,
+                          (int)length, text);
+        if (!strncmp(text, directive, sizeof directive - 1)) {
+            const char *name = text + sizeof directive - 1;
+            at = (place){name, strcspn(name, "\"\n"), 0};
+        }
+        text += length + (text[length] == '\n');
     }
 }
 
 static gems_status compile_failed(const gems_cpu_compiler *compiler, const char *options,
                                   const char *name, const char *text, int code, const char *log) {
     gems_text numbered = {NULL, 0, 0, false};
-    add_numbered(&numbered, text, error_line(log));
+    add_numbered(&numbered, text, error_place(log));
     gems_status status = gems_fail(
         GEMS_RUNTIME_ERROR, "%s: the compiler failed (exit status %d)\n  command: %s %s\n%s%s",
         name, code, compiler->command, options, numbered.data ? numbered.data : "", log);
