@@ -76,24 +76,25 @@ def _read_names(names: Names, key: str) -> list[str]:
 
 
 def _read_yaml(path: Path, key: str) -> list[str]:
-    """The list under a key of a YAML file: `key:` and lines `- name`, or `key: [a, b]`."""
-    names: list[str] = []
-    inside = False
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        text = line.split("#")[0].rstrip()
-        if not text:
-            continue
-        if not text.startswith((" ", "-", "\t")):
-            head, colon, rest = text.partition(":")
-            if not colon:
-                raise ValueError(f"{path}:{number}: expected 'key:', found {text!r}")
-            inside = head.strip() == key
-            text = rest.strip()
-            if inside and text.startswith("[") and text.endswith("]"):
-                names += [item.strip().strip("'\"") for item in text[1:-1].split(",") if item.strip()]
-        elif inside and text.strip().startswith("- "):
-            names.append(text.strip()[2:].strip().strip("'\""))
-    return names
+    """The list under a key of a YAML file; empty when the file has no such key.
+
+    Raises
+    ------
+    ValueError
+        When the file is no YAML, is no mapping, or has something else under the key than a list of names.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML file: {error}") from error
+    if content is not None and not isinstance(content, dict):
+        raise ValueError(f"{path}: expected keys such as '{key}:', found {type(content).__name__}")
+    names = (content or {}).get(key)
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError(f"{path}: expected a list of names under '{key}:'")
+    return names or []
 
 
 def _choose(include: Names, exclude: Names) -> set[int]:

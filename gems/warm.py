@@ -34,7 +34,8 @@ def backend_of(arch: str) -> str:
 
 
 def default_archs() -> list[str]:
-    """The archs of the devices that are here; the CPU's when there is no GPU."""
+    """The archs of the devices that are here ("sm_90"; the backend knows as what it is compiled); the CPU's when there
+    is no GPU."""
     try:
         import torch
     except ImportError:
@@ -42,7 +43,7 @@ def default_archs() -> list[str]:
     if not torch.cuda.is_available():
         return ["cpu"]
     capabilities = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-    return [f"sm_{a}{b}{'a' if a >= 9 else ''}" for a, b in sorted(capabilities)]
+    return [f"sm_{a}{b}" for a, b in sorted(capabilities)]
 
 
 def dtypes_of(row: Row, wanted: list[str] | None) -> list[str]:
@@ -76,13 +77,13 @@ def plan(archs: list[str] | None, ops: Iterable[str], dtypes: list[str] | None) 
 
 
 def compile_item(item: Item) -> list[Report]:
-    """Compiles one item; a failure is a report with the key "error"."""
+    """Compiles one item; the report of a program that failed says why under "error", which is None in the others."""
     try:
         return [
             {**report, "program": report["program"] or report["op"]}
             for report in _C.warm(item.backend, item.arch, item.row, item.dtype)
         ]
-    except Exception as error:  # one program that fails stops no other
+    except Exception as error:  # nothing could be compiled: an arch or a compiler that is not there
         failed: Report = dict.fromkeys(COLUMNS)
         failed.update(op=item.row, program=item.row, dtypes=item.dtype, arch=item.arch, cached=False, error=str(error))
         return [failed]
@@ -95,7 +96,8 @@ def run(work: list[Item], jobs: int, progress: bool) -> list[Report]:
     -------
     list of dict
         A report for each program, in the order of `work`: op, program, dtypes, arch, registers, spill_bytes,
-        shared_bytes, instructions (-1 where the compiler does not say), milliseconds, cached; error where it failed.
+        shared_bytes, instructions (-1 where the compiler does not say), milliseconds, cached, error (None where all
+        went well).
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -129,7 +131,9 @@ def table(reports: list[Report]) -> str:
     cells = [list(COLUMNS)]
     for report in reports:
         row = ["" if report[name] in (None, -1) else str(report[name]) for name in COLUMNS]
-        if not failed(report):
+        if failed(report):
+            row[-1] = "failed"
+        else:
             row[-1] = "cached" if report["cached"] else f"{report['milliseconds']:.0f}"
         cells.append(row)
     lines = [aligned(cells, right=range(4, len(COLUMNS)))]

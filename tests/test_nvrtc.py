@@ -123,7 +123,11 @@ def test_identity() -> None:
     for asked, given in [
         ("sm_80", "sm_80"),
         ("sm_90a", "sm_90a"),
-        ("sm_90", "sm_90"),
+        ("sm_90", "sm_90a"),
+        ("sm_100", "sm_100a"),
+        ("sm_120", "sm_120"),
+        ("sm_120a", "sm_120a"),
+        ("compute_90", "compute_90"),
         ("compute_80", "compute_80"),
     ]:
         identity = backend.identity(asked)
@@ -276,7 +280,7 @@ def test_builtins_that_do_not_fit(tmp_path: Path) -> None:
 def test_archs_of_an_older_nvrtc(tmp_path: Path) -> None:
     old = put_nvrtc(tmp_path, (12, 2))
     found = probe(env={"FLAGGEMS_NVRTC_LIBRARY": str(old)})
-    assert found["arch"] == "sm_90"
+    assert found["arch"] == "sm_90a"
     assert found["unknown"] == "compute_90", "PTX of the highest arch that it knows"
 
 

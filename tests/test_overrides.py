@@ -88,6 +88,25 @@ def test_names_from_a_yaml_file(text: str, tmp_path: Path) -> None:
     path.write_text("include:\n- mm\n")
     with flag_gems.use_gems(include=path):
         assert runs() and not runs("mul.Tensor")
+    path.write_text("include: [mm]\n")
+    with flag_gems.use_gems(exclude=path):  # no such key: nothing is left out
+        assert runs() and runs("mul.Tensor")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("exclude: [mm", "is no YAML file"),
+        ("- mm\n", "expected keys such as 'exclude:', found list"),
+        ("exclude: mm\n", "expected a list of names under 'exclude:'"),
+        ("exclude:\n- 3\n", "expected a list of names under 'exclude:'"),
+    ],
+)
+def test_a_yaml_file_that_is_none(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "names.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message), flag_gems.use_gems(exclude=path):
+        raise AssertionError
 
 
 def test_scopes_nest_and_restore_exactly() -> None:

@@ -80,7 +80,8 @@ typedef struct gems_backend {
     int (*device_count)(void);
     gems_status (*device_info)(int device, gems_device_info *info);
 
-    /* arch NULL: the arch of the device. Otherwise compile for that arch ("sm_90a"), device ignored. */
+    /* arch NULL: the arch of the device. Otherwise compile for that arch, device ignored; "sm_90" means what a
+     * device of that arch gets. identity->arch is the name under which it is compiled: "sm_90a". */
     gems_status (*identity)(int device, const char *arch, gems_identity *identity);
 
     /* name is for messages. On failure the text has the operator, the numbered source, the log. */

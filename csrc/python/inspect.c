@@ -86,25 +86,34 @@ static void key_dtypes(const gems_key *key, char *text, size_t room) {
     }
 }
 
+/* What warmup reports of one program; with status, not GEMS_OK, also why it failed. */
 static PyObject *report_dict(int row, const char *dtype, const char *arch, const gems_key *key,
-                             const gems_report *report, bool cached) {
+                             const gems_report *report, bool cached, gems_status status) {
     char dtypes[128];
     gems_text text = {NULL, 0, 0, false};
     gems_program program = {0};
+    PyObject *error = Py_None;
+    Py_INCREF(error);
+    if (status != GEMS_OK) {
+        const char *why = status == GEMS_DECLINE ? gems_reason() : gems_error_text();
+        Py_SETREF(error, PyUnicode_DecodeUTF8(why, (Py_ssize_t)strlen(why), "replace"));
+        if (!error) return NULL;
+    }
     const char *name =
         gems_plan_text(key, &text, &program) == GEMS_OK ? program.name : gems_op_id(row);
     key_dtypes(key, dtypes, sizeof dtypes);
     PyObject *dict =
-        Py_BuildValue("{ss,ss,ss,ss,si,si,si,si,sd,sO}", "op", gems_op_id(row), "program", name,
+        Py_BuildValue("{ss,ss,ss,ss,si,si,si,si,sd,sO,sN}", "op", gems_op_id(row), "program", name,
                       "dtypes", *dtypes ? dtypes : dtype, "arch", arch, "registers",
                       report->registers, "spill_bytes", report->spill_bytes, "shared_bytes",
                       report->shared_bytes, "instructions", report->instructions, "milliseconds",
-                      report->milliseconds, "cached", cached ? Py_True : Py_False);
+                      report->milliseconds, "cached", cached ? Py_True : Py_False, "error", error);
     gems_text_free(&text);
     return dict;
 }
 
-/* warm(backend, arch, row, dtype) -> list of reports. arch None: that of the device. */
+/* warm(backend, arch, row, dtype) -> list of reports. arch None: that of the device. A program that
+ * fails has its report too, and stops no other. */
 static PyObject *warm(PyObject *self, PyObject *args) {
     const char *backend_name, *arch, *dtype_name;
     PyObject *row_object;
@@ -117,9 +126,10 @@ static PyObject *warm(PyObject *self, PyObject *args) {
     if (row < 0 || !find_dtype(dtype_name, &dtype)) return NULL;
     if (arch && strcmp(backend->name, "cuda")) arch = NULL;
     gems_device_info info;
-    gems_identity identity = {0};
-    if (information(backend, arch, &info) != GEMS_OK) return gems_set_error();
-    if (!arch && backend->identity(0, NULL, &identity) != GEMS_OK) return gems_set_error();
+    gems_identity identity;
+    if (backend->open() != GEMS_OK || information(backend, arch, &info) != GEMS_OK ||
+        backend->identity(0, arch, &identity) != GEMS_OK)
+        return gems_set_error();
     PyObject *list = PyList_New(0);
     gems_key key;
     for (int i = 0; list && warm_key(row, dtype, i, &info, &key); i++) {
@@ -128,13 +138,7 @@ static PyObject *warm(PyObject *self, PyObject *args) {
         PyThreadState *unlocked = PyEval_SaveThread();
         gems_status status = gems_plan_warm(backend, arch, &key, &report, &cached);
         PyEval_RestoreThread(unlocked);
-        if (status != GEMS_OK) {
-            Py_DECREF(list);
-            if (status == GEMS_DECLINE) gems_fail(GEMS_RUNTIME_ERROR, "%s", gems_reason());
-            return gems_set_error();
-        }
-        PyObject *dict =
-            report_dict(row, dtype_name, arch ? arch : identity.arch, &key, &report, cached);
+        PyObject *dict = report_dict(row, dtype_name, identity.arch, &key, &report, cached, status);
         if (!dict || PyList_Append(list, dict)) Py_CLEAR(list);
         Py_XDECREF(dict);
     }

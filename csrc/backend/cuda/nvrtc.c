@@ -37,8 +37,8 @@ gems_status gems_cuda_arch_name(const gems_cuda_compiler *c, int arch, char *nam
     return GEMS_OK;
 }
 
-/* "sm_90a", "compute_80": what the caller wants compiled, or PTX below it when this NVRTC does not
- * know it. */
+/* What an arch that the caller names is compiled as: "sm_90" as a device of that arch would have it
+ * (gems_cuda_arch_name), a name with a letter and PTX, "compute_80", as they are. */
 static gems_status parse_arch(const gems_cuda_compiler *c, const char *arch, char *name,
                               size_t size) {
     bool real = !strncmp(arch, "sm_", 3);
@@ -50,7 +50,7 @@ static gems_status parse_arch(const gems_cuda_compiler *c, const char *arch, cha
         return gems_fail(GEMS_VALUE_ERROR,
                          "%.40s is no CUDA architecture; one is written sm_90a or compute_90",
                          arch);
-    if (knows(c, (int)number)) {
+    if (knows(c, (int)number) && (!real || *rest)) {
         snprintf(name, size, "%s", arch);
         return GEMS_OK;
     }
