@@ -11,7 +11,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # tests run side by side
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
