@@ -155,6 +155,8 @@ def run(args: argparse.Namespace) -> int:
         except ValueError as error:
             print(error, file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            print("interrupted: what was measured until then", file=sys.stderr)
     print(f"{title}\n{table(found)}")
     if args.json:
         Path(args.json).write_text(json.dumps({**head, "results": found}, indent=1) + "\n")
