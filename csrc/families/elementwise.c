@@ -386,8 +386,11 @@ static gems_status run(gems_call *call) {
 
 /* ---- warmup ---- */
 
-/* The shape classes that a program is made for ahead of time. */
-enum { WARM_DENSE, WARM_STRIDED, WARM_NUMBER, WARM_ROW, WARM_COLUMN, WARM_TILED, WARM_CLASSES };
+/* The shape classes that a program is made for ahead of time: the first two for an operator of one
+ * tensor, all for one that pairs two. A choice that is not the first has fewer. */
+enum { WARM_DENSE, WARM_ROW, WARM_NUMBER, WARM_COLUMN, WARM_TILED, WARM_STRIDED };
+enum { ALONE = WARM_NUMBER, PAIRED = WARM_STRIDED + 1, RARE_ALONE = 1, RARE_PAIRED = 2 };
+static const uint8_t rare[RARE_PAIRED] = {WARM_DENSE, WARM_NUMBER};
 
 /* What the second tensor is in a warm class: a number, broadcast along dim 0. */
 static void warm_second(const gems_ew_row *row, int class, gems_key *key) {
@@ -412,9 +415,10 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     int pairs = 0;
     for (int k = 0; k < row->inputs; k++)
         pairs += row->input[k].tensor && row->input[k].role == GEMS_EW_VALUE;
-    int classes = pairs > 1 ? WARM_CLASSES : WARM_NUMBER;
     int kept = row->choices > 3 ? 2 : row->choices; /* of many choices: the first and the last */
-    int choice = i / classes, class = i % classes;
+    int first = pairs > 1 ? PAIRED : ALONE, other = pairs > 1 ? RARE_PAIRED : RARE_ALONE;
+    int choice = i < first ? 0 : 1 + (i - first) / other;
+    int class = choice ? rare[(i - first) % other] : i;
     if (choice >= kept) return false;
     if (kept < row->choices && choice) choice = row->choices - 1;
     if (gems_ew_types_of(row, choice, dtype, &types) != GEMS_OK) return false;
@@ -431,10 +435,10 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     for (int k = 0; k < row->outputs; k++) key->dtype[GEMS_EW_INPUTS + k] = types.result;
     warm_second(row, class, key);
     size_t widest = gems_dtype_size(types.result), size = gems_dtype_size(dtype);
-    key->kernel = class == WARM_STRIDED ? GEMS_EW_STRIDED
-                  : class == WARM_TILED ? GEMS_EW_TILED
-                  : class >= WARM_ROW   ? GEMS_EW_ROWS
-                                        : GEMS_EW_DENSE;
+    key->kernel = class == WARM_STRIDED                       ? GEMS_EW_STRIDED
+                  : class == WARM_TILED                       ? GEMS_EW_TILED
+                  : class == WARM_ROW || class == WARM_COLUMN ? GEMS_EW_ROWS
+                                                              : GEMS_EW_DENSE;
     key->tune[GEMS_EW_DIMS] = key->kernel == GEMS_EW_DENSE ? 0 : 2;
     key->tune[GEMS_EW_VECTOR] =
         class == WARM_TILED ? (size > 2 || widest > 2 ? 32 : 64)

@@ -1,0 +1,86 @@
+"""What warmup compiles for GPUs: machine code without spills, with wide accesses, on every architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from flag_gems import _C, rows, warm
+
+import sass
+
+ROWS = {rows.name_of(row): row for row in _C.rows()}
+REGISTERS = 40  # of a float32 elementwise program: enough threads are resident to hide memory's latency
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAGGEMS_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def kernel(name: str, dtype: str, arch: str, entry: str, i: int = 0) -> sass.Kernel:
+    """A kernel of the i-th program that warmup compiles of a row."""
+    return sass.kernels(_C.program_text(ROWS[name]["id"], dtype, i, arch, "cuda"), [entry], arch)[entry]
+
+
+@pytest.mark.parametrize("arch", sass.ARCHS)
+def test_dense_elementwise_programs(arch: str) -> None:
+    for name, dtype, tensors in (("add.Tensor", "float32", 2), ("mul.Tensor", "bfloat16", 2), ("gelu", "float32", 1)):
+        found = kernel(name, dtype, arch, "elementwise")
+        assert found.spill_bytes == 0 and found.registers <= REGISTERS, (name, found.registers)
+        assert found.has("LDG.E.128", "STG.E.128") and found.count("LDG.E.128") >= tensors, name
+
+
+@pytest.mark.parametrize("arch", sass.ARCHS)
+def test_rows_and_products(arch: str) -> None:
+    for name, entry in (("_softmax", "softmax"), ("native_layer_norm", "normalize"), ("sum.dim_IntList", "reduce")):
+        found = kernel(name, "bfloat16", arch, entry)
+        assert found.spill_bytes == 0 and found.has("LDG.E.128"), (name, found.registers)
+    found = kernel("mm", "bfloat16", arch, "matmul_tile")
+    assert found.spill_bytes == 0 and found.has("HMMA", "LDGSTS.128", "LDSM", "STG.E.128")
+
+
+@pytest.mark.parametrize(
+    ("asked", "compiled"), [("sm_80", "sm_80"), ("sm_90", "sm_90a"), ("sm_100", "sm_100a"), ("sm_120", "sm_120")]
+)
+def test_an_arch_is_compiled_as_its_devices_have_it(asked: str, compiled: str) -> None:
+    reports = warm.run(warm.plan([asked], ["neg"], ["float32"]), 2, progress=False)
+    assert reports and {report["arch"] for report in reports} == {compiled}
+    assert warm.summary(reports)[1]
+    again = warm.run(warm.plan([compiled], ["neg"], ["float32"]), 2, progress=False)
+    assert all(report["cached"] for report in again)
+
+
+def test_a_program_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    item = warm.plan(["sm_80"], ["add.Tensor"], ["float32"])[0]
+    many = len(warm.compile_item(item))
+    monkeypatch.setenv("FLAGGEMS_ASSERT_COMPILED", "1")
+    other = warm.compile_item(warm.Item("cuda", "sm_86", item.row, item.dtype))
+    assert len(other) == many > 1
+    assert all("FLAGGEMS_ASSERT_COMPILED" in report["error"] and not report["cached"] for report in other)
+    assert warm.summary(other) == (f"{many} programs: 0 compiled, 0 in the cache, {many} failed, 0 spill", False)
+    assert warm.table(other).count("failed:") == many
+    assert all(report["cached"] and not report["error"] for report in warm.compile_item(item))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", sass.ARCHS)
+def test_every_program_of_every_row(arch: str) -> None:
+    work = warm.plan([arch], ["all"], None)
+    reports = warm.run(work, 2, progress=False)
+    wrong = [report for report in reports if warm.failed(report) or warm.spilled(report)]
+    assert not wrong, warm.table(wrong)
+    assert {report["op"] for report in reports} == {row["id"] for row in _C.rows()}
+    elementwise = {row["id"] for row in _C.rows() if row["family"] == "elementwise"}
+    floats = [item.row for item in work if item.row in elementwise and item.dtype == "float32"]
+    crowded = [r for r in reports if r["op"] in floats and "float32" in r["dtypes"] and r["registers"] > REGISTERS]
+    assert not crowded, warm.table(crowded)
+    assert all(report["cached"] for report in warm.run(work, 2, progress=False))
+
+
+@pytest.mark.slow
+def test_every_dense_float32_program_loads_16_bytes() -> None:
+    for name, row in ROWS.items():
+        if row["family"] == "elementwise" and "float32" in row["dtypes"]:
+            found = kernel(name, "float32", "sm_90a", "elementwise")
+            assert found.has("LDG.E.128"), name
