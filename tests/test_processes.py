@@ -136,10 +136,7 @@ def broken_kernels(target: Path) -> Path:
 
 def test_a_broken_kernel_names_operator_dtypes_source_and_log(tmp_path: Path) -> None:
     """ATen's kernel runs instead, the error is told once, and the next call does not try again."""
-    code = WORK + (
-        "check(1); check(1); check(2)\n"
-        "print(json.dumps([_C.jit_stats(), flag_gems.stats()]))\n"
-    )
+    code = WORK + ("check(1); check(1); check(2)\nprint(json.dumps([_C.jit_stats(), flag_gems.stats()]))\n")
     kernels = broken_kernels(tmp_path / "kernels")
     (jit, stats), told = finish(start(code, tmp_path / "cache", GEMS_KERNEL_DIR=str(kernels)))
     assert jit["failed"] == 1 and stats["sigmoid"] == {"kernel": 0, "fallback": 2}

@@ -1,0 +1,100 @@
+"""Run as a program, in the cpu mode that the environment names: one call of every row, in two layouts, beside ATen."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import flag_gems
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+import entry_args
+from compare import Raised, assert_same, outcome
+from layouts import LAYOUTS
+from opinfo import RANDOM, rows
+
+
+def fitting(name: str) -> list[Any] | None:
+    """Arguments for operators whose shapes must fit each other; None for the others."""
+
+    def x(*shape: int) -> Tensor:
+        return entry_args.tensor("self", torch.float32, "cpu", shape)
+
+    target, plane = torch.arange(5) % 7, torch.arange(32).view(2, 4, 4) % 3
+    stat = torch.ones(5, 1)
+    return {
+        "mm": [x(5, 7), x(7, 6)],
+        "bmm": [x(3, 5, 7), x(3, 7, 6)],
+        "addmm": [x(6), x(5, 7), x(7, 6)],
+        "baddbmm": [x(3, 5, 6), x(3, 5, 7), x(3, 7, 6)],
+        "mv": [x(5, 7), x(7)],
+        "addmv": [x(5), x(5, 7), x(7)],
+        "clamp.Tensor": [x(5, 7), x(7), x(5, 1)],
+        "index_select": [x(5, 7), 1, torch.tensor([6, 0, 3])],
+        "embedding_dense_backward": [x(5, 7), torch.tensor([1, 3, 1, 8, 1]), 9, -1, False],
+        "native_layer_norm_backward": [x(5, 7), x(5, 7), [7], stat, stat, x(7), x(7), [True, True, True]],
+        "_fused_rms_norm_backward": [x(5, 7), x(5, 7), [7], stat, x(7), [True, True]],
+        "nll_loss_forward": [x(5, 7), target, None, 1, -100],
+        "nll_loss_backward": [x(1)[0], x(5, 7), target, None, 1, -100, torch.tensor(5.0)],
+        "nll_loss2d_forward": [x(2, 3, 4, 4), plane, None, 1, -100],
+        "nll_loss2d_backward": [x(1)[0], x(2, 3, 4, 4), plane, None, 1, -100, torch.tensor(32.0)],
+    }.get(name)
+
+
+def laid_out(value: Any, layout: str) -> Any:
+    """An argument with every tensor in a layout; one that the layout does not concern stays."""
+
+    def one(item: Any) -> Any:
+        changed = LAYOUTS[layout](item) if isinstance(item, Tensor) else None
+        return item if changed is None else changed
+
+    return tree_map(one, value)
+
+
+def work() -> list[tuple[str, str, torch.dtype]]:
+    """(overload, layout, dtype): the first overload of each row, in the first of the dtypes that it has."""
+    found = []
+    for row in rows():
+        dtype = next(d for d in (torch.float32, torch.int64, torch.bool) if str(d)[6:] in row["dtypes"])
+        found += [(row["entries"][0]["name"], layout, dtype) for layout in ("contiguous", "transposed")]
+    return found
+
+
+def run(name: str, layout: str, dtype: torch.dtype) -> Any:
+    function, args, kwargs = entry_args.arguments(name, dtype, "cpu")
+    args = fitting(name) or args
+    return function(*laid_out(args, layout), **kwargs)
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    items = work()
+    expected = [outcome(lambda i=item: run(*i)) for item in items]
+    wrong = []
+    flag_gems.enable()
+    with ThreadPoolExecutor(2) as pool:  # compiling runs beside
+        ours = list(pool.map(lambda item: outcome(lambda: run(*item)), items))
+    stats = flag_gems.stats()
+    flag_gems.disable()
+    not_run = sorted({name for name, _, _ in items if not stats.get(name, {}).get("kernel")})
+    for item, result, wanted in zip(items, ours, expected, strict=True):
+        if item[0].split(".")[0] in RANDOM:
+            if isinstance(result, Raised):
+                wrong.append(f"{item}: {result}")
+            continue
+        if isinstance(wanted, Raised) and not isinstance(result, Raised):
+            continue  # ATen has no kernel of its own for it on a CPU
+        try:
+            assert_same(result, wanted, None, str(item))
+        except AssertionError as error:
+            wrong.append(f"{item}: {error}")
+    print("\n".join(wrong), file=sys.stderr)
+    print(f"{len(items)} calls, {len(wrong)} wrong, not run: {not_run}, {flag_gems._C.jit_stats()}")
+    return 1 if wrong or not_run else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
