@@ -53,7 +53,8 @@ def library() -> Path:
 
 
 def run(code: str, library: Path) -> dict:
-    env = dict(os.environ, GEMS_BACKEND="null", COUNT_LIBRARY=str(library), LD_PRELOAD=str(library))
+    env = dict(os.environ, GEMS_BACKEND="null", GEMS_VENDOR="cpu")
+    env |= {"COUNT_LIBRARY": str(library), "LD_PRELOAD": str(library)}
     done = subprocess.run([sys.executable, "-c", START + code], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -37,7 +37,7 @@ print(json.dumps(_C.jit_stats()))
 def start(code: str, cache: Path, **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", code],
-        env=dict(os.environ, FLAGGEMS_CACHE_DIR=str(cache), **env),
+        env=dict(os.environ, FLAGGEMS_CACHE_DIR=str(cache), GEMS_VENDOR="cpu", **env),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
