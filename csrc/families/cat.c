@@ -2,11 +2,11 @@
  * travels as the kernel's argument. What does not fit the table is copied as a strided view. */
 #include "../base/dtype.h"
 #include "copy_views.h"
+#include "modes.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { CAT = 0, STACK = 1 };           /* the row's mode, operators.def */
 enum { KERNEL_TABLE = GEMS_COPY_END }; /* gems_key.kernel */
 #define THREADS    256
 #define CHUNK      1024u  /* vectors that a block takes at once, kernels/cat.cu */
@@ -52,7 +52,7 @@ static bool channels_last(const gems_tensor *t) {
 static gems_status resolve(const gems_call *call, request *r) {
     const gems_value *list = &call->args[0];
     const gems_tensor *lead = NULL;
-    bool stack = call->op->mode == STACK, last = true;
+    bool stack = call->op->mode == GEMS_CAT_STACK, last = true;
     if (list->kind != GEMS_TENSORS || !list->tensors.n) return gems_decline("no tensors");
     r->in = list->tensors.v;
     r->count = list->tensors.n;
@@ -177,7 +177,7 @@ static gems_status launch(gems_call *call, table *t, int64_t outer, int64_t out_
 static gems_status run(gems_call *call) {
     request r;
     GEMS_TRY(resolve(call, &r));
-    bool stack = call->op->mode == STACK;
+    bool stack = call->op->mode == GEMS_CAT_STACK;
     GEMS_TRY(gems_output(call, 0, r.ndim, r.sizes, r.strides, r.dtype));
     const gems_tensor *out = &call->out[0];
     if (!out->numel) return GEMS_OK;

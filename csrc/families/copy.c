@@ -1,24 +1,10 @@
-/* Copies, clones, casts, fills and factories. Rows say which by their mode. */
+/* Copies, clones, casts, fills and factories. Rows say which by their mode (modes.h). */
 #include "../base/dtype.h"
 #include "copy_views.h"
+#include "modes.h"
 
 #include <math.h>
 #include <string.h>
-
-/* The same numbers stand in operators.def. */
-enum {
-    COPY = 0,
-    CLONE,
-    TO_COPY,
-    FILL,
-    ZERO,
-    ONE,
-    FULL,
-    LIKE = 16,
-    NEW = 32,
-    SIZED = 48,
-    KIND = 15
-};
 
 static bool same_place(const gems_call *call, const gems_tensor *t) {
     return t->device_type == call->device_type && t->device_index == call->device_index;
@@ -162,14 +148,14 @@ static int dtype_of_number(const gems_value *value) {
 
 /* zeros, ones, full: of a size, like a tensor, or new_ from a tensor. */
 static gems_status run_factory(gems_call *call, int kind, int how) {
-    const gems_tensor *self = how == SIZED ? NULL : gems_arg_tensor(call, 0);
-    int at = how == SIZED ? 0 : 1, ndim = 0, dtype = 0;
+    const gems_tensor *self = how == GEMS_COPY_SIZED ? NULL : gems_arg_tensor(call, 0);
+    int at = how == GEMS_COPY_SIZED ? 0 : 1, ndim = 0, dtype = 0;
     const int64_t *sizes = NULL, *strides = NULL;
     int64_t like[GEMS_MAX_DIMS];
-    gems_value number = {.kind = GEMS_INT, .i = kind == ONE};
-    if (how != SIZED && (!self || !same_place(call, self)))
+    gems_value number = {.kind = GEMS_INT, .i = kind == GEMS_COPY_ONE};
+    if (how != GEMS_COPY_SIZED && (!self || !same_place(call, self)))
         return gems_decline("self is on another device");
-    if (how == LIKE) {
+    if (how == GEMS_COPY_LIKE) {
         sizes = self->sizes;
         ndim = self->ndim;
     } else {
@@ -181,7 +167,7 @@ static gems_status run_factory(gems_call *call, int kind, int how) {
         for (int d = 0; d < ndim; d++)
             if (sizes[d] < 0) return gems_decline("a negative size");
     }
-    if (kind == FULL) number = call->args[at++];
+    if (kind == GEMS_COPY_FULL) number = call->args[at++];
     if (call->entry->variant == GEMS_OUT) {
         const gems_value *out = &call->args[call->entry->out_arg];
         if (out->kind != GEMS_TENSOR) return gems_decline("out is no tensor");
@@ -192,10 +178,10 @@ static gems_status run_factory(gems_call *call, int kind, int how) {
         else if (self)
             dtype = self->dtype;
         else
-            dtype = kind == FULL ? dtype_of_number(&number) : gems_default_dtype();
+            dtype = kind == GEMS_COPY_FULL ? dtype_of_number(&number) : gems_default_dtype();
         if (!plain_options(call, at + 1))
             return gems_decline("another layout or device, or pinned memory");
-        if (how == LIKE) {
+        if (how == GEMS_COPY_LIKE) {
             int format = format_of(call, at + 4);
             if (format < 0 || !gems_format_strides(self, format, like))
                 return gems_decline("no such memory format for this rank");
@@ -209,22 +195,22 @@ static gems_status run_factory(gems_call *call, int kind, int how) {
 }
 
 static gems_status run(gems_call *call) {
-    int kind = call->op->mode & KIND, how = call->op->mode & ~KIND;
+    int kind = call->op->mode & GEMS_COPY_KIND, how = call->op->mode & ~GEMS_COPY_KIND;
     if (how) return run_factory(call, kind, how);
     switch (kind) {
-    case COPY: return run_copy(call);
-    case CLONE: return run_clone(call, false);
-    case TO_COPY: return run_clone(call, true);
-    default: return run_fill(call, kind == ZERO);
+    case GEMS_COPY_FROM: return run_copy(call);
+    case GEMS_COPY_CLONE: return run_clone(call, false);
+    case GEMS_COPY_CAST: return run_clone(call, true);
+    default: return run_fill(call, kind == GEMS_COPY_ZERO);
     }
 }
 
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
     static const int others[] = {GEMS_F32, GEMS_BF16, GEMS_F16};
     switch (op->mode) {
-    case COPY:
-    case CLONE: return gems_copy_warm(dtype, dtype, i, info, key);
-    case TO_COPY: {
+    case GEMS_COPY_FROM:
+    case GEMS_COPY_CLONE: return gems_copy_warm(dtype, dtype, i, info, key);
+    case GEMS_COPY_CAST: {
         int other = others[i / 2 < 3 ? i / 2 : 0];
         if (i >= 6) return false;
         return gems_copy_warm(dtype, other, i % 2, info, key);

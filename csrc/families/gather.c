@@ -7,23 +7,13 @@
 #include <string.h>
 
 #include "../base/dtype.h"
+#include "modes.h"
 
-/* The row's mode, operators.def. */
-enum {
-    EMBEDDING,
-    SELECT,
-    GATHER,
-    SCATTER_ADD,
-    SEGMENT,
-    LOSS,
-    LOSS_BACKWARD,
-    LOSS_2D,
-    LOSS_2D_BACKWARD
-};
-
-#define THREADS   256
-#define LONG_LINE 4096 /* entries of a scatter_add line that one thread adds up, */
-#define FEW_LINES 1024 /* unless there are this many lines */
+#define THREADS    256
+/* Entries of a scatter_add line that one thread of a GPU adds up. Longer lines are ATen's, whose
+ * atomics are quicker: on 16384 entries by 4096 lines an H200 ran this kernel at 0.15 of ATen's
+ * speed in float32 and 0.07 in bfloat16. */
+#define SHORT_LINE 32
 
 /* ---- shared by the family's files ---- */
 
@@ -260,8 +250,8 @@ static gems_status run_scatter_add(gems_call *call) {
         sizes[d] = d == dim ? 1 : index->sizes[d];
     }
     int64_t lines = gems_numel(sizes, ndim), length = index->sizes[dim];
-    if (!info->fast && length > LONG_LINE && lines < FEW_LINES)
-        return gems_decline("few long lines to add up in order");
+    if (info->arch && length > SHORT_LINE)
+        return gems_decline("long lines, which ATen adds up faster on a GPU");
     GEMS_TRY(gems_output(call, 0, ndim, self->sizes, NULL, self->dtype));
     const gems_tensor *out = &call->out[0];
     if (!out->numel) return GEMS_OK;
@@ -316,14 +306,14 @@ static gems_status run_scatter_add(gems_call *call) {
 
 static gems_status run(gems_call *call) {
     switch (call->op->mode) {
-    case EMBEDDING: return run_elements(call, ask_embedding);
-    case SELECT: return run_elements(call, ask_select);
-    case GATHER: return run_elements(call, ask_gather);
-    case SCATTER_ADD: return run_scatter_add(call);
-    case SEGMENT: return gems_segment_run(call);
-    case LOSS:
-    case LOSS_2D: return gems_loss_run(call, false, call->op->mode == LOSS_2D);
-    default: return gems_loss_run(call, true, call->op->mode == LOSS_2D_BACKWARD);
+    case GEMS_EMBEDDING: return run_elements(call, ask_embedding);
+    case GEMS_INDEX_SELECT: return run_elements(call, ask_select);
+    case GEMS_GATHER: return run_elements(call, ask_gather);
+    case GEMS_SCATTER_ADD: return run_scatter_add(call);
+    case GEMS_EMBEDDING_BACKWARD: return gems_segment_run(call);
+    case GEMS_NLL_LOSS:
+    case GEMS_NLL_LOSS_2D: return gems_loss_run(call, false, call->op->mode == GEMS_NLL_LOSS_2D);
+    default: return gems_loss_run(call, true, call->op->mode == GEMS_NLL_LOSS_2D_BACKWARD);
     }
 }
 
@@ -359,31 +349,33 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     if (carrier == GEMS_NO_DTYPE) return false;
     key->dtype[0] = (uint8_t)dtype;
     switch (op->mode) {
-    case EMBEDDING:
-    case SELECT:
-    case GATHER:
+    case GEMS_EMBEDDING:
+    case GEMS_INDEX_SELECT:
+    case GEMS_GATHER:
         key->kernel = GATHER_ELEMENTS;
         key->dtype[0] = (uint8_t)carrier;
         key->flags = i == 0 && info->fast ? GATHER_ROWS : 0;
         key->tune[0] = (uint8_t)(i == 0 && !info->fast ? 16 / gems_dtype_size(carrier) : 1);
         key->tune[1] = 2;
         return i < 2;
-    case SCATTER_ADD:
+    case GEMS_SCATTER_ADD:
         key->kernel = GATHER_SCATTER_ADD;
         key->flags = GATHER_WIDE;
         key->tune[1] = 8;
         return i == 0 && (GEMS_BIT(dtype) & GEMS_REAL_MASK);
-    case SEGMENT:
+    case GEMS_EMBEDDING_BACKWARD:
         key->kernel = GATHER_SEGMENT;
         key->flags = info->fast ? GATHER_FAST : 0;
         key->tune[0] = (uint8_t)(info->fast ? 1 : 16 / gems_dtype_size(dtype));
         return i == 0 && is_float;
-    case LOSS:
-    case LOSS_2D:
-    case LOSS_BACKWARD:
+    case GEMS_NLL_LOSS:
+    case GEMS_NLL_LOSS_2D:
+    case GEMS_NLL_LOSS_BACKWARD:
     default:
         if (!is_float || i > 1) return false;
-        key->kernel = op->mode == LOSS || op->mode == LOSS_2D ? GATHER_LOSS : GATHER_LOSS_BACKWARD;
+        key->kernel = op->mode == GEMS_NLL_LOSS || op->mode == GEMS_NLL_LOSS_2D
+                          ? GATHER_LOSS
+                          : GATHER_LOSS_BACKWARD;
         key->flags = i ? GATHER_WEIGHT : 0;
         key->tune[0] = 1; /* mean */
         return true;

@@ -5,13 +5,12 @@
  * so that a CPU gives the numbers of that GPU for the same seed and offset. */
 #include "../base/dtype.h"
 #include "copy_views.h"
+#include "modes.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-/* The row's mode, operators.def. */
-enum { UNIFORM, NORMAL, EXPONENTIAL, BERNOULLI, DROPOUT, DROPOUT_BACKWARD };
 /* gems_key.kernel */
 enum { FILL_DENSE = GEMS_COPY_END, FILL_STRIDED, DROPOUT_DENSE, SCALE_DENSE, SCALE_STRIDED };
 
@@ -72,19 +71,19 @@ static double largest(int dtype) {
 /* The distribution's two numbers, checked as ATen does. */
 static gems_status parameters(const gems_call *call, int dtype, double *a, double *b) {
     int mode = call->op->mode;
-    bool two = mode == UNIFORM || mode == NORMAL;
+    bool two = mode == GEMS_UNIFORM || mode == GEMS_NORMAL;
     *a = gems_arg_double(call, 1);
     *b = two ? gems_arg_double(call, 2) : 0;
-    uint64_t taken = mode == BERNOULLI ? GEMS_ALL_MASK : GEMS_FLOAT_MASK;
+    uint64_t taken = mode == GEMS_BERNOULLI ? GEMS_ALL_MASK : GEMS_FLOAT_MASK;
     if (!(GEMS_BIT(dtype) & taken)) return gems_decline("the dtype");
     switch (mode) {
-    case UNIFORM:
+    case GEMS_UNIFORM:
         if (!(*a <= *b) || fabs(*a) > largest(dtype) || fabs(*b) > largest(dtype) ||
             *b - *a > largest(dtype))
             return gems_decline("the bounds");
         return GEMS_OK;
-    case NORMAL: return *b >= 0 ? GEMS_OK : gems_decline("the standard deviation");
-    case EXPONENTIAL: return *a > 0 && isfinite(*a) ? GEMS_OK : gems_decline("lambda");
+    case GEMS_NORMAL: return *b >= 0 ? GEMS_OK : gems_decline("the standard deviation");
+    case GEMS_EXPONENTIAL: return *a > 0 && isfinite(*a) ? GEMS_OK : gems_decline("lambda");
     default: return *a >= 0 && *a <= 1 ? GEMS_OK : gems_decline("the probability");
     }
 }
@@ -123,7 +122,7 @@ static gems_status run_fill(gems_call *call) {
         map.stride[d][0] = (int32_t)iter.stride[0][d];
     }
     uint64_t seed, offset;
-    GEMS_TRY(call->host->philox(call, generator_of(call, call->op->mode < EXPONENTIAL ? 3 : 2),
+    GEMS_TRY(call->host->philox(call, generator_of(call, call->op->mode < GEMS_EXPONENTIAL ? 3 : 2),
                                 (uint64_t)rounds * 4, &seed, &offset));
     void *data = out->data;
     void *args[] = {&data, &n, &seed, &offset, &threads, &rounds, &a, &b, &map};
@@ -219,8 +218,8 @@ static gems_status run_dropout_backward(gems_call *call) {
 /* ---- the family ---- */
 
 static gems_status run(gems_call *call) {
-    if (call->op->mode == DROPOUT) return run_dropout(call);
-    if (call->op->mode == DROPOUT_BACKWARD) return run_dropout_backward(call);
+    if (call->op->mode == GEMS_DROPOUT) return run_dropout(call);
+    if (call->op->mode == GEMS_DROPOUT_BACKWARD) return run_dropout_backward(call);
     return run_fill(call);
 }
 
@@ -241,16 +240,16 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
 }
 
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
-    if (!(GEMS_BIT(dtype) & (op->mode == BERNOULLI ? GEMS_ALL_MASK : GEMS_FLOAT_MASK)))
+    if (!(GEMS_BIT(dtype) & (op->mode == GEMS_BERNOULLI ? GEMS_ALL_MASK : GEMS_FLOAT_MASK)))
         return false;
     int vector = 16 / (int)gems_dtype_size(dtype);
     key->dtype[0] = (uint8_t)dtype;
     switch (op->mode) {
-    case DROPOUT:
+    case GEMS_DROPOUT:
         key->kernel = DROPOUT_DENSE;
         key->tune[0] = (uint8_t)(i ? 1 : vector);
         return i < 2;
-    case DROPOUT_BACKWARD:
+    case GEMS_DROPOUT_BACKWARD:
         key->kernel = i ? SCALE_STRIDED : SCALE_DENSE;
         key->tune[0] = (uint8_t)(i || info->fast ? 1 : vector);
         return i < 2;

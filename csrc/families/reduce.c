@@ -1,17 +1,17 @@
 /* Reductions: sum, mean, prod, amax, amin, any, all, argmax, argmin, max.dim, min.dim. Twin of
  * kernels/reduce.cu.
  *
- * A row's mode is one of enum reduction, plus WITH_VALUES for the operators that give values and
- * places. The arguments are found by their types: an int or a list of ints names the dimensions, a
- * bool is keepdim, a dtype is dtype.
+ * A row's mode is one of enum gems_reduction, plus GEMS_WITH_VALUES for the operators that give
+ * values and places. The arguments are found by their types: an int or a list of ints names the
+ * dimensions, a bool is keepdim, a dtype is dtype.
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "../engine/call.h"
+#include "modes.h"
 #include "pack.h"
 
-enum reduction { SUM, MEAN, PROD, MAX, MIN, ANY, ALL, ARGMAX, ARGMIN, WITH_VALUES = 16 };
 enum form { ROW, COLUMN };
 enum flags { WIDE = 1, SIMPLE = 2, VALUES = 4 };
 
@@ -42,14 +42,15 @@ typedef struct geometry {
     int64_t parts, chunk; /* blocks that share a row, elements of each */
 } geometry;
 
-static bool is_pair(int reduction) { return reduction == ARGMAX || reduction == ARGMIN; }
+static bool is_pair(int reduction) { return reduction == GEMS_ARGMAX || reduction == GEMS_ARGMIN; }
 static bool is_extreme(int reduction) {
-    return reduction == MAX || reduction == MIN || is_pair(reduction);
+    return reduction == GEMS_MAX || reduction == GEMS_MIN || is_pair(reduction);
 }
 
 /* The dtype of what is accumulated; u8 and u32 for any and all. */
 static int value_dtype(int reduction, int in, int cast) {
-    if (reduction == ANY || reduction == ALL) return gems_dtype_size(in) == 1 ? GEMS_U8 : GEMS_U32;
+    if (reduction == GEMS_ANY || reduction == GEMS_ALL)
+        return gems_dtype_size(in) == 1 ? GEMS_U8 : GEMS_U32;
     if (is_extreme(reduction)) return in == GEMS_BOOL ? GEMS_U8 : gems_dtype_opmath(in);
     return gems_dtype_is_float(cast) ? gems_dtype_opmath(cast) : GEMS_I64;
 }
@@ -69,7 +70,7 @@ static gems_status read_dtypes(const gems_call *call, int asked, request *r) {
     r->in = r->self->dtype;
     if (r->in >= GEMS_DTYPES || !(call->op->dtypes & GEMS_BIT(r->in))) return gems_decline("dtype");
     r->cast = r->out = r->in;
-    if (r->reduction == ANY || r->reduction == ALL) {
+    if (r->reduction == GEMS_ANY || r->reduction == GEMS_ALL) {
         r->out = r->in == GEMS_U8 ? GEMS_U8 : GEMS_BOOL;
     } else if (!is_extreme(r->reduction)) {
         if (asked == GEMS_NO_DTYPE && call->entry->variant == GEMS_OUT &&
@@ -77,11 +78,11 @@ static gems_status read_dtypes(const gems_call *call, int asked, request *r) {
             asked = call->args[out_arg].t.dtype;
         if (asked != GEMS_NO_DTYPE)
             r->cast = asked;
-        else if (!gems_dtype_is_float(r->in) && r->reduction != MEAN)
+        else if (!gems_dtype_is_float(r->in) && r->reduction != GEMS_MEAN)
             r->cast = GEMS_I64;
         if (r->cast >= GEMS_DTYPES || !(GEMS_REAL_MASK & GEMS_BIT(r->cast)))
             return gems_decline("result dtype");
-        if (r->reduction == MEAN && !gems_dtype_is_float(r->cast))
+        if (r->reduction == GEMS_MEAN && !gems_dtype_is_float(r->cast))
             return gems_decline("mean of integers");
         r->out = r->cast;
     }
@@ -89,7 +90,8 @@ static gems_status read_dtypes(const gems_call *call, int asked, request *r) {
 }
 
 static gems_status read_request(const gems_call *call, request *r) {
-    *r = (request){.self = gems_arg_tensor(call, 0), .reduction = call->op->mode & ~WITH_VALUES};
+    *r = (request){.self = gems_arg_tensor(call, 0),
+                   .reduction = call->op->mode & ~GEMS_WITH_VALUES};
     if (!r->self) return gems_decline("self is no tensor");
     int ndim = r->self->ndim, asked = GEMS_NO_DTYPE;
     if (ndim > RANK) return gems_decline("more dimensions than this kernel takes");
@@ -106,7 +108,7 @@ static gems_status read_request(const gems_call *call, request *r) {
             if (value->kind != GEMS_INTS) break;
             for (int k = 0; k < value->ints.n; k++) GEMS_TRY(add_dim(r, value->ints.v[k]));
             /* An empty list means all dimensions, but for any and all, where it means none. */
-            all = value->ints.n == 0 && r->reduction != ANY && r->reduction != ALL;
+            all = value->ints.n == 0 && r->reduction != GEMS_ANY && r->reduction != GEMS_ALL;
             break;
         case GEMS_T_BOOL: r->keepdim = value->i != 0; break;
         case GEMS_T_DTYPE:
@@ -319,7 +321,7 @@ static gems_status flat_data(gems_call *call, const request *r, const void **dat
 
 static gems_status launch(gems_call *call, const request *r, const gems_tensor *first) {
     const gems_device_info *info = gems_device_information(call->device);
-    bool both = call->op->mode & WITH_VALUES, pair = is_pair(r->reduction);
+    bool both = call->op->mode & GEMS_WITH_VALUES, pair = is_pair(r->reduction);
     int value = value_dtype(r->reduction, r->in, r->cast);
     size_t in_size = gems_dtype_size(r->in), value_size = gems_dtype_size(value);
     shape s;
@@ -369,7 +371,7 @@ static gems_status run(gems_call *call) {
         else if (r.keepdim)
             sizes[ndim++] = 1;
     }
-    bool both = call->op->mode & WITH_VALUES, pair = is_pair(r.reduction);
+    bool both = call->op->mode & GEMS_WITH_VALUES, pair = is_pair(r.reduction);
     if (!pair || both) GEMS_TRY(gems_output(call, 0, ndim, sizes, NULL, r.out));
     if (pair) GEMS_TRY(gems_output(call, both, ndim, sizes, NULL, GEMS_I64));
     if (both) { /* one set of output strides serves both results */
@@ -384,7 +386,7 @@ static gems_status run(gems_call *call) {
 
 static gems_status program(const gems_op *op, const gems_key *key, gems_program *p) {
     if (key->kernel == GEMS_PACK_KERNEL) return gems_pack_program(key, p);
-    int reduction = op->mode & ~WITH_VALUES, in = key->dtype[0];
+    int reduction = op->mode & ~GEMS_WITH_VALUES, in = key->dtype[0];
     const char *index = key->flags & WIDE ? "int64_t" : "int32_t";
     gems_text_add(
         &p->head,
@@ -409,10 +411,11 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
 /* Rows of a block, rows of a warp and columns, contiguous, with vectors; full reductions have no
  * columns. */
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
-    int reduction = op->mode & ~WITH_VALUES;
-    bool floats = gems_dtype_is_float(dtype), truth = reduction == ANY || reduction == ALL;
-    if (reduction == MEAN && !floats) return false;
-    bool adds = reduction == SUM || reduction == PROD;
+    int reduction = op->mode & ~GEMS_WITH_VALUES;
+    bool floats = gems_dtype_is_float(dtype),
+         truth = reduction == GEMS_ANY || reduction == GEMS_ALL;
+    if (reduction == GEMS_MEAN && !floats) return false;
+    bool adds = reduction == GEMS_SUM || reduction == GEMS_PROD;
     int cast = adds && !floats ? GEMS_I64 : dtype,
         out = truth ? (dtype == GEMS_U8 ? GEMS_U8 : GEMS_BOOL) : cast;
     int in_size = (int)gems_dtype_size(dtype),
@@ -422,7 +425,7 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     } gpu[] = {{ROW, 0}, {ROW, 32}, {COLUMN, 0}}, fast[] = {{ROW, 0}, {COLUMN, 0}};
     if (i >= (info->fast ? 2 : 3)) return false;
     key->kernel = info->fast ? fast[i].form : gpu[i].form;
-    key->flags = (uint8_t)(SIMPLE | (op->mode & WITH_VALUES ? VALUES : 0));
+    key->flags = (uint8_t)(SIMPLE | (op->mode & GEMS_WITH_VALUES ? VALUES : 0));
     key->dtype[0] = (uint8_t)dtype;
     key->dtype[1] = (uint8_t)cast;
     key->dtype[2] = (uint8_t)out;

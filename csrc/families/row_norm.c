@@ -15,13 +15,14 @@ static bool has_shape(const gems_tensor *t, const gems_norm *norm) {
            !memcmp(t->sizes, norm->shape, (size_t)t->ndim * sizeof *t->sizes);
 }
 
-/* layer_norm on a CPU takes half data with float weights; on CUDA, and elsewhere, weights have the
- * dtype of the data. */
+/* Weights have the dtype of the data: on CUDA ATen raises where they have not. On a CPU layer_norm
+ * takes half data with float weights as well, and rms_norm any two. */
 static bool weight_fits(const gems_norm *norm, int weight) {
     int x = norm->x->dtype;
+    if (weight == x) return true;
+    if (norm->x->device_type != GEMS_CPU) return false;
     if (norm->rms) return GEMS_FLOAT_MASK & GEMS_BIT(weight % GEMS_DTYPES);
-    return weight == x || (weight == GEMS_F32 && (GEMS_HALF_MASK & GEMS_BIT(x)) &&
-                           norm->x->device_type == GEMS_CPU);
+    return weight == GEMS_F32 && (GEMS_HALF_MASK & GEMS_BIT(x));
 }
 
 gems_status gems_norm_read(const gems_call *call, int x, int shape, int weight, int bias, bool rms,

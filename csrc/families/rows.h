@@ -4,19 +4,8 @@
 #define GEMS_ROWS_H
 
 #include "../engine/call.h"
+#include "modes.h"
 #include "pack.h"
-
-/* A row of the table's mode. */
-enum gems_row_op {
-    GEMS_SOFTMAX,
-    GEMS_LOG_SOFTMAX,
-    GEMS_SOFTMAX_BACKWARD,
-    GEMS_LOG_SOFTMAX_BACKWARD,
-    GEMS_LAYER_NORM,
-    GEMS_LAYER_NORM_BACKWARD,
-    GEMS_RMS_NORM,
-    GEMS_RMS_NORM_BACKWARD
-};
 
 /* key->kernel: programs of the family, beside GEMS_PACK_KERNEL. */
 enum gems_row_kernel { GEMS_ROWS, GEMS_COLUMNS, GEMS_WEIGHTS };
