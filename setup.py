@@ -21,6 +21,7 @@ import shlex
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -31,7 +32,7 @@ from setuptools.errors import CompileError
 ROOT = Path(__file__).resolve().parent
 VERSION = "0.1.0"
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wmissing-prototypes"]
-FLAGS = ["-std=c11", "-O2", "-fPIC", "-D_GNU_SOURCE", "-fexceptions", "-fvisibility=hidden"]
+FLAGS = ["-std=c11", "-O3", "-fPIC", "-D_GNU_SOURCE", "-fexceptions", "-fvisibility=hidden"]
 KERNEL_SUFFIXES = {".cu", ".cuh", ".h"}
 
 
@@ -77,6 +78,16 @@ def compiler() -> list[str]:
         if shutil.which(name):
             return [name]
     raise CompileError("no C compiler found: install gcc or clang, or set CC")
+
+
+def link_time_optimisation(flags: list[str]) -> list[str]:
+    """The flags with which compiler and linker optimise across files; empty where they cannot do it together."""
+    lto = ["-flto=auto"]
+    with tempfile.TemporaryDirectory() as directory:
+        source = Path(directory) / "probe.c"
+        source.write_text("int probe(int x);\nint probe(int x) { return x; }\n")
+        command = [*compiler(), *flags, *lto, "-shared", str(source), "-o", str(source.with_suffix(".so"))]
+        return lto if subprocess.run(command, capture_output=True).returncode == 0 else []
 
 
 def check_python_header() -> None:
@@ -136,6 +147,10 @@ class BuildExtension(build_ext):
             sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
             flags += ["-g", "-O1", "-fno-omit-frame-pointer", *sanitize]
             link += sanitize
+        else:
+            lto = link_time_optimisation(flags)
+            flags += lto
+            link += ["-O3", *lto]
         includes = ["-Icsrc", "-isystem", sysconfig.get_paths()["include"], "-isystem", numpy.get_include()]
         flags += [*includes, *shlex.split(os.environ.get("CFLAGS", ""))]
         link += shlex.split(os.environ.get("LDFLAGS", ""))

@@ -101,9 +101,12 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
 /* ---- shape classes ---- */
 
 static size_t widest_of(const operands *all) {
-    size_t widest = 1;
-    for (int i = 0; i < all->count; i++) {
-        size_t size = gems_dtype_size(all->t[i]->dtype);
+    int last = all->t[0]->dtype;
+    size_t widest = gems_dtype_size(last);
+    for (int i = 1; i < all->count; i++) {
+        if (all->t[i]->dtype == last) continue;
+        last = all->t[i]->dtype;
+        size_t size = gems_dtype_size(last);
         if (size > widest) widest = size;
     }
     return widest;
@@ -112,11 +115,12 @@ static size_t widest_of(const operands *all) {
 /* The widest access for which every operand stands equally far from a whole one; *pad: how far, in
  * elements. */
 static int dense_vector(const operands *all, int bytes, int64_t *pad) {
+    int most = bytes / (int)widest_of(all);
     uintptr_t bits = 0;
     *pad = 0;
     for (int i = 0; i < all->count; i++) bits |= (uintptr_t)all->t[i]->data;
-    if (bits % (uintptr_t)bytes == 0) return bytes / (int)widest_of(all);
-    for (int n = bytes / (int)widest_of(all); n > 1; n /= 2) {
+    if (bits % (uintptr_t)bytes == 0) return most;
+    for (int n = most; n > 1; n /= 2) {
         bool fits = true;
         for (int i = 0; i < all->count; i++) {
             size_t size = gems_dtype_size(all->t[i]->dtype);
@@ -136,14 +140,18 @@ static void plan_dense(const gems_device_info *info, const operands *all, work *
     int vector = info->fast ? 0 : dense_vector(all, info->vector_bytes, &pad);
     w->key.kernel = GEMS_EW_DENSE;
     w->key.tune[GEMS_EW_VECTOR] = (uint8_t)vector;
-    if (!gems_fits_int32(n + (1 << 20))) w->key.flags |= GEMS_EW_WIDE;
-    for (int i = 0; i < all->count; i++)
-        w->pointer[i] = (char *)all->t[i]->data - (size_t)pad * gems_dtype_size(all->t[i]->dtype);
+    for (int i = 0; i < all->count; i++) w->pointer[i] = all->t[i]->data;
+    if (__builtin_expect(pad != 0, 0))
+        for (int i = 0; i < all->count; i++)
+            w->pointer[i] =
+                (char *)all->t[i]->data - (size_t)pad * gems_dtype_size(all->t[i]->dtype);
     w->items = n + pad;
-    if (w->key.flags & GEMS_EW_WIDE)
+    if (!gems_fits_int32(n + (1 << 20))) {
+        w->key.flags |= GEMS_EW_WIDE;
         w->range.i64[0] = pad, w->range.i64[1] = n + pad;
-    else
+    } else {
         w->range.i32[0] = (int32_t)pad, w->range.i32[1] = (int32_t)(n + pad);
+    }
 }
 
 /* The widest access along dim 0 of operands whose strides there are 1 or 0. */

@@ -54,6 +54,7 @@ typedef struct gems_ew_row {
     const gems_op *op;
     int inputs, parameters, outputs, choices;
     int selector;             /* argument that chooses; -1: there is one choice */
+    bool plain;               /* inputs are tensors, all given, that promote; no choice divides integers */
     gems_ew_input input[GEMS_EW_INPUTS];
     gems_ew_parameter parameter[GEMS_EW_PARAMETERS];
     gems_ew_choice choice[GEMS_EW_CHOICES];

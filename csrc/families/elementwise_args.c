@@ -226,12 +226,33 @@ static gems_status take_parameter(const gems_ew_row *row, const gems_call *call,
     return add_number(out, value, dtype);
 }
 
+/* The commonest call: tensors of one dtype with dimensions, on the call's device. What it gives is
+ * what the general way below would. False: that way is to be gone. */
+static bool take_alike(const gems_ew_row *row, const gems_call *call, gems_ew_arguments *out) {
+    int dtype = GEMS_NO_DTYPE;
+    for (int i = 0; i < row->inputs; i++) {
+        const gems_value *value = &call->args[row->input[i].arg];
+        const gems_tensor *t = &value->t;
+        if (value->kind != GEMS_TENSOR || !t->ndim || t->device_type != call->device_type ||
+            (i && t->dtype != dtype))
+            return false;
+        dtype = t->dtype;
+        out->tensor[i] = t;
+    }
+    return dtype != GEMS_BOOL && dtype < GEMS_DTYPES && GEMS_BIT(dtype) & READABLE;
+}
+
 gems_status gems_ew_arguments_of(const gems_ew_row *row, gems_call *call, gems_ew_arguments *out) {
     out->numbers = out->absent = out->absent_parameters = 0;
     out->arguments = 0;
     int choice = choose(row, call), given = 0;
     if (choice < 0) return gems_decline("a word that this operator does not know");
     out->choice = (uint8_t)choice;
+    if (row->plain && take_alike(row, call, out)) {
+        GEMS_TRY(gems_ew_types_of(row, choice, out->tensor[0]->dtype, &out->types));
+        for (int i = 0; i < row->parameters; i++) GEMS_TRY(take_parameter(row, call, out, i));
+        return GEMS_OK;
+    }
     GEMS_TRY(promote(row, call, choice, &out->types));
     bool dimensioned = false;
     for (int i = 0; i < row->inputs; i++) {

@@ -90,6 +90,16 @@ static void note_calls(gems_ew_row *row) {
     for (int i = 0; i < row->choices; i++) row->choice[i].powers = powers;
 }
 
+/* Whether tensors of one dtype need no more than a look each. */
+static bool is_plain(const gems_ew_row *row) {
+    bool plain = row->inputs > 0 && row->op->promotion != GEMS_KEEP;
+    for (int i = 0; i < row->choices; i++) plain = plain && !row->choice[i].divides;
+    for (int i = 0; i < row->inputs; i++)
+        plain = plain && row->input[i].tensor && !row->input[i].optional &&
+                row->input[i].role == GEMS_EW_VALUE;
+    return plain;
+}
+
 static gems_status take_expression(gems_ew_row *row, const gems_schema *schema) {
     const char *expr = row->op->expr;
     row->selector = -1;
@@ -125,6 +135,7 @@ static gems_ew_row *make_row(int op) {
     free(schema);
     if (status == GEMS_OK) {
         note_calls(row);
+        row->plain = is_plain(row);
         return row;
     }
     free(row);
