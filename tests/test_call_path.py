@@ -14,6 +14,7 @@ import torch
 from flag_gems import _C, ops
 from torch.utils._python_dispatch import TorchDispatchMode
 
+DEVICE = flag_gems.device
 READERS = ("handle", "pyobject", "dlpack", "attributes")
 
 
@@ -55,29 +56,30 @@ def reason(name: str) -> str | None:
 # ---- reading tensors ----
 
 
-def kinds_of_tensor() -> dict[str, torch.Tensor]:
+def kinds_of_tensor(device: str = DEVICE) -> dict[str, torch.Tensor]:
     return {
-        "plain": torch.randn(4, 6),
-        "transposed": torch.randn(6, 4).t(),
-        "sliced": torch.randn(9, 13)[1::2, 1::2],
-        "expanded": torch.randn(1, 6).expand(4, 6),
-        "zero-dim": torch.tensor(2.5),
-        "empty": torch.empty(0, 3),
-        "six dims": torch.randn(2, 1, 3, 1, 2, 2),
-        "parameter": torch.nn.Parameter(torch.randn(3)),
-        "leaf": torch.randn(3, requires_grad=True),
-        "half": torch.randn(4).half(),
-        "bfloat16": torch.randn(4).bfloat16(),
-        "double": torch.randn(4, dtype=torch.float64),
-        "int": torch.arange(5),
-        "bool": torch.tensor([True, False]),
+        "plain": torch.randn(4, 6, device=device),
+        "transposed": torch.randn(6, 4, device=device).t(),
+        "sliced": torch.randn(9, 13, device=device)[1::2, 1::2],
+        "expanded": torch.randn(1, 6, device=device).expand(4, 6),
+        "zero-dim": torch.tensor(2.5, device=device),
+        "empty": torch.empty(0, 3, device=device),
+        "six dims": torch.randn(2, 1, 3, 1, 2, 2, device=device),
+        "parameter": torch.nn.Parameter(torch.randn(3, device=device)),
+        "leaf": torch.randn(3, requires_grad=True, device=device),
+        "half": torch.randn(4, device=device).half(),
+        "bfloat16": torch.randn(4, device=device).bfloat16(),
+        "double": torch.randn(4, dtype=torch.float64, device=device),
+        "int": torch.arange(5, device=device),
+        "bool": torch.tensor([True, False], device=device),
     }
 
 
 @pytest.mark.parametrize("name", usable_readers())
-@pytest.mark.parametrize("kind", kinds_of_tensor())
-def test_every_reader_reads_every_kind(name: str, kind: str, reader: Callable[[str], None]) -> None:
-    t = kinds_of_tensor()[kind]
+@pytest.mark.parametrize("kind", kinds_of_tensor("cpu"))
+@pytest.mark.parametrize("device", sorted({"cpu", DEVICE}))
+def test_every_reader_reads_every_kind(device: str, kind: str, name: str, reader: Callable[[str], None]) -> None:
+    t = kinds_of_tensor(device)[kind]
     reader(name)
     with torch.no_grad():
         result = ops.add(t, t)
@@ -101,10 +103,10 @@ def test_a_reader_that_is_not_known() -> None:
 def test_outputs_in_place_with_every_reader(reader: Callable[[str], None]) -> None:
     for name in usable_readers():
         reader(name)
-        x, out = torch.ones(4), torch.empty(0)
-        assert ops.add_(x, 2) is x and torch.equal(x, torch.full((4,), 3.0))
+        x, out = torch.ones(4, device=DEVICE), torch.empty(0, device=DEVICE)
+        assert ops.add_(x, 2) is x and torch.equal(x, torch.full((4,), 3.0, device=DEVICE))
         assert ops.add_out(x, x, out=out) is out
-        assert torch.equal(out, torch.full((4,), 6.0))
+        assert torch.equal(out, torch.full((4,), 6.0, device=DEVICE))
 
 
 # ---- what is declined ----
@@ -115,12 +117,12 @@ class Plain(torch.Tensor):
 
 
 def declined_tensors() -> dict[str, torch.Tensor]:
-    z = torch.randn(4, dtype=torch.complex64)
+    z = torch.randn(4, dtype=torch.complex64, device=DEVICE)
     return {
         "conj": z.conj(),
         "neg": z.conj().imag,
-        "subclass": torch.randn(4).as_subclass(Plain),
-        "sparse": torch.randn(4).relu().to_sparse(),
+        "subclass": torch.randn(4, device=DEVICE).as_subclass(Plain),
+        "sparse": torch.randn(4, device=DEVICE).relu().to_sparse(),
         "meta": torch.empty(4, device="meta"),
     }
 
@@ -138,7 +140,7 @@ def test_odd_tensors_are_torchs_own_business(name: str, kind: str, reader: Calla
 
 
 def test_conjugated_operands_of_mm_reach_the_kernel_and_are_declined() -> None:
-    a = torch.randn(3, 3, dtype=torch.complex64)
+    a = torch.randn(3, 3, dtype=torch.complex64, device=DEVICE)
     expected = torch.mm(a.conj(), a)
     with flag_gems.use_gems(include=["mm"]):
         assert torch.equal(torch.mm(a.conj(), a), expected)
@@ -155,7 +157,7 @@ def strict() -> Iterator[None]:
 
 
 def test_memory_that_was_freed_is_declined(strict: None) -> None:
-    t = torch.ones(4)
+    t = torch.ones(4, device=DEVICE)
     t.untyped_storage().resize_(0)
     with flag_gems.use_gems(include=["neg", "add"]):
         for call in (torch.neg, lambda x: torch.add(x, x), ops.neg):
@@ -164,10 +166,10 @@ def test_memory_that_was_freed_is_declined(strict: None) -> None:
 
 
 def test_lazily_cloned_memory_is_not_shared_when_written() -> None:
-    t = torch.ones(4)
+    t = torch.ones(4, device=DEVICE)
     copy = torch._lazy_clone(t)
     ops.add_(copy, 1)
-    assert torch.equal(t, torch.ones(4)) and torch.equal(copy, torch.full((4,), 2.0))
+    assert torch.equal(t, torch.ones(4, device=DEVICE)) and torch.equal(copy, torch.full((4,), 2.0, device=DEVICE))
 
 
 def test_modes_see_the_call() -> None:
@@ -178,7 +180,7 @@ def test_modes_see_the_call() -> None:
             seen.append(str(func))
             return func(*args, **(kwargs or {}))
 
-    x = torch.ones(3)
+    x = torch.ones(3, device=DEVICE)
     with Log():
         ops.add(x, x)
     assert seen == ["aten.add.Tensor"]
@@ -187,18 +189,18 @@ def test_modes_see_the_call() -> None:
 def test_transforms_and_fake_tensors() -> None:
     from torch._subclasses import FakeTensorMode
 
-    x = torch.randn(4, 3)
+    x = torch.randn(4, 3, device=DEVICE)
     assert torch.equal(torch.vmap(lambda row: ops.add(row, row))(x), x + x)
     gradient = torch.func.grad(lambda v: ops.mul(v, v).sum())(x)
     assert torch.allclose(gradient, 2 * x)
     with FakeTensorMode():
-        fake = ops.add(torch.ones(2), torch.ones(2))
+        fake = ops.add(torch.ones(2, device=DEVICE), torch.ones(2, device=DEVICE))
     assert type(fake).__name__ == "FakeTensor" and fake.shape == (2,)
 
 
 def test_autocast_is_honoured() -> None:
-    a = torch.randn(4, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    a = torch.randn(4, 4, device=DEVICE)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
         assert ops.mm(a, a).dtype == torch.bfloat16
 
 
@@ -206,9 +208,9 @@ def test_autocast_is_honoured() -> None:
 
 
 def test_scalars_of_every_kind() -> None:
-    x = torch.ones(3)
+    x = torch.ones(3, device=DEVICE)
     for alpha in (2, 2.0, np.float32(2), np.int64(2), np.float16(2), torch.tensor(2), torch.tensor(2.0)):
-        assert torch.equal(ops.add(x, x, alpha=alpha), torch.full((3,), 3.0)), alpha
+        assert torch.equal(ops.add(x, x, alpha=alpha), torch.full((3,), 3.0, device=DEVICE)), alpha
     assert counted("add.Tensor")[0] == 7
 
 
@@ -224,7 +226,7 @@ def outcome(function: Callable[..., torch.Tensor], *args: Any) -> Any:
 @pytest.mark.parametrize("dtype", [torch.int32, torch.float16, torch.float32, torch.bool, torch.complex64])
 @pytest.mark.parametrize("shape", [(3,), ()])
 def test_numbers_promote_as_in_torch(number: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    x = torch.ones(shape).to(dtype)
+    x = torch.ones(shape, device=DEVICE).to(dtype)
     for function in (torch.add, torch.mul):
         for args in ((x, number), (number, x)):
             expected = outcome(function, *args)
@@ -241,7 +243,7 @@ def test_numbers_promote_as_in_torch(number: Any, dtype: torch.dtype, shape: tup
 
 
 def test_keywords_and_defaults() -> None:
-    x = torch.randn(3, 4)
+    x = torch.randn(3, 4, device=DEVICE)
     assert torch.allclose(ops.sum(x, dim=1, keepdim=True), x.sum(dim=1, keepdim=True))
     assert torch.allclose(ops.sum(x, 1), x.sum(1))
     assert torch.allclose(ops.sum(x, (0, -1)), x.sum((0, 1)))
@@ -252,7 +254,7 @@ def test_keywords_and_defaults() -> None:
 
 
 def test_lists_of_tensors() -> None:
-    parts = [torch.randn(2, 3) for _ in range(20)]
+    parts = [torch.randn(2, 3, device=DEVICE) for _ in range(20)]
     assert torch.equal(ops.cat(parts), torch.cat(parts))
     assert torch.equal(ops.cat(tuple(parts), dim=1), torch.cat(parts, 1))
     with flag_gems.use_gems(include=["cat"]):
@@ -262,37 +264,38 @@ def test_lists_of_tensors() -> None:
 
 def test_generators_and_seeds() -> None:
     def draw(generator: torch.Generator | None = None) -> torch.Tensor:
-        return torch.empty(1000).uniform_(generator=generator)
+        return torch.empty(1000, device=DEVICE).uniform_(generator=generator)
 
+    rng = torch.cuda if DEVICE == "cuda" else torch
     with flag_gems.use_gems(include=["uniform_"]):
         torch.manual_seed(7)
         first, second = draw(), draw()
         torch.manual_seed(7)
         assert torch.equal(draw(), first) and torch.equal(draw(), second)
         assert not torch.equal(first, second)
-        state = torch.get_rng_state()
+        state = rng.get_rng_state()
         third = draw()
-        torch.set_rng_state(state)
+        rng.set_rng_state(state)
         assert torch.equal(draw(), third)
         with torch.random.fork_rng():
             inside = draw()
         assert torch.equal(draw(), inside)
-        a, b = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+        a, b = (torch.Generator(DEVICE).manual_seed(3) for _ in range(2))
         assert torch.equal(draw(a), draw(b))
     assert counted("uniform_")[1] == 0
 
 
 def test_explicit_random_functions_need_no_scope() -> None:
     torch.manual_seed(5)
-    first = ops.uniform_(torch.empty(100))
+    first = ops.uniform_(torch.empty(100, device=DEVICE))
     torch.manual_seed(5)
-    assert torch.equal(ops.uniform_(torch.empty(100)), first)
+    assert torch.equal(ops.uniform_(torch.empty(100, device=DEVICE)), first)
     assert counted("uniform_") == (2, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float32])
 def test_ints_are_promoted_to_the_default_dtype_of_now(dtype: torch.dtype) -> None:
-    x = torch.arange(1, 5)
+    x = torch.arange(1, 5, device=DEVICE)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -304,7 +307,7 @@ def test_ints_are_promoted_to_the_default_dtype_of_now(dtype: torch.dtype) -> No
 
 
 def test_symbolic_sizes_and_wrong_kinds_are_left_to_torch() -> None:
-    x = torch.ones(3)
+    x = torch.ones(3, device=DEVICE)
     with pytest.raises((TypeError, RuntimeError)):
         ops.mm(x, "text")
     with pytest.raises((TypeError, RuntimeError)):
@@ -318,15 +321,19 @@ def test_symbolic_sizes_and_wrong_kinds_are_left_to_torch() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: torch.mm(torch.ones(2, 3), torch.ones(2, 3)),
-        lambda: torch.softmax(torch.ones(2), 7),
-        lambda: torch.sum(torch.ones(2), 7),
-        lambda: torch.add(torch.ones(2), torch.ones(3)),
-        lambda: torch.add(torch.ones(2), torch.ones(2), alpha="x"),  # type: ignore[arg-type]
-        lambda: torch.ones(2).add_(torch.ones(3)),
-        lambda: torch.ones(2, dtype=torch.int32).add_(1.5),
-        lambda: torch.cat([torch.ones(2, 2), torch.ones(3)]),
-        lambda: torch.mm(torch.ones(2, 2), torch.ones(2, 2), out=torch.ones(2, 2, dtype=torch.int32)),
+        lambda: torch.mm(torch.ones(2, 3, device=DEVICE), torch.ones(2, 3, device=DEVICE)),
+        lambda: torch.softmax(torch.ones(2, device=DEVICE), 7),
+        lambda: torch.sum(torch.ones(2, device=DEVICE), 7),
+        lambda: torch.add(torch.ones(2, device=DEVICE), torch.ones(3, device=DEVICE)),
+        lambda: torch.add(torch.ones(2, device=DEVICE), torch.ones(2, device=DEVICE), alpha="x"),  # type: ignore[arg-type]
+        lambda: torch.ones(2, device=DEVICE).add_(torch.ones(3, device=DEVICE)),
+        lambda: torch.ones(2, dtype=torch.int32, device=DEVICE).add_(1.5),
+        lambda: torch.cat([torch.ones(2, 2, device=DEVICE), torch.ones(3, device=DEVICE)]),
+        lambda: torch.mm(
+            torch.ones(2, 2, device=DEVICE),
+            torch.ones(2, 2, device=DEVICE),
+            out=torch.ones(2, 2, dtype=torch.int32, device=DEVICE),
+        ),
     ],
 )
 def test_errors_are_atens_own_with_their_type(call: Callable[[], object]) -> None:
@@ -348,7 +355,7 @@ def test_errors_inside_backward_keep_their_type() -> None:
         def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
             return torch.sum(grad, 9)
 
-    x = torch.ones(3, requires_grad=True)
+    x = torch.ones(3, requires_grad=True, device=DEVICE)
     with flag_gems.use_gems(), pytest.raises(IndexError):
         Raises.apply(x).sum().backward()
 
@@ -357,31 +364,31 @@ def test_errors_inside_backward_keep_their_type() -> None:
 
 
 def test_results_are_new_tensors_or_the_passed_one() -> None:
-    x = torch.ones(3)
+    x = torch.ones(3, device=DEVICE)
     with flag_gems.use_gems():
         y = torch.add(x, 0)
         assert y is not x and y.data_ptr() != x.data_ptr()
         assert torch.Tensor.mul_(x, 2) is x
-        out = torch.empty(3)
+        out = torch.empty(3, device=DEVICE)
         assert torch.add(x, x, out=out) is out
-    assert torch.equal(out, torch.full((3,), 4.0))
+    assert torch.equal(out, torch.full((3,), 4.0, device=DEVICE))
 
 
 def test_an_empty_out_is_resized() -> None:
-    x = torch.ones(2, 3)
-    for out in (torch.empty(0), torch.empty(0)):
+    x = torch.ones(2, 3, device=DEVICE)
+    for out in (torch.empty(0, device=DEVICE), torch.empty(0, device=DEVICE)):
         with flag_gems.use_gems(include=["add", "mm"]):
             torch.add(x, x, out=out)
         assert out.shape == (2, 3) and torch.equal(out, x + x)
-    out = torch.empty(0)
+    out = torch.empty(0, device=DEVICE)
     with flag_gems.use_gems(include=["mm"]):
         torch.mm(x, x.t(), out=out)
     assert torch.equal(out, x @ x.t())
 
 
 def test_several_results() -> None:
-    x = torch.randn(5, 8)
-    weight, bias = torch.ones(8), torch.zeros(8)
+    x = torch.randn(5, 8, device=DEVICE)
+    weight, bias = torch.ones(8, device=DEVICE), torch.zeros(8, device=DEVICE)
     expected = torch.native_layer_norm(x, (8,), weight, bias, 1e-5)
     for args in ((weight, bias), (None, None)):
         result = ops.native_layer_norm(x, (8,), *args, 1e-5)
@@ -394,18 +401,18 @@ def test_several_results() -> None:
 
 
 def test_explicit_functions_keep_gradients() -> None:
-    a, b = torch.randn(3, 4, requires_grad=True), torch.randn(4, 2, requires_grad=True)
+    a, b = torch.randn(3, 4, requires_grad=True, device=DEVICE), torch.randn(4, 2, requires_grad=True, device=DEVICE)
     y = ops.mm(a, b)
     assert y.grad_fn is not None
     y.sum().backward()
-    torch.testing.assert_close(a.grad, torch.ones(3, 2) @ b.detach().t())
+    torch.testing.assert_close(a.grad, torch.ones(3, 2, device=DEVICE) @ b.detach().t())
     assert counted("mm")[0] >= 1
     with torch.no_grad():
         assert not ops.mm(a, b).requires_grad
 
 
 def test_gates_are_as_before_after_a_call_that_autograd_recorded() -> None:
-    a = torch.randn(3, 3, requires_grad=True)
+    a = torch.randn(3, 3, requires_grad=True, device=DEVICE)
     before = _C.gates()
     ops.mm(a, a)
     assert _C.gates() == before
@@ -417,7 +424,7 @@ def test_gates_are_as_before_after_a_call_that_autograd_recorded() -> None:
 def test_forward_differentiation() -> None:
     from torch.autograd import forward_ad
 
-    x, tangent = torch.randn(3), torch.randn(3)
+    x, tangent = torch.randn(3, device=DEVICE), torch.randn(3, device=DEVICE)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x, tangent)
         result = forward_ad.unpack_dual(ops.mul(dual, dual))
@@ -426,7 +433,7 @@ def test_forward_differentiation() -> None:
 
 
 def test_writing_in_place_is_noticed_by_autograd() -> None:
-    x = torch.ones(3, requires_grad=True)
+    x = torch.ones(3, requires_grad=True, device=DEVICE)
     y = x.detach().clone()
     z = (x * y).sum()
     version = y._version
@@ -437,17 +444,17 @@ def test_writing_in_place_is_noticed_by_autograd() -> None:
 
 
 def test_writing_a_leaf_raises_as_in_torch() -> None:
-    x = torch.ones(3, requires_grad=True)
+    x = torch.ones(3, requires_grad=True, device=DEVICE)
     with pytest.raises(RuntimeError, match="leaf Variable"):
         ops.add_(x, 1)
 
 
 def test_inference_tensors() -> None:
     with torch.inference_mode():
-        x = torch.ones(3)
-        assert torch.equal(ops.add_(x, 1), torch.full((3,), 2.0))
+        x = torch.ones(3, device=DEVICE)
+        assert torch.equal(ops.add_(x, 1), torch.full((3,), 2.0, device=DEVICE))
         assert ops.add(x, x).is_inference()
-    assert torch.equal(ops.add(x, x), torch.full((3,), 4.0))
+    assert torch.equal(ops.add(x, x), torch.full((3,), 4.0, device=DEVICE))
     with pytest.raises(RuntimeError, match="inference tensor"):
         ops.add_(x, 1)
 
@@ -456,7 +463,7 @@ def test_compiled_functions_have_no_graph_break() -> None:
     def net(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return torch.softmax(torch.mm(torch.add(a, b), b), -1).sum(0)
 
-    a, b = torch.randn(4, 4, requires_grad=True), torch.randn(4, 4)
+    a, b = torch.randn(4, 4, requires_grad=True, device=DEVICE), torch.randn(4, 4, device=DEVICE)
     expected = net(a, b)
     with flag_gems.use_gems():
         result = torch.compile(net, backend="aot_eager", fullgraph=True)(a, b)
@@ -515,7 +522,7 @@ def test_arrays_that_no_kernel_takes() -> None:
 
 def test_nothing_is_kept_after_a_call() -> None:
     for call in (lambda x: ops.add(x, x), lambda x: ops.sum(x), lambda x: torch.add(x, 1), lambda x: torch.mul(x, x)):
-        x = torch.randn(4)
+        x = torch.randn(4, device=DEVICE)
         with flag_gems.use_gems():
             y = call(x)
         references = weakref.ref(x), weakref.ref(y)
@@ -533,7 +540,11 @@ def resident_kilobytes() -> int:
 
 @pytest.mark.parametrize("route", ["direct", "shim", "library", "declined", "raised", "numpy"])
 def test_no_memory_is_lost(route: str) -> None:
-    x, wide, array = torch.randn(64, 64), torch.randn(64, 64).to(torch.complex64), np.ones((64, 64), np.float32)
+    x, wide, array = (
+        torch.randn(64, 64, device=DEVICE),
+        torch.randn(64, 64, device=DEVICE).to(torch.complex64),
+        np.ones((64, 64), np.float32),
+    )
 
     def raised() -> None:
         with pytest.raises(RuntimeError):
@@ -561,16 +572,17 @@ def test_no_memory_is_lost(route: str) -> None:
 
 
 def test_strict_declines_raise(strict: None) -> None:
-    z = torch.randn(3, 3, dtype=torch.complex64)
+    z = torch.randn(3, 3, dtype=torch.complex64, device=DEVICE)
     with flag_gems.use_gems(include=["mm", "add"]):
         with pytest.raises(flag_gems.DeclinedError, match=r"mm.*GEMS_STRICT"):
             torch.mm(z.conj(), z)
         with pytest.raises(flag_gems.DeclinedError, match="GEMS_STRICT"):
             ops.mm(z.conj(), z)
-        assert torch.equal(torch.add(torch.ones(2), 1), torch.full((2,), 2.0))
+        assert torch.equal(torch.add(torch.ones(2, device=DEVICE), 1), torch.full((2,), 2.0, device=DEVICE))
 
 
 def test_long_calls_let_other_threads_run() -> None:
+    """On the CPU, wherever the tests run: a GPU's launches return at once."""
     import threading
 
     x = torch.randn(1 << 22)

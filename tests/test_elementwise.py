@@ -233,6 +233,8 @@ def test_special_values(name: str, dtype: torch.dtype) -> None:
         x = x[x.abs() < 1e4]
     op = getattr(torch, name)
     check(lambda: op(x), name)
+    if name == "relu" and DEVICE == "cuda":
+        return  # ATen's relu(-0.0) is -0.0 on a CPU, as ours is everywhere, and 0.0 on CUDA
     signs = outcome(lambda: op(x))
     with flag_gems.use_gems():
         assert torch.equal(torch.signbit(op(x))[~signs.isnan()], torch.signbit(signs)[~signs.isnan()]), "sign of zero"
@@ -300,7 +302,9 @@ def test_integers(dtype: torch.dtype) -> None:
     check(lambda: x // 0, "// 0", False)
     check(lambda: x % 0, "% 0", False)
     check(lambda: x // y.clamp(min=1), "// tensor", None)
-    check(lambda: x // y, "// tensor with zeros", None)
+    kept = slice(None) if DEVICE == "cpu" else y != 0  # on CUDA a quotient by zero is undefined in ATen
+    dividends, divisors = x[kept], y[kept]
+    check(lambda: dividends // divisors, "// tensor with zeros", None)
     if info.min:
         with flag_gems.use_gems():  # ATen traps or wraps here, by machine
             assert torch.div(x, -1, rounding_mode="floor")[1] == info.max

@@ -194,6 +194,15 @@ def test_scatter_add(dtype: torch.dtype) -> None:
     check("scatter_add_", lambda: base.clone().t().scatter_add_(0, index(6, 5, 5), src.t()))
 
 
+def test_scatter_add_along_long_lines() -> None:
+    """Left to ATen on a GPU, where it is faster."""
+    for length in (32, 33, 500):
+        where, src = index(6, length, 5), sample(torch.float32, length, 5)
+        here = DEVICE == "cpu" or length <= 32
+        exact = lambda w=where, s=src: torch.zeros(6, 5, device=DEVICE).double().scatter_add(0, w, s.double())  # noqa: E731
+        check("scatter_add", lambda w=where, s=src: torch.zeros(6, 5, device=DEVICE).scatter_add(0, w, s), here, exact)
+
+
 def test_scatter_add_out_of_range() -> None:
     """Self is untouched when an index is bad."""
     if DEVICE != "cpu":
@@ -256,11 +265,12 @@ def test_nll_loss_total_weight() -> None:
 
 def test_same_bits_twice() -> None:
     x, target, where = sample(torch.float32, 4000, 7), index(7, 4000), index(30, 4000)
+    few = where[:32, None].expand(32, 7)  # longer lines are ATen's on a GPU, with atomics
     with flag_gems.use_gems():
         for call in (
             lambda: F.nll_loss(x, target),
             lambda: aten.embedding_dense_backward(x, where, 30, -1, False),
-            lambda: torch.zeros(30, 7, device=DEVICE).scatter_add(0, where[:, None].expand(4000, 7), x),
+            lambda: torch.zeros(30, 7, device=DEVICE).scatter_add(0, few, x),
         ):
             assert call().equal(call())
 

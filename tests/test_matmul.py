@@ -22,11 +22,11 @@ DEVICE = flag_gems.device
 
 
 @contextlib.contextmanager
-def kernels(name: str, count: int = 1) -> Iterator[None]:
-    """Our own kernel ran `count` times for an operator, and ATen's never."""
+def kernels(name: str, count: int = 1, atens: int = 0) -> Iterator[None]:
+    """Our own kernel ran `count` times for an operator, and ATen's `atens` times."""
     flag_gems.reset_stats()
     yield
-    assert flag_gems.stats().get(name) == {"kernel": count, "fallback": 0}, flag_gems.stats()
+    assert flag_gems.stats().get(name) == {"kernel": count, "fallback": atens}, flag_gems.stats()
 
 
 def check(
@@ -169,7 +169,8 @@ def test_bmm_and_baddbmm(
 def test_mv_and_addmv(m: int, k: int, dtype: torch.dtype, layout: str, step: int, seed: int) -> None:
     torch.manual_seed(seed)
     a, x = matrix(m, k, dtype, layout), torch.randn(k * step, device=DEVICE).to(dtype)[::step]
-    with kernels("mv"):
+    left = DEVICE == "cuda" and dtype.itemsize > 2 and m * k > 65536  # to ATen, which is faster
+    with kernels("mv", 0 if left else 1, 1 if left else 0):
         result = ops.mv(a, x)
     check(result[:, None], a, x[:, None])
     c = torch.randn(m, device=DEVICE).to(dtype)

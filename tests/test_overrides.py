@@ -14,6 +14,8 @@ import pytest
 import torch
 from flag_gems import _C, overrides
 
+DEVICE = flag_gems.device
+
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
@@ -26,7 +28,7 @@ def fresh() -> Iterator[None]:
 def runs(name: str = "mm") -> bool:
     """True when torch's operator runs our kernel now."""
     flag_gems.reset_stats()
-    x = torch.ones(2, 2)
+    x = torch.ones(2, 2, device=DEVICE)
     {"mm": lambda: torch.mm(x, x), "add.Tensor": lambda: torch.add(x, x), "mul.Tensor": lambda: torch.mul(x, x)}[name]()
     return flag_gems.stats().get(name, {}).get("kernel", 0) == 1
 
@@ -53,7 +55,7 @@ def test_leaving_out() -> None:
 
 
 def test_an_overload_by_its_aten_name() -> None:
-    x, out = torch.ones(2, 2), torch.empty(2, 2)
+    x, out = torch.ones(2, 2, device=DEVICE), torch.empty(2, 2, device=DEVICE)
     with flag_gems.use_gems(exclude=["mm.out"]):
         torch.mm(x, x)
         torch.mm(x, x, out=out)
@@ -191,10 +193,10 @@ def test_lists_of_what_is_registered() -> None:
 
 def test_counters() -> None:
     flag_gems.enable()
-    x = torch.ones(2, 2)
+    x = torch.ones(2, 2, device=DEVICE)
     for _ in range(3):
         torch.mm(x, x)
-    z = torch.ones(2, 2, dtype=torch.complex64)
+    z = torch.ones(2, 2, dtype=torch.complex64, device=DEVICE)
     torch.mm(z, z)
     assert flag_gems.stats()["mm"] == {"kernel": 3, "fallback": 1}
     flag_gems.reset_stats()
@@ -202,14 +204,14 @@ def test_counters() -> None:
 
 
 def test_explain_tells_what_ran() -> None:
-    x = torch.ones(3, 3)
+    x = torch.ones(3, 3, device=DEVICE)
 
     def work(a: torch.Tensor, scale: float) -> torch.Tensor:
         torch.mm(a.to(torch.complex64).conj(), a.to(torch.complex64))
         return torch.mm(a, a.t()) * scale
 
     table = flag_gems.explain(work, x, scale=2.0)
-    assert torch.equal(table.result, torch.full((3, 3), 6.0))
+    assert torch.equal(table.result, torch.full((3, 3), 6.0, device=DEVICE))
     ran = {(line.operator, line.ran) for line in table}
     assert ("mm", "kernel") in ran and ("mul.Tensor", "kernel") in ran
     assert any(operator == "mm" and what.startswith("fallback: ") for operator, what in ran)
@@ -231,7 +233,7 @@ def test_info() -> None:
 
 def test_records_go_to_a_file(tmp_path: Path) -> None:
     path = tmp_path / "calls.log"
-    x = torch.ones(2, 2)
+    x = torch.ones(2, 2, device=DEVICE)
     with flag_gems.use_gems(record=True, path=path):
         for _ in range(2):
             torch.mm(x, x)
@@ -246,7 +248,7 @@ def test_records_go_to_a_file(tmp_path: Path) -> None:
 
 def test_once_is_one_line_a_call_site(tmp_path: Path) -> None:
     path = tmp_path / "calls.log"
-    x = torch.ones(2, 2)
+    x = torch.ones(2, 2, device=DEVICE)
     with flag_gems.use_gems(record=True, once=True, path=path):
         for _ in range(5):
             torch.mm(x, x)
@@ -260,14 +262,14 @@ def test_the_default_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     logging_utils.setup_flaggems_logging(record=True)
     with flag_gems.use_gems():
-        torch.mm(torch.ones(2, 2), torch.ones(2, 2))
+        torch.mm(torch.ones(2, 2, device=DEVICE), torch.ones(2, 2, device=DEVICE))
     logging_utils.teardown_flaggems_logging()
     assert (tmp_path / ".flaggems" / "oplist.log").read_text().count("GEMS MM") == 1
 
 
 @pytest.mark.parametrize("logger", ["flag_gems.ops.mm", "flag_gems.ops", "flag_gems", None])
 def test_records_without_a_file(logger: str | None, caplog: pytest.LogCaptureFixture) -> None:
-    x = torch.ones(2, 2)
+    x = torch.ones(2, 2, device=DEVICE)
     with flag_gems.use_gems(include=["mm"]):
         torch.mm(x, x)
         assert not [r for r in caplog.records if r.name.startswith("flag_gems.ops")]
@@ -304,6 +306,7 @@ def test_every_overload_of_the_table_is_registered() -> None:
 
 
 def test_a_user_of_the_same_operator_is_given_back_its_kernel() -> None:
+    """On the CPU, and on the CPU's key."""
     library = torch.library.Library("aten", "IMPL")
     library.impl("tril", lambda x, diagonal=0: torch.full((1,), 7.0), "CPU")
     try:

@@ -12,6 +12,8 @@ import pytest
 import torch
 from flag_gems import _C
 
+DEVICE = flag_gems.device
+
 
 def in_threads(count: int, work: object, seconds: float) -> list[str]:
     """Runs a function over and over in several threads; the errors they met."""
@@ -36,7 +38,7 @@ def in_threads(count: int, work: object, seconds: float) -> list[str]:
 
 
 def test_scopes_while_other_threads_call() -> None:
-    x = torch.randn(8, 8)
+    x = torch.randn(8, 8, device=DEVICE)
     expected = torch.mm(x, x), torch.add(x, x, alpha=2), torch.cat([x, x])
 
     def call() -> None:
@@ -61,8 +63,8 @@ def test_scopes_while_other_threads_call() -> None:
 
 
 def test_gradients_in_threads() -> None:
-    w = torch.randn(8, 8)
-    x = torch.randn(8, 8, requires_grad=True)
+    w = torch.randn(8, 8, device=DEVICE)
+    x = torch.randn(8, 8, requires_grad=True, device=DEVICE)
     (expected,) = torch.autograd.grad(torch.mm(x, w).sum(), x)
 
     def step() -> None:
@@ -77,8 +79,8 @@ def test_gradients_in_threads() -> None:
 def test_forcing_a_gate_is_a_matter_of_one_thread() -> None:
     """An explicit function that autograd records runs our kernel in its own thread only."""
     flag_gems.disable()
-    x = torch.randn(8, 8, requires_grad=True)
-    y = torch.randn(8, 8)
+    x = torch.randn(8, 8, requires_grad=True, device=DEVICE)
+    y = torch.randn(8, 8, device=DEVICE)
     stop = threading.Event()
 
     def explicit() -> None:
@@ -105,7 +107,7 @@ def test_registrations_come_and_go_in_a_process_of_its_own(route: str) -> None:
     """With no other thread registrations are taken back; with one they stay: a thousand changes, no crash."""
     code = f"""
 import threading, torch, flag_gems
-x = torch.randn(4, 4)
+x = torch.randn(4, 4, device=flag_gems.device)
 call = lambda: torch.{route}(x, x)
 for _ in range(50):
     with flag_gems.use_gems():
@@ -131,7 +133,7 @@ for _ in range(50):
 
 
 def test_counters_lose_nothing() -> None:
-    x = torch.randn(4, 4)
+    x = torch.randn(4, 4, device=DEVICE)
     with flag_gems.use_gems(include=["mm"]):
         torch.mm(x, x)
         flag_gems.reset_stats()
