@@ -135,13 +135,6 @@ template <class T, int N> struct Access<T, N, true> {
 #else
 #define EW_ROLLED _Pragma("unroll 1")
 #endif
-// Where a processor has room for 1536 threads the compiler must be held to the 40 registers that all of them can have;
-// elsewhere it stays below by itself, and a bound would let it use more.
-#if __CUDA_ARCH__ >= 1200
-#define EW_BOUNDS __launch_bounds__(kThreads, (sizeof(compute_t) <= 4 ? 1536 : 768) / kThreads)
-#else
-#define EW_BOUNDS __launch_bounds__(kThreads)
-#endif
 constexpr int kN = kVector ? kVector : 1;
 #define EW_ACCESS(i, name, T, through, as, flag) Access<T, kN, EW_CLASS == 1 && flag> v_##name[kUnroll];
 #define EW_OUT_ACCESS(i, T, expression) Vec<T, kN> r_##i;
@@ -160,7 +153,14 @@ constexpr int kN = kVector ? kVector : 1;
 #define EW_ONE_IN(i, name, T, through, as, flag) in_##name[at],
 #define EW_ONE_OUT(i, T, expression) out_##i[at],
 #define EW_ONE element(EW_INPUTS(EW_ONE_IN) EW_OUTPUTS(EW_ONE_OUT) EW_NUMBERS(EW_PASS_NUMBER) 0);
-extern "C" __global__ void EW_BOUNDS elementwise(EW_PARAMETERS Index pad, Index end) {
+// Where a processor has room for 1536 threads the compiler must be held to the 40 registers that all of them can have;
+// elsewhere it stays below by itself, and a bound would let it use more. The sine of a row would spill under it.
+#if __CUDA_ARCH__ >= 1200
+#define EW_DENSE_BOUNDS __launch_bounds__(kThreads, (sizeof(compute_t) <= 4 ? 1536 : 768) / kThreads)
+#else
+#define EW_DENSE_BOUNDS __launch_bounds__(kThreads)
+#endif
+extern "C" __global__ void EW_DENSE_BOUNDS elementwise(EW_PARAMETERS Index pad, Index end) {
 #if GEMS_CPU && GEMS_FAST
     auto chunk = grid_chunk<Index>(end);
     GEMS_IVDEP for (Index at = chunk.first; at < chunk.last; at++) { EW_ONE }
@@ -218,7 +218,7 @@ extern "C" __global__ void elementwise(EW_PARAMETERS Strided<kTensors, Index> m)
     }
 }
 #else
-extern "C" __global__ void EW_BOUNDS elementwise(EW_PARAMETERS Strided<kTensors, Index> m) {
+extern "C" __global__ void __launch_bounds__(kThreads) elementwise(EW_PARAMETERS Strided<kTensors, Index> m) {
     const Index first = Index(blockIdx.x) * kUnroll * Index(blockDim.x) + Index(threadIdx.x);
     EW_INPUTS(EW_ACCESS)
     Index off[kUnroll][kTensors];

@@ -10,7 +10,9 @@ from flag_gems import _C, rows, warm
 import sass
 
 ROWS = {rows.name_of(row): row for row in _C.rows()}
-REGISTERS = 40  # of a float32 elementwise program: enough threads are resident to hide memory's latency
+# Of a dense float32 elementwise program, and of one that also computes offsets: enough threads are resident to hide
+# memory's latency.
+REGISTERS, REGISTERS_WITH_OFFSETS = 40, 48
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +74,12 @@ def test_every_program_of_every_row(arch: str) -> None:
     assert {report["op"] for report in reports} == {row["id"] for row in _C.rows()}
     elementwise = {row["id"] for row in _C.rows() if row["family"] == "elementwise"}
     floats = [item.row for item in work if item.row in elementwise and item.dtype == "float32"]
-    crowded = [r for r in reports if r["op"] in floats and "float32" in r["dtypes"] and r["registers"] > REGISTERS]
+    limit = {True: REGISTERS, False: REGISTERS_WITH_OFFSETS}
+    crowded = [
+        r
+        for r in reports
+        if r["op"] in floats and "float32" in r["dtypes"] and r["registers"] > limit[" dense " in r["program"]]
+    ]
     assert not crowded, warm.table(crowded)
     assert all(report["cached"] for report in warm.run(work, 2, progress=False))
 
