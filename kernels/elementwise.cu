@@ -25,8 +25,26 @@ template <class T> GEMS_DI T div_trunc(T a, T b) {
     else if (T(0) > T(-1) && b == T(-1)) return T(uint64_t(0) - uint64_t(a));
     else return T(a / b);
 }
-template <class T> GEMS_DI T mod_trunc(T a, T b) {
-    if constexpr (is_float<T>) return fmod(a, b);
+// Expressions that name kNear have a form for common arguments, which vectorises on a CPU; the row's helper defines EW_NEAR,
+// their condition (kernels/cpu/math.h). Elsewhere kNear is false.
+#if GEMS_CPU
+#define EW_NEAR_FORM(near_form, form) \
+    if constexpr (NEAR && is_same<T, float>) return near_form; \
+    else return form;
+#else
+#define EW_NEAR_FORM(near_form, form) return form;
+#endif
+template <bool NEAR, class T> GEMS_DI T sine(T a) { EW_NEAR_FORM(sin_near(a), sin(a)) }
+template <bool NEAR, class T> GEMS_DI T cosine(T a) { EW_NEAR_FORM(cos_near(a), cos(a)) }
+template <bool NEAR, class T> GEMS_DI T tangent(T a) { EW_NEAR_FORM(tan_near(a), tan(a)) }
+template <bool NEAR, class T> GEMS_DI T mod_floor(T a, T b) {
+    EW_NEAR_FORM(gems_mod_down(b, fmod_near(a, b)), mod_floor(a, b))
+}
+template <bool NEAR, class T> GEMS_DI T div_floor(T a, T b) {
+    EW_NEAR_FORM(gems_div_down(a, b, fmod_near(a, b)), div_floor(a, b))
+}
+template <bool NEAR, class T> GEMS_DI T mod_trunc(T a, T b) {
+    if constexpr (is_float<T>) { EW_NEAR_FORM(fmod_near(a, b), fmod(a, b)) }
     else if (b == 0 || (T(0) > T(-1) && b == T(-1))) return T(0);
     else return T(a % b);
 }
@@ -69,20 +87,38 @@ template <class T> GEMS_DI T lerp(T a, T b, T weight) {
 }
 
 template <class T> GEMS_DI T clamped(T a, T low, T high, bool has_low, bool has_high) {
+#if GEMS_CPU // a where it equals a limit, NaN where one of them is, and no branch
+    if constexpr (is_float<T>) {
+        if (has_low) a = (a < low) | (low != low) ? low : a;
+        if (has_high) a = (a > high) | (high != high) ? high : a;
+        return a;
+    }
+#endif
     if (has_low) a = maximum(a, low);
     return has_high ? minimum(a, high) : a;
+}
+// As clamped, but for ATen on a GPU a NaN that is the only limit is none.
+template <class T> GEMS_DI T clamped_by_numbers(T a, T low, T high, bool has_low, bool has_high) {
+    if (!GEMS_CPU && has_low != has_high && !(has_low ? low == low : high == high)) return a;
+    return clamped(a, low, high, has_low, has_high);
+}
+// Of -0.0 ATen makes 0.0 on a GPU and -0.0 on a CPU; NaN stays.
+template <class T> GEMS_DI T relu(T a) {
+    bool low = GEMS_CPU ? a < T(0) : a <= T(0);
+    return low ? T(0) : a;
 }
 template <class T> GEMS_DI T silu_gradient(T grad, T x) {
     T s = sigmoid(x);
     return grad * s * (T(1) + x * (T(1) - s));
 }
 // x * Phi(x), and its approximation x * sigmoid(2u) = x/2 * (1 + tanh(u)).
-template <class T> GEMS_DI T gelu_erf(T x) { return T(0.5) * x * (T(1) + erf(x * T(0.70710678118654752440))); }
+template <class T> GEMS_DI T normal_cdf(T x) { return T(0.5) * (T(1) + erf(x * T(0.70710678118654752440))); }
+template <class T> GEMS_DI T exp_minus(T x) { return exp(-x); }
+template <class T> GEMS_DI T gelu_erf(T x) { return x * normal_cdf(x); }
 template <class T> GEMS_DI T gelu_inner(T x) { return T(1.59576912160573071176) * (x + T(0.044715) * x * x * x); }
 template <class T> GEMS_DI T gelu_tanh(T x) { return x * sigmoid(gelu_inner(x)); }
 template <class T> GEMS_DI T gelu_erf_gradient(T grad, T x) {
-    T below = T(0.5) * (T(1) + erf(x * T(0.70710678118654752440)));
-    return grad * (below + x * T(0.39894228040143267794) * exp(T(-0.5) * x * x));
+    return grad * (normal_cdf(x) + x * T(0.39894228040143267794) * exp_minus(T(0.5) * x * x));
 }
 template <class T> GEMS_DI T gelu_tanh_gradient(T grad, T x) {
     T s = sigmoid(gelu_inner(x)), slope = T(1.59576912160573071176) * (T(1) + T(3 * 0.044715) * x * x);
@@ -107,11 +143,24 @@ typedef either<is_same<result_t, bool>, bool, compute_t> value_t;
 #define EW_RESULT(i, T, expression) T &result_##i,
 #define EW_WRITE(i, T, expression) result_##i = written<T>(value_t(expression));
 #define EW_NUMBER(T, name) T name,
-GEMS_DI void element(EW_INPUTS(EW_STORED) EW_OUTPUTS(EW_RESULT) EW_NUMBERS(EW_NUMBER) int) {
+template <bool kNear = false> GEMS_DI void element(EW_INPUTS(EW_STORED) EW_OUTPUTS(EW_RESULT) EW_NUMBERS(EW_NUMBER) int) {
     EW_GIVEN
     EW_INPUTS(EW_READ)
     EW_OUTPUTS(EW_WRITE)
 }
+
+// Whether EW_NEAR holds. EW_NAMES_NEAR: the expression names kNear.
+#if EW_NAMES_NEAR && GEMS_CPU && GEMS_FAST
+#define EW_CHOOSES 1
+GEMS_DI bool near_element(EW_INPUTS(EW_STORED) EW_NUMBERS(EW_NUMBER) int) {
+    EW_GIVEN
+    EW_INPUTS(EW_READ)
+    if constexpr (is_same<compute_t, float>) return EW_NEAR;
+    else return false;
+}
+#else
+#define EW_CHOOSES 0
+#endif
 
 // ---- what the kernels below do for each tensor
 #define EW_IN_POINTER(i, name, T, through, as, flag) const T *in_##name,
@@ -163,6 +212,22 @@ constexpr int kN = kVector ? kVector : 1;
 extern "C" __global__ void EW_DENSE_BOUNDS elementwise(EW_PARAMETERS Index pad, Index end) {
 #if GEMS_CPU && GEMS_FAST
     auto chunk = grid_chunk<Index>(end);
+#if EW_CHOOSES
+    // As many elements as stay in the first cache have one form.
+    constexpr Index kBlock = 1024;
+    for (Index first = chunk.first; first < chunk.last; first += kBlock) {
+        const Index last = chunk.last - first < kBlock ? chunk.last : first + kBlock;
+        int far = 0;
+        GEMS_IVDEP for (Index at = first; at < last; at++) far |= !near_element(EW_INPUTS(EW_ONE_IN) EW_NUMBERS(EW_PASS_NUMBER) 0);
+        if (far) {
+            GEMS_IVDEP for (Index at = first; at < last; at++) { EW_ONE }
+        } else {
+            GEMS_IVDEP for (Index at = first; at < last; at++)
+                element<true>(EW_INPUTS(EW_ONE_IN) EW_OUTPUTS(EW_ONE_OUT) EW_NUMBERS(EW_PASS_NUMBER) 0);
+        }
+    }
+    return;
+#endif
     GEMS_IVDEP for (Index at = chunk.first; at < chunk.last; at++) { EW_ONE }
 #else
     EW_INPUTS(EW_ACCESS)

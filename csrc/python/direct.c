@@ -156,7 +156,7 @@ static function *find(const char *name) {
     return NULL;
 }
 
-/* "mm(self, mat2)" and the schemas: Python reads the first as the signature. */
+/* "mm(self, mat2)", what it does, and the schemas: Python reads the first as the signature. */
 static void describe(function *f) {
     const gems_entry *entry = gems_entry_at(f->entries[0]);
     const gems_schema *schema = &entry->schema;
@@ -172,7 +172,8 @@ static void describe(function *f) {
     if (f->count > 1 && used < sizeof f->document)
         used += (size_t)snprintf(f->document + used, sizeof f->document - used, "*args, **kwargs");
     if (used < sizeof f->document)
-        used += (size_t)snprintf(f->document + used, sizeof f->document - used, ")\n--\n\n");
+        used += (size_t)snprintf(f->document + used, sizeof f->document - used, ")\n--\n\n%s\n\n",
+                                 gems_op_at(entry->op)->doc);
     for (int i = 0; i < f->count && used < sizeof f->document; i++)
         used += (size_t)snprintf(f->document + used, sizeof f->document - used, "aten::%s\n",
                                  gems_entry_at(f->entries[i])->schema.text);
