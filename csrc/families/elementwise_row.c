@@ -83,8 +83,8 @@ static void note_calls(gems_ew_row *row) {
     bool powers = false; /* of the row: "2: a * a" is a power too */
     for (int i = 0; i < row->choices; i++) {
         gems_ew_choice *choice = &row->choice[i];
-        choice->divides = calls(choice, "div_floor(") || calls(choice, "div_trunc(") ||
-                          calls(choice, "mod_floor(") || calls(choice, "mod_trunc(");
+        choice->divides = calls(choice, "div_floor") || calls(choice, "div_trunc") ||
+                          calls(choice, "mod_floor") || calls(choice, "mod_trunc");
         powers |= calls(choice, "pow(") || calls(choice, "power(");
     }
     for (int i = 0; i < row->choices; i++) row->choice[i].powers = powers;

@@ -1,10 +1,14 @@
-// Math for kernels on a CPU. The float forms of exp, log, sin, cos, tan, tanh, erf and sigmoid have no branch and no call, so
-// that loops over them vectorise; they are within 2 ulp, sigmoid within 2.5 (tests/test_cpu_math.py). The rest is the C
-// library's, through builtins. Polynomials: near-minimax fits of the functions named beside them.
+// Math for kernels on a CPU. The float forms of exp, exp2, expm1, log, log2, log10, log1p, tanh, erf, sigmoid and pow have no
+// branch and no call, so that loops over them vectorise; sin, cos, tan and fmod have such forms for arguments of common size
+// (near_angle, near_ratio). They are within 2 ulp, sigmoid within 2.5, tan_near within 3 (tests/test_cpu_math.py). The rest is the C library's,
+// through builtins. Polynomials: near-minimax fits of the functions named beside them.
 namespace gems {
 
 GEMS_INLINE float gems_as_float(uint32_t v) { float r; memcpy(&r, &v, 4); return r; }
 GEMS_INLINE uint32_t gems_as_bits(float v) { uint32_t r; memcpy(&r, &v, 4); return r; }
+
+// All bits where the sign is set. A choice by it stays a choice, where compilers make one by ?: into two computations.
+GEMS_INLINE uint32_t gems_sign(float v) { return (uint32_t)((int32_t)gems_as_bits(v) >> 31); }
 
 #define GEMS_BOTH(name)                                                        \
     GEMS_INLINE float name(float x) { return __builtin_##name##f(x); }         \
@@ -12,9 +16,9 @@ GEMS_INLINE uint32_t gems_as_bits(float v) { uint32_t r; memcpy(&r, &v, 4); retu
 #define GEMS_BOTH2(name)                                                               \
     GEMS_INLINE float name(float x, float y) { return __builtin_##name##f(x, y); }     \
     GEMS_INLINE double name(double x, double y) { return __builtin_##name(x, y); }
-GEMS_BOTH(exp2) GEMS_BOTH(expm1) GEMS_BOTH(log2) GEMS_BOTH(log10) GEMS_BOTH(log1p) GEMS_BOTH(sqrt) GEMS_BOTH(asin) GEMS_BOTH(acos)
+GEMS_BOTH(sqrt) GEMS_BOTH(asin) GEMS_BOTH(acos)
 GEMS_BOTH(atan) GEMS_BOTH(sinh) GEMS_BOTH(cosh) GEMS_BOTH(asinh) GEMS_BOTH(acosh) GEMS_BOTH(atanh) GEMS_BOTH(lgamma)
-GEMS_BOTH(floor) GEMS_BOTH(ceil) GEMS_BOTH(trunc) GEMS_BOTH(nearbyint) GEMS_BOTH2(atan2) GEMS_BOTH2(pow) GEMS_BOTH2(fmod)
+GEMS_BOTH(floor) GEMS_BOTH(ceil) GEMS_BOTH(trunc) GEMS_BOTH(nearbyint) GEMS_BOTH2(atan2) GEMS_BOTH2(fmod)
 GEMS_BOTH2(copysign) GEMS_BOTH2(hypot)
 GEMS_INLINE float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 GEMS_INLINE double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
@@ -29,11 +33,22 @@ GEMS_INLINE bool signbit(float x) { return (gems_as_bits(x) >> 31) != 0; }
 GEMS_INLINE bool signbit(double x) { return __builtin_signbit(x) != 0; }
 template <class T> GEMS_INLINE T fmax(T a, T b) { return a > b || b != b ? a : b; }
 template <class T> GEMS_INLINE T fmin(T a, T b) { return a < b || b != b ? a : b; }
+// NaN wins, as in kernels/gems.cuh, where || would be a branch.
+GEMS_INLINE float max_nan(float a, float b) { return (a > b) | (a != a) ? a : b; }
+GEMS_INLINE float min_nan(float a, float b) { return (a < b) | (a != a) ? a : b; }
+GEMS_INLINE double max_nan(double a, double b) { return (a > b) | (a != a) ? a : b; }
+GEMS_INLINE double min_nan(double a, double b) { return (a < b) | (a != a) ? a : b; }
 GEMS_INLINE float rsqrt(float x) { return 1.0f / __builtin_sqrtf(x); }
 GEMS_INLINE double rsqrt(double x) { return 1.0 / __builtin_sqrt(x); }
 
 GEMS_INLINE double exp(double x) { return __builtin_exp(x); }
+GEMS_INLINE double exp2(double x) { return __builtin_exp2(x); }
+GEMS_INLINE double expm1(double x) { return __builtin_expm1(x); }
 GEMS_INLINE double log(double x) { return __builtin_log(x); }
+GEMS_INLINE double log2(double x) { return __builtin_log2(x); }
+GEMS_INLINE double log10(double x) { return __builtin_log10(x); }
+GEMS_INLINE double log1p(double x) { return __builtin_log1p(x); }
+GEMS_INLINE double pow(double x, double y) { return __builtin_pow(x, y); }
 GEMS_INLINE double sin(double x) { return __builtin_sin(x); }
 GEMS_INLINE double cos(double x) { return __builtin_cos(x); }
 GEMS_INLINE double tan(double x) { return __builtin_tan(x); }
@@ -43,85 +58,216 @@ GEMS_INLINE double erfc(double x) { return __builtin_erfc(x); }
 GEMS_INLINE float erfc(float x) { return (float)__builtin_erfc(x); } // erfcf is 3 ulp off
 GEMS_INLINE double sigmoid(double x) { return 1.0 / (1.0 + __builtin_exp(-x)); }
 
+constexpr float gems_infinity = __builtin_inff();
+// 2^23 + 2^22 + a bias: added to a float, it leaves the nearest integer and the bias in the low bits, and shifted by 23
+// these are the bits of the bias' power of two times 2^integer.
+constexpr float gems_whole = 12582912.0f;
+
+// e^r on [-0.35, 0.35]; the same less 1.
+GEMS_INLINE float gems_exp_tail(float r) { // (e^r - 1 - r) / r^2
+    float p = 1.394221443e-03f;
+    p = fma(p, r, 8.368848823e-03f);
+    p = fma(p, r, 4.166638479e-02f);
+    p = fma(p, r, 1.666651964e-01f);
+    return fma(p, r, 0.5f);
+}
+GEMS_INLINE float gems_exp_near(float r) { return fma(fma(gems_exp_tail(r), r, 1.0f), r, 1.0f); }
+GEMS_INLINE float gems_expm1_near(float r) { return fma(gems_exp_tail(r), r * r, r); }
+GEMS_INLINE float gems_exp_rest(float x, float n) { return fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x)); }
+
+// Powers are scaled in two steps, by 2^(n -+ 64) and by 2^+-64, so that subnormal results are rounded once. Both
+// come from the sign's bit.
+GEMS_INLINE float gems_bias(float x) { return gems_as_float(0x4b40003fu + (gems_as_bits(x) >> 24 & 128u)); }
+GEMS_INLINE float gems_unbias(float x) { return gems_as_float(0x5f800000u ^ (gems_as_bits(x) >> 1 & 0x40000000u)); }
 GEMS_INLINE float exp(float x) {
-    float c = x < -104.0f ? -104.0f : x;
-    c = c > 89.0f ? 89.0f : c;
-    float n = fma(c, 1.44269504f, 12582912.0f); // 1.5 * 2^23: the integer is in the low bits
-    int e = (int)gems_as_bits(n) - 0x4b400000;
-    n -= 12582912.0f;
-    float high = fma(n, -0.693359375f, c), r = fma(n, 2.12194440e-4f, high), lost = fma(n, 2.12194440e-4f, high - r);
-    float p = 1.991559444e-04f; // (e^r - 1 - r) / r^2
-    p = fma(p, r, 1.394614428e-03f);
-    p = fma(p, r, 8.333269683e-03f);
-    p = fma(p, r, 4.166626863e-02f);
-    p = fma(p, r, 1.666666684e-01f);
-    p = fma(p, r, 5.000000078e-01f);
-    p = fma(p, r * r, lost) + r + 1.0f;
-    int half = e >> 1, rest = e - half; // twice, for subnormal results
-    return p * gems_as_float((uint32_t)(half + 127) << 23) * gems_as_float((uint32_t)(rest + 127) << 23);
+    float bias = gems_bias(x), n = fma(x, 1.44269504f, bias), scale = gems_as_float(gems_as_bits(n) << 23);
+    float r = gems_exp_near(gems_exp_rest(x, n - bias)) * scale * gems_unbias(x);
+    r = x > 89.0f ? gems_infinity : r;
+    return x < -104.0f ? 0.0f : r;
+}
+// e^-a of an a that is not below 0.
+GEMS_INLINE float exp_minus(float a) {
+    float bias = gems_whole + 191.0f, n = fma(a, -1.44269504f, bias), scale = gems_as_float(gems_as_bits(n) << 23);
+    float r = gems_exp_near(gems_exp_rest(-a, n - bias)) * scale * 5.42101086e-20f;
+    return gems_as_float(gems_as_bits(r) & ~gems_sign(104.0f - a)); // 0 beyond
+}
+GEMS_INLINE float exp2(float x) {
+    float bias = gems_bias(x), n = x + bias, r = x - (n - bias), scale = gems_as_float(gems_as_bits(n) << 23);
+    float p = 1.546166459e-04f; // (2^r - 1) / r
+    p = fma(p, r, 1.339117531e-03f);
+    p = fma(p, r, 9.618065320e-03f);
+    p = fma(p, r, 5.550359190e-02f);
+    p = fma(p, r, 2.402265072e-01f);
+    p = fma(p, r, 6.931471825e-01f);
+    p = fma(p, r, 1.0f) * scale * gems_unbias(x);
+    p = x >= 128.0f ? gems_infinity : p;
+    return x < -150.0f ? 0.0f : p;
+}
+GEMS_INLINE float expm1(float x) {
+    float c = x < -20.0f ? -20.0f : x, n = fma(c, 1.44269504f, gems_whole + 127.0f);
+    uint32_t top = gems_as_bits(n) > 0x4b4000feu ? 1u : 0u; // 2^128
+    float scale = gems_as_float((gems_as_bits(n) - top) << 23);
+    float p = gems_expm1_near(gems_exp_rest(c, n - (gems_whole + 127.0f)));
+    p = fma(scale, p, scale - 1.0f) * (top ? 2.0f : 1.0f);
+    return copysign(x > 89.0f ? gems_infinity : p, x);
 }
 
-GEMS_INLINE float log(float x) {
+// log(1 + f) - f on [sqrt(1/2) - 1, sqrt(2) - 1].
+GEMS_INLINE float gems_log_tail(float f) {
+    float z = f * f, p = 6.750492752e-02f; // (log(1 + f) - f + f^2 / 2) / f^3
+    p = fma(p, f, -1.167119965e-01f);
+    p = fma(p, f, 1.188362539e-01f);
+    p = fma(p, f, -1.240607053e-01f);
+    p = fma(p, f, 1.422032565e-01f);
+    p = fma(p, f, -1.666799486e-01f);
+    p = fma(p, f, 2.000207305e-01f);
+    p = fma(p, f, -2.500000894e-01f);
+    p = fma(p, f, 3.333331347e-01f);
+    return fma(p * f, z, -0.5f * z);
+}
+struct gems_parts { float e, f; }; // 2^e * (1 + f), f in [sqrt(1/2) - 1, sqrt(2) - 1]
+GEMS_INLINE gems_parts gems_split(float x) {
     bool small = x < 1.17549435e-38f;
-    float s = small ? x * 8388608.0f : x;
-    uint32_t u = gems_as_bits(s) - 0x3f3504f3u; // sqrt(1/2)
-    float e = (float)((int32_t)u >> 23) - (small ? 23.0f : 0.0f);
-    float f = gems_as_float((u & 0x7fffffu) + 0x3f3504f3u) - 1.0f, z = f * f;
-    float p = 6.920425919e-02f; // (log(1 + f) - f + f^2 / 2) / f^3
-    p = fma(p, f, -1.179877435e-01f);
-    p = fma(p, f, 1.187550291e-01f);
-    p = fma(p, f, -1.238309303e-01f);
-    p = fma(p, f, 1.421818104e-01f);
-    p = fma(p, f, -1.666930258e-01f);
-    p = fma(p, f, 2.000225013e-01f);
-    p = fma(p, f, -2.499998599e-01f);
-    p = fma(p, f, 3.333331012e-01f);
-    float y = fma(e, -2.12194440e-4f, p * f * z);
-    y = fma(-0.5f, z, y) + f;
-    float r = fma(e, 0.693359375f, y);
-    r = x > 3.4028235e38f ? x : r;
-    r = x == 0.0f ? gems_as_float(0xff800000u) : r;
-    return x < 0.0f || x != x ? gems_as_float(0x7fc00000u) : r;
+    uint32_t u = gems_as_bits(small ? x * 8388608.0f : x) - 0x3f3504f3u; // sqrt(1/2)
+    return {(float)((int32_t)u >> 23) - (small ? 23.0f : 0.0f), gems_as_float((u & 0x7fffffu) + 0x3f3504f3u) - 1.0f};
+}
+// The logarithm's value r of x, or what it is at 0, infinity, below 0 and of NaN.
+GEMS_INLINE float gems_log_of(float x, float r) {
+    r = x < gems_infinity ? r : x; // NaN too
+    r = x == 0.0f ? -gems_infinity : r;
+    return x < 0.0f ? __builtin_nanf("") : r;
+}
+GEMS_INLINE float log(float x) {
+    gems_parts v = gems_split(x);
+    float y = fma(v.e, -2.12194440e-4f, gems_log_tail(v.f)) + v.f;
+    return gems_log_of(x, fma(v.e, 0.693359375f, y));
+}
+GEMS_INLINE float log2(float x) {
+    gems_parts v = gems_split(x);
+    float low = fma(gems_log_tail(v.f), 1.44269502f, v.f * 1.92596303e-08f);
+    return gems_log_of(x, v.e + fma(v.f, 1.44269502f, low));
+}
+GEMS_INLINE float log10(float x) {
+    gems_parts v = gems_split(x);
+    float low = fma(gems_log_tail(v.f), 0.434294492f, fma(v.f, -1.01007183e-08f, v.e * 2.48745664e-04f));
+    return gems_log_of(x, fma(v.e, 0.30078125f, fma(v.f, 0.434294492f, low)));
+}
+// x + 1 = 2^e * (1 + f): f comes from x itself, so that nothing of a small x is lost.
+GEMS_INLINE float log1p(float x) {
+    bool big = x > 1.15292150e+18f;
+    float s = big ? x * 5.42101086e-20f : x, u = big ? s : s + 1.0f;
+    int32_t e = (int32_t)(gems_as_bits(u) - 0x3f3504f3u) >> 23;
+    float down = gems_as_float((uint32_t)(127 - e) << 23), f = fma(s, down, big ? -1.0f : down - 1.0f);
+    float n = (float)e + (big ? 64.0f : 0.0f);
+    float y = fma(n, -2.12194440e-4f, gems_log_tail(f)) + f;
+    float r = fma(n, 0.693359375f, y);
+    r = x < gems_infinity ? copysign(r, x) : x;
+    r = x == -1.0f ? -gems_infinity : r;
+    return x < -1.0f ? __builtin_nanf("") : r;
 }
 
 GEMS_INLINE float sigmoid(float x) {
-    float e = exp(-abs(x));
-    return (x < 0.0f ? e : 1.0f) / (1.0f + e);
+    float e = exp_minus(abs(x));
+    uint32_t low = gems_sign(x);
+    return gems_as_float((gems_as_bits(e) & low) | (0x3f800000u & ~low)) / (1.0f + e);
 }
 
+// With e = exp(2x) - 1: e / (e + 2), and what rounding takes from e + 2 is given back: 1 / (e + 2) is (1 - tanh) / 2.
 GEMS_INLINE float tanh(float x) {
-    float a = abs(x), z = x * x;
-    float p = 2.147527594e-03f; // (tanh(x) / x - 1) / x^2
-    p = fma(p, z, -8.182662925e-03f);
-    p = fma(p, z, 2.170296227e-02f);
-    p = fma(p, z, -5.394720329e-02f);
-    p = fma(p, z, 1.333320975e-01f);
-    p = fma(p, z, -3.333333091e-01f);
-    float near = fma(p * z, x, x), far = 1.0f - 2.0f / (exp(a + a) + 1.0f);
-    return copysign(a < 0.625f ? near : far, x); // -0 too
+    float t = abs(x) * 2.0f, n = fma(t, 1.44269504f, gems_whole + 127.0f), scale = gems_as_float(gems_as_bits(n) << 23);
+    float p = gems_expm1_near(gems_exp_rest(t, n - (gems_whole + 127.0f))), e = fma(scale, p, scale - 1.0f);
+    float d = e + 2.0f, lost = e - (d - 2.0f), q = e / d;
+    q = fma(-q * lost, fma(q, -0.5f, 0.5f), q);
+    return copysign(t > 17.3f ? 1.0f : q, x); // -0 too
 }
 
 GEMS_INLINE float erf(float x) {
-    float a = abs(x), z = x * x, t = a > 4.1f ? 4.1f : a;
-    float p = 8.360109458e-05f; // erf(x) / x - 1
-    p = fma(p, z, -8.140961292e-04f);
-    p = fma(p, z, 5.200944407e-03f);
-    p = fma(p, z, -2.685939523e-02f);
-    p = fma(p, z, 1.128369617e-01f);
-    p = fma(p, z, -3.761263384e-01f);
-    p = fma(p, z, 1.283791671e-01f);
-    float near = fma(p, x, x);
-    float q = -2.223060419e-06f; // -log(erfc(t)) / t
-    q = fma(q, t, 3.555190278e-05f);
-    q = fma(q, t, -2.256829649e-04f);
-    q = fma(q, t, 5.417779442e-04f);
-    q = fma(q, t, 1.744354914e-03f);
-    q = fma(q, t, -2.118646151e-02f);
-    q = fma(q, t, 1.041216263e-01f);
-    q = fma(q, t, 6.361148529e-01f);
-    q = fma(q, t, 1.128461713e+00f);
-    float far = copysign(1.0f - exp(-q * t), x);
-    return a < 0.9277f ? near : x != x ? x : far;
+    float a = abs(x), z = x * x;
+    float p = 7.920368080e-05f; // erf(x) / x - 1
+    p = fma(p, z, -8.030761383e-04f);
+    p = fma(p, z, 5.190733820e-03f);
+    p = fma(p, z, -2.685512602e-02f);
+    p = fma(p, z, 1.128361821e-01f);
+    p = fma(p, z, -3.761262894e-01f);
+    p = fma(p, z, 1.283791661e-01f);
+    float u = fma(a, 6.84931507e-01f, -1.68493151f), q = 2.207025973e-04f; // erf(2.46 + 1.46 u)
+    q = fma(q, u, 2.470817526e-05f);
+    q = fma(q, u, -1.634067390e-03f);
+    q = fma(q, u, 1.547446474e-03f);
+    q = fma(q, u, 3.351529827e-03f);
+    q = fma(q, u, -8.978008293e-03f);
+    q = fma(q, u, 7.334457245e-03f);
+    q = fma(q, u, 6.460660137e-03f);
+    q = fma(q, u, -2.844115160e-02f);
+    q = fma(q, u, 4.511834681e-02f);
+    q = fma(q, u, -4.504894465e-02f);
+    q = fma(q, u, 3.059825487e-02f);
+    q = fma(q, u, -1.392878313e-02f);
+    q = fma(q, u, 3.878188552e-03f);
+    q = fma(q, u, 9.994966388e-01f);
+    q = a >= 3.92f ? 1.0f : q;
+    return a < 1.0f ? fma(p, x, x) : copysign(q, x);
+}
+// The standard normal distribution up to x; its absolute error is that of a float near 1.
+GEMS_INLINE float normal_cdf(float x) {
+    float a = abs(x), u = fma(a, 3.70370370e-01f, -1.0f), q = 5.494897254e-03f; // that of 2.7 + 2.7 u, less 1/2
+    q = fma(q, u, -6.497315597e-03f);
+    q = fma(q, u, -2.635107562e-02f);
+    q = fma(q, u, 4.409076273e-02f);
+    q = fma(q, u, 3.629080579e-02f);
+    q = fma(q, u, -1.224222779e-01f);
+    q = fma(q, u, 4.816148803e-02f);
+    q = fma(q, u, 1.365124732e-01f);
+    q = fma(q, u, -2.117014378e-01f);
+    q = fma(q, u, 7.158409059e-02f);
+    q = fma(q, u, 1.549673378e-01f);
+    q = fma(q, u, -2.672415674e-01f);
+    q = fma(q, u, 2.150008678e-01f);
+    q = fma(q, u, -1.025592536e-01f);
+    q = fma(q, u, 2.813710086e-02f);
+    q = fma(q, u, 4.965330362e-01f);
+    return 0.5f + copysign(a >= 5.4f ? 0.5f : q, x);
+}
+
+// Powers are made in double: 2^(y log2 |x|).
+GEMS_INLINE double gems_double(uint64_t v) { double r; memcpy(&r, &v, 8); return r; }
+GEMS_INLINE uint64_t gems_bits(double v) { uint64_t r; memcpy(&r, &v, 8); return r; }
+GEMS_INLINE double gems_fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
+GEMS_INLINE float pow(float x, float y) {
+    float a = abs(x);
+    uint64_t u = gems_bits((double)a) - 0x3fe6a09e667f3bcdull; // sqrt(1/2)
+    double e = (double)((int64_t)u >> 52), f = gems_double((u & 0xfffffffffffffull) + 0x3fe6a09e667f3bcdull) - 1.0;
+    double p = -0.088757844125400456; // log2(1 + f) / f
+    p = gems_fma(p, f, 0.15646609428758615);
+    p = gems_fma(p, f, -0.15664078522975355);
+    p = gems_fma(p, f, 0.15863778480570195);
+    p = gems_fma(p, f, -0.17905164045446936);
+    p = gems_fma(p, f, 0.20612563317218777);
+    p = gems_fma(p, f, -0.2405051488832117);
+    p = gems_fma(p, f, 0.28853965049124553);
+    p = gems_fma(p, f, -0.360672764401403);
+    p = gems_fma(p, f, 0.48089833280746164);
+    p = gems_fma(p, f, -0.7213475254689018);
+    p = gems_fma(p, f, 1.4426950409152473);
+    double l = gems_fma(p, f, e);
+    l = a < gems_infinity ? l : (double)a;
+    double t = (a == 0.0f ? -(double)gems_infinity : l) * (double)y;
+    t = t > 200.0 ? 200.0 : t;
+    t = t < -200.0 ? -200.0 : t;
+    double n = t + 6755399441055744.0, r = t - (n - 6755399441055744.0); // 1.5 * 2^52
+    double q = 0.00015478047602683268;                                  // 2^r
+    q = gems_fma(q, r, 0.0013400458479020459);
+    q = gems_fma(q, r, 0.0096179944233302922);
+    q = gems_fma(q, r, 0.055503271487223296);
+    q = gems_fma(q, r, 0.24022651505868017);
+    q = gems_fma(q, r, 0.69314720674108055);
+    q = gems_fma(q, r, 0.99999999991895949);
+    float v = (float)(q * gems_double((gems_bits(n) + 1023) << 52));
+    float half = y * 0.5f;
+    bool whole = __builtin_truncf(y) == y, odd = whole & (__builtin_truncf(half) != half);
+    v = (x < 0.0f) & (a < gems_infinity) & !whole ? __builtin_nanf("") : v;
+    v = odd ? copysign(v, x) : v;
+    return (y == 0.0f) | (x == 1.0f) | ((x == -1.0f) & (abs(y) == gems_infinity)) ? 1.0f : v;
 }
 
 // 2^(8k) modulo 2 pi, as a sum of two doubles.
@@ -168,6 +314,57 @@ GEMS_INLINE float cos(float x) { return (float)gems_sin_cos(x).c; }
 GEMS_INLINE float tan(float x) {
     gems_sincos t = gems_sin_cos(x);
     return (float)(t.s / t.c);
+}
+
+// The same for |x| up to 1e5, where a product with three parts of pi/2 is exact enough: loops over these vectorise.
+GEMS_INLINE bool near_angle(float x) { return abs(x) <= 1e5f; }
+struct gems_angle { float s, c; uint32_t quarter; };
+// EXACT: with what rounding takes from the reduced angle.
+template <bool EXACT> GEMS_INLINE gems_angle gems_near_angle(float a) {
+    float n = fma(a, 0.636619772f, gems_whole);
+    uint32_t quarter = gems_as_bits(n);
+    n -= gems_whole;
+    float high = fma(n, -1.57079637f, a), low = n * 4.37113883e-08f, most = high + low;
+    float r = fma(n, 1.71512450e-15f, fma(n, 4.37113883e-08f, high)), lost = 0.0f;
+    if constexpr (EXACT) {
+        float rest = fma(n, 1.71512450e-15f, fma(n, 4.37113883e-08f, -low)) + (high - most + low);
+        r = most + rest, lost = rest - (r - most);
+    }
+    float z = r * r, s = fma(fma(-1.950679725e-04f, z, 8.332101628e-03f), z, -1.666665375e-01f);
+    float c = fma(fma(2.443088124e-05f, z, -1.388730248e-03f), z, 4.166664556e-02f);
+    return {fma(s * z, r, lost) + r, fma(-r, lost, fma(c, z * z, fma(-0.5f, z, 1.0f))), quarter};
+}
+GEMS_INLINE float sin_near(float x) {
+    gems_angle v = gems_near_angle<false>(abs(x));
+    uint32_t sign = v.quarter << 30 ^ gems_as_bits(x);
+    return gems_as_float(gems_as_bits(v.quarter & 1 ? v.c : v.s) ^ (sign & 0x80000000u));
+}
+GEMS_INLINE float cos_near(float x) {
+    gems_angle v = gems_near_angle<false>(abs(x));
+    return gems_as_float(gems_as_bits(v.quarter & 1 ? v.s : v.c) ^ ((v.quarter + 1) << 30 & 0x80000000u));
+}
+GEMS_INLINE float tan_near(float x) {
+    gems_angle v = gems_near_angle<true>(abs(x));
+    float r = (v.quarter & 1 ? v.c : v.s) / (v.quarter & 1 ? v.s : v.c);
+    return gems_as_float(gems_as_bits(r) ^ ((v.quarter << 31 ^ gems_as_bits(x)) & 0x80000000u));
+}
+
+// fmod where the quotient has at most 22 bits: it is off by one at most, and the remainder is exact.
+GEMS_INLINE bool near_ratio(float a, float b) { return (abs(a) < 4194304.0f * abs(b)) & (abs(b) < gems_infinity); }
+GEMS_INLINE float fmod_near(float a, float b) {
+    float x = abs(a), y = abs(b), r = fma(-__builtin_truncf(x / y), y, x);
+    return copysign(r < 0.0f ? r + y : r, a);
+}
+// kernels/gems.cuh has these for all types; here the steps are chosen, not branched over. rest: fmod(a, b).
+GEMS_INLINE float gems_mod_down(float b, float rest) {
+    return (rest != 0.0f) & ((b < 0.0f) != (rest < 0.0f)) ? rest + b : rest;
+}
+GEMS_INLINE float gems_div_down(float a, float b, float rest) {
+    float d = (a - rest) / b, exact = a / b;
+    d = (rest != 0.0f) & ((b < 0.0f) != (rest < 0.0f)) ? d - 1.0f : d;
+    float f = __builtin_floorf(d), r = d - f > 0.5f ? f + 1.0f : f;
+    r = d == 0.0f ? copysign(0.0f, exact) : r;
+    return b == 0.0f ? exact : r;
 }
 
 // A rational guess and Newton steps; exact at -1, 0, 1.
