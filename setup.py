@@ -64,7 +64,7 @@ def embedded_source() -> str:
         name = path.relative_to(ROOT / "kernels").as_posix()
         rows.append(f'    {{"{name}",\n{c_literal(text)},\n        {len(text)}}},\n')
     return (
-        '/* Made by setup.py from kernels/. */\n#include "jit/jit.h"\n\n'
+        '/* Made by setup.py from kernels/. */\n#include "base/text.h"\n\n'
         "const gems_embedded gems_embedded_files[] = {\n" + "".join(rows) + "    {NULL, NULL, 0}};\n"
     )
 

@@ -46,7 +46,7 @@ typedef struct gems_tensor {
     void *data;
     const int64_t *sizes;
     const int64_t *strides;
-    void *handle;          /* the host's own tensor (gems_host in engine/call.h), or NULL */
+    void *handle;          /* the host's own tensor (gems_host in families/call.h), or NULL */
     int64_t numel;
     int32_t ndim;
     uint8_t dtype;         /* gems_dtype */

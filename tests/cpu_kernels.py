@@ -16,7 +16,7 @@ from native import CSRC, ROOT, Backend, GemsError, Launch
 KERNELS = ROOT / "kernels"
 CPU_SOURCES = tuple(
     [*(f"backend/cpu/{path.name}" for path in sorted((CSRC / "backend" / "cpu").glob("*.c")))]
-    + ["backend/backend.c", "base/error.c", "jit/text.c"]
+    + ["backend/backend.c", "base/error.c", "base/text.c"]
 )
 NO_EMBEDDED = '#include "jit/jit.h"\nconst gems_embedded gems_embedded_files[] = {{0, 0, 0}};\n'
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ["base/error.c", "jit/sha256.c", "jit/cache.c", "jit/cache_place.c", "jit/cache_care.c", "jit/text.c"]
+SOURCES = ["base/error.c", "jit/sha256.c", "jit/cache.c", "jit/cache_place.c", "jit/cache_care.c", "base/text.c"]
 EMBEDDED = """
 #include "jit/jit.h"
 const gems_embedded gems_embedded_files[] = {{"one.cuh", "first\\n", 6}, {"cpu/two.h", "second", 6}, {NULL, NULL, 0}};

@@ -30,7 +30,7 @@ extern "C" __global__ void kernel(const float* x, float* y, int n) {
 extern "C" __global__ void stuck() { if (threadIdx.x) __syncthreads(); else __syncwarp(); }
 """
 SOURCES = [*sorted((CSRC / "backend" / "cpu").glob("*.c"))]
-SOURCES += [CSRC / "backend" / "backend.c", CSRC / "base" / "error.c", CSRC / "jit" / "text.c"]
+SOURCES += [CSRC / "backend" / "backend.c", CSRC / "base" / "error.c", CSRC / "base" / "text.c"]
 
 
 @pytest.fixture(scope="module", autouse=True)

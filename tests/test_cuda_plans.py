@@ -14,7 +14,8 @@ from native import DECLINE, ERROR, OK, FakeDriver
 
 SOURCES = (
     *native.BACKEND_SOURCES,
-    *(f"jit/{name}.c" for name in ("plan", "text", "sha256", "cache", "cache_place", "cache_care")),
+    *(f"jit/{name}.c" for name in ("plan", "sha256", "cache", "cache_place", "cache_care")),
+    "base/text.c",
     native.FAKES / "plans.c",
 )
 

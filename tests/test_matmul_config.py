@@ -100,7 +100,7 @@ def library() -> C.CDLL:
         table.write('#include "jit/jit.h"\nconst gems_embedded gems_embedded_files[] = {{NULL, NULL, 0}};\n')
         table.flush()
         ours = ("families/matmul_config.c", "families/matmul_program.c")
-        sources = (*ours, "base/dtype.c", "base/error.c", "jit/text.c", Path(table.name))
+        sources = (*ours, "base/dtype.c", "base/error.c", "base/text.c", Path(table.name))
         lib = C.CDLL(str(native.build("matmul.so", sources)))
     lib.gems_matmul_candidate.restype = C.c_bool
     lib.gems_matmul_choose_feed.argtypes = [C.c_void_p, C.c_size_t, *[C.c_int64] * 6]

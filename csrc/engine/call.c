@@ -1,5 +1,5 @@
 /* What concerns every operator, done once: device, ranks, outputs, overlap, launches, counters. */
-#include "call.h"
+#include "../families/call.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "../families/modes.h"
-#include "op.h"
+#include "../families/op.h"
 
 #define GEMS_OP(id, ...) {__VA_ARGS__},
 static const gems_op rows[] = {

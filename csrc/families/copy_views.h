@@ -2,7 +2,7 @@
 #ifndef GEMS_COPY_VIEWS_H
 #define GEMS_COPY_VIEWS_H
 
-#include "../engine/call.h"
+#include "call.h"
 
 /* Values of gems_key.kernel that gems_copy_program writes; a family's own begin at GEMS_COPY_END. */
 enum {

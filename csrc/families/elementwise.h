@@ -14,7 +14,7 @@
 #ifndef GEMS_ELEMENTWISE_H
 #define GEMS_ELEMENTWISE_H
 
-#include "../engine/call.h"
+#include "call.h"
 #include "modes.h"
 
 #define GEMS_EW_INPUTS 5

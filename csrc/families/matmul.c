@@ -1,7 +1,7 @@
 /* The matrix product: D = alpha * A B + beta * C, for one matrix or a batch. mm, addmm, bmm,
  * baddbmm, mv and addmv are brought to one form, a matmul, in which every operand is an address and
  * strides; no operand is ever copied. */
-#include "../engine/call.h"
+#include "call.h"
 #include "matmul_program.h"
 #include "modes.h"
 

@@ -2,7 +2,7 @@
 #ifndef GEMS_MATMUL_PROGRAM_H
 #define GEMS_MATMUL_PROGRAM_H
 
-#include "../engine/op.h"
+#include "op.h"
 #include "matmul_config.h"
 
 /* The key of a configuration; op is left 0. */

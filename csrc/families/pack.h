@@ -3,7 +3,7 @@
 #ifndef GEMS_PACK_H
 #define GEMS_PACK_H
 
-#include "../engine/call.h"
+#include "call.h"
 
 #define GEMS_PACK_KERNEL 255 /* key->kernel of the copy, in every family that uses it */
 

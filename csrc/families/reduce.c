@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../engine/call.h"
+#include "call.h"
 #include "modes.h"
 #include "pack.h"
 

@@ -3,7 +3,7 @@
 #ifndef GEMS_ROWS_H
 #define GEMS_ROWS_H
 
-#include "../engine/call.h"
+#include "call.h"
 #include "modes.h"
 #include "pack.h"
 

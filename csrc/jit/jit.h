@@ -7,6 +7,7 @@
 #define GEMS_JIT_H
 
 #include "../backend/backend.h"
+#include "../base/text.h"
 
 /* No padding, compared as bytes. All but op and flags is the family's own to use. */
 typedef struct gems_key {
@@ -16,15 +17,6 @@ typedef struct gems_key {
     uint8_t dtype[8];      /* inputs, then outputs, then what the program computes in */
     uint8_t tune[12];      /* small constants of the program: rank, tile configuration, ... */
 } gems_key;
-
-/* Program text under construction. Grows by itself; failed is set when memory ran out. */
-typedef struct gems_text {
-    char *data;
-    size_t size, room;
-    bool failed;
-} gems_text;
-void gems_text_add(gems_text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void gems_text_free(gems_text *text);
 
 /* What a family writes for a key. The jit puts the pieces together in this order:
  * kernels/gems.cuh, then head, then the files. */
@@ -72,12 +64,6 @@ gems_jit_stats gems_jit_statistics(void);
 /* Set by python/: called around a compile and around waiting for one. NULL where there is no GIL. */
 extern void *(*gems_unlocked_begin)(void);
 extern void (*gems_unlocked_end)(void *);
-
-/* ---- embedded kernel texts (jit/embedded.c, made by setup.py; GEMS_KERNEL_DIR reads from disk) ---- */
-typedef struct gems_embedded { const char *path; const char *text; size_t size; } gems_embedded;
-extern const gems_embedded gems_embedded_files[];
-/* The text of "gems.cuh", "elementwise.cu", "cpu/simt.h"...; NULL when there is none. */
-const char *gems_kernel_text(const char *path);
 
 /* ---- disk cache (jit/cache.c) ---- */
 /* key: hex digest. A hit gives bytes (free with gems_blob_free) and the path of the file. Anything wrong with an entry

@@ -4,7 +4,7 @@
 #ifndef GEMS_TORCH_H
 #define GEMS_TORCH_H
 
-#include "../engine/call.h"
+#include "../families/call.h"
 #include "symbols.h"
 
 /* Where things lie in torch's objects: found and checked at import (python/probe.c); -1: not found.

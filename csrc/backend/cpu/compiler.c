@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "../../jit/jit.h"
+#include "../../base/text.h"
 #include "cpu.h"
 
 #define MAX_WORDS    64

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "jit.h"
+#include "text.h"
 
 /* Room for `more` bytes and a NUL; sets failed when there is none. */
 static bool reserve(gems_text *text, size_t more) {
