@@ -57,8 +57,9 @@ int gems_dtype_opmath(int dtype) {
 
 /* The complex dtype that holds a real floating one, and the reverse. */
 static int complex_of(int dtype) {
-    return dtype == GEMS_F64 || dtype == GEMS_C128 ? GEMS_C128
-           : dtype == GEMS_F16 || dtype == GEMS_C32 ? GEMS_C32 : GEMS_C64;
+    return dtype == GEMS_F64 || dtype == GEMS_C128  ? GEMS_C128
+           : dtype == GEMS_F16 || dtype == GEMS_C32 ? GEMS_C32
+                                                    : GEMS_C64;
 }
 
 static bool is_fp8(int dtype) { return gems_dtype_is_float(dtype) && gems_dtype_size(dtype) == 1; }
@@ -71,7 +72,8 @@ int gems_promote(int a, int b) {
     if (a == b) return a;
     bool float_a = gems_dtype_is_float(a), float_b = gems_dtype_is_float(b);
     if (is_fp8(a) || is_fp8(b)) return GEMS_NO_DTYPE;
-    if ((is_wide_unsigned(a) && !float_b) || (is_wide_unsigned(b) && !float_a)) return GEMS_NO_DTYPE;
+    if ((is_wide_unsigned(a) && !float_b) || (is_wide_unsigned(b) && !float_a))
+        return GEMS_NO_DTYPE;
     if (a == GEMS_BOOL) return b;
     if (b == GEMS_BOOL) return a;
     bool same_size = gems_dtype_size(a) == gems_dtype_size(b);
@@ -83,27 +85,34 @@ int gems_promote(int a, int b) {
     }
     if (float_a && float_b) return same_size ? GEMS_F32 : larger; /* float16 with bfloat16 */
     if (float_a || float_b) return float_a ? a : b;
-    if (a == GEMS_U8 || b == GEMS_U8) return same_size ? GEMS_I16 : larger; /* int16 and wider hold uint8 */
+    if (a == GEMS_U8 || b == GEMS_U8)
+        return same_size ? GEMS_I16 : larger; /* int16 and wider hold uint8 */
     return larger;
 }
 
 bool gems_can_cast(int from, int to) {
     if (!gems_dtype_size(from) || !gems_dtype_size(to)) return false;
     if (gems_dtype_is_complex(from) && !gems_dtype_is_complex(to)) return false;
-    if (gems_dtype_is_float(from) && !gems_dtype_is_float(to) && !gems_dtype_is_complex(to)) return false;
+    if (gems_dtype_is_float(from) && !gems_dtype_is_float(to) && !gems_dtype_is_complex(to))
+        return false;
     return from == GEMS_BOOL || to != GEMS_BOOL;
 }
 
 static _Atomic int default_dtype = GEMS_F32;
 int (*gems_default_dtype_source)(void);
-int gems_default_dtype(void) { return gems_default_dtype_source ? gems_default_dtype_source() : default_dtype; }
+int gems_default_dtype(void) {
+    return gems_default_dtype_source ? gems_default_dtype_source() : default_dtype;
+}
 void gems_set_default_dtype(int dtype) { default_dtype = dtype; }
 
-/* torch's rule for operands of a higher and a lower rank: only a higher category of the lower one counts. */
+/* torch's rule for operands of a higher and a lower rank: only a higher category of the lower one
+ * counts. */
 static int combine(int higher, int lower) {
-    if (higher == GEMS_NO_DTYPE || lower == GEMS_NO_DTYPE) return higher == GEMS_NO_DTYPE ? lower : higher;
+    if (higher == GEMS_NO_DTYPE || lower == GEMS_NO_DTYPE)
+        return higher == GEMS_NO_DTYPE ? lower : higher;
     if (gems_dtype_is_complex(higher)) return higher;
-    if (gems_dtype_is_float(higher)) return gems_dtype_is_complex(lower) ? complex_of(higher) : higher;
+    if (gems_dtype_is_float(higher))
+        return gems_dtype_is_complex(lower) ? complex_of(higher) : higher;
     if (higher == GEMS_BOOL || gems_dtype_is_float(lower) || gems_dtype_is_complex(lower))
         return gems_promote(higher, lower);
     return higher;
@@ -132,8 +141,10 @@ int gems_result_type(const gems_value *const *values, int count) {
             dtype = number_dtype(value);
             if (dtype == GEMS_NO_DTYPE) continue;
         }
-        if (result[rank] == GEMS_NO_DTYPE) result[rank] = dtype;
-        else if ((result[rank] = gems_promote(result[rank], dtype)) == GEMS_NO_DTYPE) return GEMS_NO_DTYPE;
+        if (result[rank] == GEMS_NO_DTYPE)
+            result[rank] = dtype;
+        else if ((result[rank] = gems_promote(result[rank], dtype)) == GEMS_NO_DTYPE)
+            return GEMS_NO_DTYPE;
     }
     return combine(result[0], combine(result[1], result[2]));
 }
@@ -158,13 +169,15 @@ static uint16_t to_bf16(float value) {
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
-/* Rounds to a small format of `exponent` and `mantissa` bits, to nearest even. Its callers pass a float32
- * value, since torch's Scalars reach the small dtypes through one. finite: the format has no infinity and one NaN (float8_e4m3fn). */
+/* Rounds to a small format of `exponent` and `mantissa` bits, to nearest even. Its callers pass a
+ * float32 value, since torch's Scalars reach the small dtypes through one. finite: the format has
+ * no infinity and one NaN (float8_e4m3fn). */
 static uint16_t to_small(double value, int exponent, int mantissa, bool finite) {
     uint16_t sign = signbit(value) ? (uint16_t)(1u << (exponent + mantissa)) : 0;
     int bias = (1 << (exponent - 1)) - 1, top = (1 << exponent) - 1;
     uint16_t infinity = (uint16_t)(top << mantissa);
-    uint16_t nan = finite ? (uint16_t)(infinity | ((1 << mantissa) - 1)) : (uint16_t)(infinity | 1 << (mantissa - 1));
+    uint16_t nan = finite ? (uint16_t)(infinity | ((1 << mantissa) - 1))
+                          : (uint16_t)(infinity | 1 << (mantissa - 1));
     if (isnan(value)) return sign | nan;
     value = fabs(value);
     int power;
@@ -202,7 +215,9 @@ bool gems_store_number(const gems_value *value, int dtype, void *bytes) {
     case GEMS_BOOLEAN:
     case GEMS_INT: integer = value->i, real = (double)value->i; break;
     case GEMS_FLOAT: real = value->f, integer = wrap_to_int(real); break;
-    case GEMS_COMPLEX: real = value->c[0], imaginary = value->c[1], integer = wrap_to_int(real); break;
+    case GEMS_COMPLEX:
+        real = value->c[0], imaginary = value->c[1], integer = wrap_to_int(real);
+        break;
     default: return false;
     }
     float single = value->kind == GEMS_INT ? (float)integer : (float)real;
@@ -241,7 +256,9 @@ bool gems_load_number(const gems_tensor *tensor, gems_value *value) {
     case GEMS_F64: memcpy(&value->f, data, 8); return true;
     case GEMS_F32: memcpy(&single, data, 4), value->f = single; return true;
     case GEMS_F16: memcpy(&small, data, 2), value->f = from_small(small, 5, 10, false); return true;
-    case GEMS_BF16: memcpy(&small, data, 2), value->f = bits_float((uint32_t)small << 16); return true;
+    case GEMS_BF16:
+        memcpy(&small, data, 2), value->f = bits_float((uint32_t)small << 16);
+        return true;
     case GEMS_F8E5M2: value->f = from_small(*(const uint8_t *)data, 5, 2, false); return true;
     case GEMS_F8E4M3: value->f = from_small(*(const uint8_t *)data, 4, 3, true); return true;
     default: break;

@@ -5,7 +5,9 @@
 #include <string.h>
 
 /* A cursor over the text; every reader skips blanks before what it reads. */
-typedef struct { const char *at; } cursor;
+typedef struct {
+    const char *at;
+} cursor;
 
 static void skip(cursor *c) {
     while (*c->at == ' ') c->at++;
@@ -30,11 +32,16 @@ static bool word(cursor *c, char *out, size_t room) {
 }
 
 static bool base_type(const char *name, gems_arg *arg) {
-    static const struct { const char *name; uint8_t type; } types[] = {
-        {"Tensor", GEMS_T_TENSOR}, {"Scalar", GEMS_T_SCALAR}, {"int", GEMS_T_INT}, {"SymInt", GEMS_T_INT},
-        {"float", GEMS_T_FLOAT}, {"bool", GEMS_T_BOOL}, {"ScalarType", GEMS_T_DTYPE},
-        {"Layout", GEMS_T_LAYOUT}, {"Device", GEMS_T_DEVICE}, {"MemoryFormat", GEMS_T_MEMORY_FORMAT},
-        {"str", GEMS_T_STRING}, {"Generator", GEMS_T_GENERATOR},
+    static const struct {
+        const char *name;
+        uint8_t type;
+    } types[] = {
+        {"Tensor", GEMS_T_TENSOR},    {"Scalar", GEMS_T_SCALAR},
+        {"int", GEMS_T_INT},          {"SymInt", GEMS_T_INT},
+        {"float", GEMS_T_FLOAT},      {"bool", GEMS_T_BOOL},
+        {"ScalarType", GEMS_T_DTYPE}, {"Layout", GEMS_T_LAYOUT},
+        {"Device", GEMS_T_DEVICE},    {"MemoryFormat", GEMS_T_MEMORY_FORMAT},
+        {"str", GEMS_T_STRING},       {"Generator", GEMS_T_GENERATOR},
     };
     arg->type = GEMS_T_OTHER;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
@@ -85,7 +92,8 @@ static bool type(cursor *c, gems_arg *arg) {
 static int64_t lists[256][4];
 static int lists_used;
 
-/* The default values that schemas hold: None, True, numbers, contiguous_format, 'mean', [], [0, 1], Mean. */
+/* The default values that schemas hold: None, True, numbers, contiguous_format, 'mean', [], [0, 1],
+ * Mean. */
 static bool fallback(cursor *c, gems_arg *arg) {
     gems_value *v = &arg->fallback;
     arg->has_default = true;
@@ -121,13 +129,18 @@ static bool fallback(cursor *c, gems_arg *arg) {
     if (isalpha((unsigned char)*c->at)) {
         char name[48];
         if (!word(c, name, sizeof name)) return false;
-        if (!strcmp(name, "None")) *v = (gems_value){.kind = GEMS_NONE};
+        if (!strcmp(name, "None"))
+            *v = (gems_value){.kind = GEMS_NONE};
         else if (!strcmp(name, "True") || !strcmp(name, "False"))
             *v = (gems_value){.kind = GEMS_BOOLEAN, .i = *name == 'T'};
-        else if (!strcmp(name, "Mean")) *v = (gems_value){.kind = GEMS_INT, .i = 1}; /* at::Reduction */
-        else if (!strcmp(name, "contiguous_format")) *v = (gems_value){.kind = GEMS_OTHER, .i = 0};
-        else if (!strcmp(name, "preserve_format")) *v = (gems_value){.kind = GEMS_OTHER, .i = 1};
-        else return false;
+        else if (!strcmp(name, "Mean"))
+            *v = (gems_value){.kind = GEMS_INT, .i = 1}; /* at::Reduction */
+        else if (!strcmp(name, "contiguous_format"))
+            *v = (gems_value){.kind = GEMS_OTHER, .i = 0};
+        else if (!strcmp(name, "preserve_format"))
+            *v = (gems_value){.kind = GEMS_OTHER, .i = 1};
+        else
+            return false;
         return true;
     }
     char *end_int, *end_float;
@@ -142,21 +155,24 @@ static bool fallback(cursor *c, gems_arg *arg) {
         return true;
     }
     bool is_float = end_float > end_int || arg->type == GEMS_T_FLOAT;
-    *v = is_float ? (gems_value){.kind = GEMS_FLOAT, .f = real} : (gems_value){.kind = GEMS_INT, .i = integer};
+    *v = is_float ? (gems_value){.kind = GEMS_FLOAT, .f = real}
+                  : (gems_value){.kind = GEMS_INT, .i = integer};
     c->at = end_float;
     return true;
 }
 
 gems_status gems_schema_parse(const char *text, gems_schema *schema) {
     memset(schema, 0, sizeof *schema);
-    if (strlen(text) >= sizeof schema->text) return gems_fail(GEMS_VALUE_ERROR, "schema too long: %s", text);
+    if (strlen(text) >= sizeof schema->text)
+        return gems_fail(GEMS_VALUE_ERROR, "schema too long: %s", text);
     strcpy(schema->text, text);
     cursor c = {schema->text};
     char full[sizeof schema->name + sizeof schema->overload];
     if (!word(&c, full, sizeof full)) goto bad;
     char *dot = strchr(full, '.');
     if (dot) *dot = 0;
-    if (strlen(full) >= sizeof schema->name || (dot && strlen(dot + 1) >= sizeof schema->overload)) goto bad;
+    if (strlen(full) >= sizeof schema->name || (dot && strlen(dot + 1) >= sizeof schema->overload))
+        goto bad;
     strcpy(schema->name, full);
     if (dot) strcpy(schema->overload, dot + 1);
     if (!accept(&c, '(')) goto bad;

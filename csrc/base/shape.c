@@ -81,7 +81,8 @@ bool gems_broadcast(int64_t *sizes, int *ndim, const int64_t *other, int other_n
     return true;
 }
 
-void gems_broadcast_strides(const gems_tensor *t, const int64_t *sizes, int ndim, int64_t *strides) {
+void gems_broadcast_strides(const gems_tensor *t, const int64_t *sizes, int ndim,
+                            int64_t *strides) {
     int lead = ndim - t->ndim;
     for (int i = 0; i < lead; i++) strides[i] = 0;
     for (int i = 0; i < t->ndim; i++)
@@ -105,14 +106,15 @@ bool gems_overlaps_itself(const gems_tensor *t) {
     return false;
 }
 
-/* As ATen's get_overlap_status: ranges apart, the same view, or partly (two interleaved views count as that). */
+/* As ATen's get_overlap_status: ranges apart, the same view, or partly (two interleaved views count
+ * as that). */
 gems_overlap gems_overlap_of(const gems_tensor *a, const gems_tensor *b) {
     if (!a->numel || !b->numel) return GEMS_APART;
     const char *a_start = a->data, *b_start = b->data;
-    const char *a_end =
-        a_start + ((size_t)gems_max_offset(a->sizes, a->strides, a->ndim) + 1) * gems_dtype_size(a->dtype);
-    const char *b_end =
-        b_start + ((size_t)gems_max_offset(b->sizes, b->strides, b->ndim) + 1) * gems_dtype_size(b->dtype);
+    const char *a_end = a_start + ((size_t)gems_max_offset(a->sizes, a->strides, a->ndim) + 1) *
+                                      gems_dtype_size(a->dtype);
+    const char *b_end = b_start + ((size_t)gems_max_offset(b->sizes, b->strides, b->ndim) + 1) *
+                                      gems_dtype_size(b->dtype);
     if (a_end <= b_start || b_end <= a_start) return GEMS_APART;
     bool same = a_start == b_start && a->dtype == b->dtype && gems_same_sizes(a, b);
     for (int i = 0; same && i < a->ndim; i++)
@@ -122,9 +124,11 @@ gems_overlap gems_overlap_of(const gems_tensor *a, const gems_tensor *b) {
 
 /* ---- iteration order ---- */
 
-/* Whether dim x must stand outside dim y: 1; inside: -1; undecided: 0. TensorIterator's rule: the first operand with
- * different strides in them decides; a broadcast dim (stride 0) says nothing; equal strides: the larger size is outer. */
-static int compare_dims(const int64_t *sizes, const int64_t *const *strides, int operands, int x, int y) {
+/* Whether dim x must stand outside dim y: 1; inside: -1; undecided: 0. TensorIterator's rule: the
+ * first operand with different strides in them decides; a broadcast dim (stride 0) says nothing;
+ * equal strides: the larger size is outer. */
+static int compare_dims(const int64_t *sizes, const int64_t *const *strides, int operands, int x,
+                        int y) {
     for (int k = 0; k < operands; k++) {
         int64_t a = strides[k][x], b = strides[k][y];
         if (a == 0 || b == 0) continue;
@@ -134,8 +138,10 @@ static int compare_dims(const int64_t *sizes, const int64_t *const *strides, int
     return 0;
 }
 
-/* Insertion sort that stops at the first decided neighbour, as TensorIterator's: perm is innermost first. */
-static void order_dims(const int64_t *sizes, int ndim, const int64_t *const *strides, int operands, int *perm) {
+/* Insertion sort that stops at the first decided neighbour, as TensorIterator's: perm is innermost
+ * first. */
+static void order_dims(const int64_t *sizes, int ndim, const int64_t *const *strides, int operands,
+                       int *perm) {
     for (int i = 0; i < ndim; i++) perm[i] = ndim - 1 - i;
     for (int i = 1; i < ndim; i++) {
         int moving = i;
@@ -153,7 +159,8 @@ static void order_dims(const int64_t *sizes, int ndim, const int64_t *const *str
     }
 }
 
-void gems_iter_make(gems_iter *iter, const int64_t *sizes, int ndim, const int64_t *const *strides, int operands) {
+void gems_iter_make(gems_iter *iter, const int64_t *sizes, int ndim, const int64_t *const *strides,
+                    int operands) {
     int perm[GEMS_MAX_DIMS];
     iter->operands = operands;
     iter->numel = gems_numel(sizes, ndim);
@@ -208,8 +215,8 @@ static void channels_last_strides(const int64_t *sizes, int64_t *strides) {
     strides[0] = strides[2] * sizes[2];
 }
 
-void gems_output_strides(const int64_t *sizes, int ndim, const int64_t *const *strides_in, int count,
-                         int64_t *strides) {
+void gems_output_strides(const int64_t *sizes, int ndim, const int64_t *const *strides_in,
+                         int count, int64_t *strides) {
     bool all_contiguous = true, all_channels_last = count > 0, alike = count > 0;
     for (int k = 0; k < count; k++) {
         all_contiguous = all_contiguous && contiguous(sizes, strides_in[k], ndim);

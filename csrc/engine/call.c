@@ -21,7 +21,8 @@ static gems_status check_tensor(const gems_tensor *t, const gems_tensor **device
     return GEMS_OK;
 }
 
-/* Checks every tensor and picks the call's device: that of the first tensor which is no CPU number. */
+/* Checks every tensor and picks the call's device: that of the first tensor which is no CPU number.
+ */
 static gems_status check_arguments(gems_call *call) {
     const gems_tensor *device = NULL;
     for (int i = 0; i < call->entry->schema.nargs; i++) {
@@ -30,7 +31,8 @@ static gems_status check_arguments(gems_call *call) {
             GEMS_TRY(check_tensor(&value->t, &device));
         } else if (value->kind == GEMS_TENSORS) {
             for (int k = 0; k < value->tensors.n; k++)
-                if (value->tensors.v[k].handle) GEMS_TRY(check_tensor(&value->tensors.v[k], &device));
+                if (value->tensors.v[k].handle)
+                    GEMS_TRY(check_tensor(&value->tensors.v[k], &device));
         }
     }
     if (device) {
@@ -71,7 +73,9 @@ static gems_status check_overlap(const gems_call *call, const gems_tensor *out, 
     if (gems_overlaps_itself(out)) return gems_decline("the output overlaps itself");
     for (int i = 0; i < call->nargs; i++) {
         const gems_value *value = &call->args[i];
-        int count = value->kind == GEMS_TENSOR ? 1 : value->kind == GEMS_TENSORS ? value->tensors.n : 0;
+        int count = value->kind == GEMS_TENSOR    ? 1
+                    : value->kind == GEMS_TENSORS ? value->tensors.n
+                                                  : 0;
         const gems_tensor *tensors = value->kind == GEMS_TENSOR ? &value->t : value->tensors.v;
         if (i == written) continue;
         for (int k = 0; k < count; k++) {
@@ -94,13 +98,16 @@ static gems_status take_output(gems_call *call, int i, int arg, int ndim, const 
     if (t->dtype != dtype && !(family->casts_output && gems_can_cast(dtype, t->dtype)))
         return gems_decline("the output has another dtype");
     if (t->ndim != ndim || memcmp(t->sizes, sizes, (size_t)ndim * sizeof *sizes)) {
-        if (call->entry->variant == GEMS_INPLACE || t->numel) return gems_decline("the output has another shape");
+        if (call->entry->variant == GEMS_INPLACE || t->numel)
+            return gems_decline("the output has another shape");
         GEMS_TRY(call->host->resize(call, t, ndim, sizes));
     }
     if (!family->strided_output) {
         int64_t wanted[GEMS_MAX_DIMS];
-        if (!strides) gems_contiguous_strides(sizes, ndim, wanted);
-        else memcpy(wanted, strides, (size_t)ndim * sizeof *wanted);
+        if (!strides)
+            gems_contiguous_strides(sizes, ndim, wanted);
+        else
+            memcpy(wanted, strides, (size_t)ndim * sizeof *wanted);
         for (int d = 0; d < ndim; d++)
             if (sizes[d] != 1 && t->strides[d] != wanted[d] && t->numel)
                 return gems_decline("the output has other strides");
@@ -110,7 +117,8 @@ static gems_status take_output(gems_call *call, int i, int arg, int ndim, const 
     return GEMS_OK;
 }
 
-gems_status gems_output(gems_call *call, int i, int ndim, const int64_t *sizes, const int64_t *strides, int dtype) {
+gems_status gems_output(gems_call *call, int i, int ndim, const int64_t *sizes,
+                        const int64_t *strides, int dtype) {
     if (call->entry->variant == GEMS_FUNCTIONAL) {
         int64_t contiguous[GEMS_MAX_DIMS];
         if (!strides) {
@@ -137,7 +145,8 @@ gems_status gems_output_self(gems_call *call) {
 
 gems_status gems_scratch(gems_call *call, size_t bytes, void **data) {
     int64_t size = (int64_t)bytes, stride = 1;
-    if (call->scratches == GEMS_MAX_SCRATCH) return gems_fail(GEMS_RUNTIME_ERROR, "too many scratch buffers");
+    if (call->scratches == GEMS_MAX_SCRATCH)
+        return gems_fail(GEMS_RUNTIME_ERROR, "too many scratch buffers");
     gems_tensor *t = &call->scratch[call->scratches];
     GEMS_TRY(call->host->empty(call, -1 - call->scratches, 1, &size, &stride, GEMS_U8, t));
     call->scratches++;
@@ -177,13 +186,15 @@ static gems_extent *list_extents(const gems_call *call, int *count) {
         if (value->kind == GEMS_TENSOR) add_extent(extents, count, &value->t, false);
         if (value->kind == GEMS_TENSORS)
             for (int k = 0; k < value->tensors.n; k++)
-                if (value->tensors.v[k].handle) add_extent(extents, count, &value->tensors.v[k], false);
+                if (value->tensors.v[k].handle)
+                    add_extent(extents, count, &value->tensors.v[k], false);
     }
     return extents;
 }
 
-gems_status gems_call_launch(gems_call *call, const gems_plan *plan, int entry, const uint32_t grid[3],
-                             const uint32_t block[3], uint32_t shared, void **args) {
+gems_status gems_call_launch(gems_call *call, const gems_plan *plan, int entry,
+                             const uint32_t grid[3], const uint32_t block[3], uint32_t shared,
+                             void **args) {
     if ((call->made && !call->nonempty) || !grid[0] || !grid[1] || !grid[2]) return GEMS_OK;
     gems_launch launch = {
         .grid = {grid[0], grid[1], grid[2]},
@@ -203,7 +214,9 @@ gems_status gems_call_launch(gems_call *call, const gems_plan *plan, int entry, 
 
 double gems_arg_double(const gems_call *call, int i) {
     const gems_value *value = &call->args[i];
-    return value->kind == GEMS_FLOAT ? value->f : value->kind == GEMS_COMPLEX ? value->c[0] : (double)value->i;
+    return value->kind == GEMS_FLOAT     ? value->f
+           : value->kind == GEMS_COMPLEX ? value->c[0]
+                                         : (double)value->i;
 }
 
 uint32_t gems_grid_for(const gems_device_info *info, int64_t n, int64_t per_block) {

@@ -41,8 +41,8 @@ static gems_status add(int op, const char *text) {
     gems_entry *entry = &entries[entry_count];
     gems_schema *schema = &entry->schema;
     GEMS_TRY(gems_schema_parse(text, schema));
-    snprintf(entry->qualified, sizeof entry->qualified, "%s%s%s", schema->name, *schema->overload ? "." : "",
-             schema->overload);
+    snprintf(entry->qualified, sizeof entry->qualified, "%s%s%s", schema->name,
+             *schema->overload ? "." : "", schema->overload);
     entry->op = (uint16_t)op;
     entry->index = (uint16_t)entry_count;
     entry->nouts = (uint8_t)schema->nreturns;
@@ -52,7 +52,9 @@ static gems_status add(int op, const char *text) {
         entry->scalar |= schema->args[i].type == GEMS_T_SCALAR;
         if (schema->args[i].written && entry->out_arg < 0) entry->out_arg = (int8_t)i;
     }
-    entry->variant = entry->out_arg < 0 ? GEMS_FUNCTIONAL : entry->out_arg == 0 ? GEMS_INPLACE : GEMS_OUT;
+    entry->variant = entry->out_arg < 0    ? GEMS_FUNCTIONAL
+                     : entry->out_arg == 0 ? GEMS_INPLACE
+                                           : GEMS_OUT;
     if (entry->variant == GEMS_OUT) entry->inputs = (uint8_t)entry->out_arg;
     entry_count++;
     return GEMS_OK;
@@ -69,8 +71,10 @@ static const char *arguments_end(const char *text) {
 static gems_status add_inplace(int op, const char *name, const char *text) {
     char derived[512];
     const char *open = strchr(text, '('), *end = arguments_end(text);
-    if (!open || !end || strncmp(open, "(Tensor ", 8)) return gems_fail(GEMS_VALUE_ERROR, "no in-place form: %s", text);
-    snprintf(derived, sizeof derived, "%s(Tensor(a!) %.*s) -> Tensor(a!)", name, (int)(end - open - 8), open + 8);
+    if (!open || !end || strncmp(open, "(Tensor ", 8))
+        return gems_fail(GEMS_VALUE_ERROR, "no in-place form: %s", text);
+    snprintf(derived, sizeof derived, "%s(Tensor(a!) %.*s) -> Tensor(a!)", name,
+             (int)(end - open - 8), open + 8);
     return add(op, derived);
 }
 
@@ -83,15 +87,16 @@ static gems_status add_out(int op, const char *name, const char *names, const ch
     for (const char *p = names ? names : "out"; *p; count++) {
         int length = (int)strcspn(p, ",");
         size_t o = strlen(outs), r = strlen(returns);
-        snprintf(outs + o, sizeof outs - o, "%sTensor(%c!) %.*s", count ? ", " : "", 'a' + count, length, p);
+        snprintf(outs + o, sizeof outs - o, "%sTensor(%c!) %.*s", count ? ", " : "", 'a' + count,
+                 length, p);
         snprintf(returns + r, sizeof returns - r, "%sTensor(%c!)", count ? ", " : "", 'a' + count);
         p += length + (p[length] == ',');
     }
     bool has_keywords = memmem(open, (size_t)(end - open), "*, ", 3) != NULL;
     bool has_arguments = end - open > 1;
     snprintf(derived, sizeof derived, "%s%.*s%s%s%s) -> %s%s%s", name, (int)(end - open), open,
-             has_arguments ? ", " : "", has_keywords ? "" : "*, ", outs, count > 1 ? "(" : "", returns,
-             count > 1 ? ")" : "");
+             has_arguments ? ", " : "", has_keywords ? "" : "*, ", outs, count > 1 ? "(" : "",
+             returns, count > 1 ? ")" : "");
     return add(op, derived);
 }
 
@@ -101,7 +106,8 @@ static gems_status add_alias(int op, const char *name) {
     const char *overload = strchr(name, '.');
     const gems_op *row = &rows[op];
     size_t length = strlen(base);
-    if (length > 1 && base[length - 1] == '_' && base[0] != '_') return add_inplace(op, name, row->schema);
+    if (length > 1 && base[length - 1] == '_' && base[0] != '_')
+        return add_inplace(op, name, row->schema);
     if (overload && strstr(overload, "out")) return add_out(op, name, row->out_names, row->schema);
     char derived[512];
     snprintf(derived, sizeof derived, "%s%s", name, strchr(row->schema, '('));

@@ -8,8 +8,8 @@
 
 #define MAX_DEVICES 64
 
-/* Open addressing. A slot goes from NULL to a plan and never changes again, so readers need no lock; growth
- * publishes a new table and leaves the old one to readers that still probe it. */
+/* Open addressing. A slot goes from NULL to a plan and never changes again, so readers need no
+ * lock; growth publishes a new table and leaves the old one to readers that still probe it. */
 typedef struct table {
     size_t mask, used;
     _Atomic(gems_plan *) slots[];
@@ -129,10 +129,11 @@ static gems_device *make_device(int device_type, int index) {
     device->backend = backend;
     device->index = index;
     device->plans = make_table(256);
-    if (!device->plans || backend->open() != GEMS_OK || backend->device_info(index, &device->info) != GEMS_OK ||
+    if (!device->plans || backend->open() != GEMS_OK ||
+        backend->device_info(index, &device->info) != GEMS_OK ||
         backend->identity(index, NULL, &device->identity) != GEMS_OK) {
-        gems_log(GEMS_LOG_WARN, "the %s backend cannot be used, ATen's kernels run: %s", backend->name,
-                 gems_error_text());
+        gems_log(GEMS_LOG_WARN, "the %s backend cannot be used, ATen's kernels run: %s",
+                 backend->name, gems_error_text());
         free(device->plans);
         free(device);
         return NULL;
@@ -184,7 +185,8 @@ gems_status gems_plan_text(const gems_key *key, gems_text *text, gems_program *p
     memset(text, 0, sizeof *text);
     gems_status status = gems_program_write(key, program);
     if (status == GEMS_OK) {
-        gems_text_add(text, "%s\n%s\n", gems_kernel_text("gems.cuh"), program->head.data ? program->head.data : "");
+        gems_text_add(text, "%s\n%s\n", gems_kernel_text("gems.cuh"),
+                      program->head.data ? program->head.data : "");
         for (int i = 0; i < 3 && program->files[i]; i++) {
             const char *file = gems_kernel_text(program->files[i]);
             if (!file) {
@@ -193,7 +195,8 @@ gems_status gems_plan_text(const gems_key *key, gems_text *text, gems_program *p
             }
             gems_text_add(text, "#line 1 \"%s\"\n%s\n", program->files[i], file);
         }
-        if (text->failed || program->head.failed) status = gems_fail(GEMS_MEMORY_ERROR, "no memory for program text");
+        if (text->failed || program->head.failed)
+            status = gems_fail(GEMS_MEMORY_ERROR, "no memory for program text");
     }
     gems_text_free(&program->head);
     if (status != GEMS_OK) gems_text_free(text);
@@ -201,9 +204,9 @@ gems_status gems_plan_text(const gems_key *key, gems_text *text, gems_program *p
 }
 
 /* Code from the disk cache or the compiler. path: the cached file, "" when there is none. */
-static gems_status get_code(const gems_backend *backend, const gems_identity *identity, const gems_program *program,
-                            const char *text, gems_blob *code, gems_report *report, bool *cached, char *path,
-                            size_t path_size) {
+static gems_status get_code(const gems_backend *backend, const gems_identity *identity,
+                            const gems_program *program, const char *text, gems_blob *code,
+                            gems_report *report, bool *cached, char *path, size_t path_size) {
     char digest[65];
     gems_cache_key(identity, text, digest);
     *path = 0;
@@ -214,12 +217,15 @@ static gems_status get_code(const gems_backend *backend, const gems_identity *id
     }
     const char *forbidden = getenv("FLAGGEMS_ASSERT_COMPILED");
     if (forbidden && *forbidden && strcmp(forbidden, "0"))
-        return gems_fail(GEMS_RUNTIME_ERROR, "FLAGGEMS_ASSERT_COMPILED is set and %s (%s, %s) is not in the cache",
+        return gems_fail(GEMS_RUNTIME_ERROR,
+                         "FLAGGEMS_ASSERT_COMPILED is set and %s (%s, %s) is not in the cache",
                          program->name, backend->name, identity->arch);
-    GEMS_TRY(backend->compile(identity, program->name, text, program->entries, program->entry_count, code, report));
+    GEMS_TRY(backend->compile(identity, program->name, text, program->entries, program->entry_count,
+                              code, report));
     atomic_fetch_add(&compiled_count, 1);
     atomic_fetch_add(&compile_microseconds, (uint64_t)(report->milliseconds * 1000));
-    gems_log(GEMS_LOG_INFO, "compiled %s for %s in %.1f ms", program->name, identity->arch, report->milliseconds);
+    gems_log(GEMS_LOG_INFO, "compiled %s for %s in %.1f ms", program->name, identity->arch,
+             report->milliseconds);
     gems_cache_put(digest, code, report, path, path_size);
     return GEMS_OK;
 }
@@ -235,8 +241,8 @@ static gems_status make_module(gems_device *device, const gems_key *key, gems_mo
     *module = NULL;
     gems_status status = gems_plan_text(key, &text, &program);
     if (status != GEMS_OK) return status;
-    status = get_code(device->backend, &device->identity, &program, text.data, &code, &report, &cached, path,
-                      sizeof path);
+    status = get_code(device->backend, &device->identity, &program, text.data, &code, &report,
+                      &cached, path, sizeof path);
     if (status == GEMS_ERROR && getenv("FLAGGEMS_ASSERT_COMPILED")) goto done;
     if (status == GEMS_OK) {
         status = device->backend->load(device->index, &code, *path ? path : NULL, program.entries,
@@ -245,7 +251,8 @@ static gems_status make_module(gems_device *device, const gems_key *key, gems_mo
     }
     if (status != GEMS_OK) {
         atomic_fetch_add(&failed_count, 1);
-        gems_log(GEMS_LOG_ERROR, "%s: no kernel, ATen's runs instead: %s", program.name, gems_error_text());
+        gems_log(GEMS_LOG_ERROR, "%s: no kernel, ATen's runs instead: %s", program.name,
+                 gems_error_text());
         *module = NULL;
         status = GEMS_OK;
     }
@@ -287,16 +294,20 @@ static gems_status make_plan(gems_device *device, const gems_key *key, gems_plan
             status = gems_fail(GEMS_MEMORY_ERROR, "no memory for a plan");
         }
         pthread_mutex_lock(&device->lock);
-        if (status == GEMS_OK && !insert(device, fresh)) status = gems_fail(GEMS_MEMORY_ERROR, "no memory for a plan");
-        if (status == GEMS_OK) *plan = fresh;
-        else free(fresh);
+        if (status == GEMS_OK && !insert(device, fresh))
+            status = gems_fail(GEMS_MEMORY_ERROR, "no memory for a plan");
+        if (status == GEMS_OK)
+            *plan = fresh;
+        else
+            free(fresh);
         finish(device, &mine);
     }
     pthread_mutex_unlock(&device->lock);
     return status;
 }
 
-gems_status gems_plan_get(gems_device *device, void *stream, const gems_key *key, const gems_plan **plan) {
+gems_status gems_plan_get(gems_device *device, void *stream, const gems_key *key,
+                          const gems_plan **plan) {
     gems_plan *found = find(atomic_load_explicit(&device->plans, memory_order_acquire), key);
     if (!found) {
         if (device->backend->capturing(device->index, stream))
@@ -311,12 +322,13 @@ gems_status gems_plan_get(gems_device *device, void *stream, const gems_key *key
     return GEMS_OK;
 }
 
-gems_status gems_plan_launch(gems_device *device, const gems_plan *plan, int entry, const gems_launch *launch) {
+gems_status gems_plan_launch(gems_device *device, const gems_plan *plan, int entry,
+                             const gems_launch *launch) {
     return device->backend->launch(device->index, plan->module, entry, launch);
 }
 
-gems_status gems_plan_warm(const gems_backend *backend, const char *arch, const gems_key *key, gems_report *report,
-                           bool *cached) {
+gems_status gems_plan_warm(const gems_backend *backend, const char *arch, const gems_key *key,
+                           gems_report *report, bool *cached) {
     gems_identity identity;
     gems_text text;
     gems_program program;
@@ -326,7 +338,8 @@ gems_status gems_plan_warm(const gems_backend *backend, const char *arch, const 
     GEMS_TRY(backend->open());
     GEMS_TRY(backend->identity(0, arch, &identity));
     GEMS_TRY(gems_plan_text(key, &text, &program));
-    gems_status status = get_code(backend, &identity, &program, text.data, &code, report, cached, path, sizeof path);
+    gems_status status =
+        get_code(backend, &identity, &program, text.data, &code, report, cached, path, sizeof path);
     gems_blob_free(&code);
     gems_text_free(&text);
     return status;
