@@ -7,9 +7,11 @@ shapes, dtypes, strides of non-views, NaNs and infinities have to be the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import flag_gems
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
@@ -49,6 +51,29 @@ def outcome(call: Callable[[], Any]) -> Any:
         return call()
     except Exception as error:
         return Raised(error)
+
+
+@contextlib.contextmanager
+def kernels(*names: str) -> Iterator[None]:
+    """Our own kernels ran for these operators, and ATen's never."""
+    flag_gems.reset_stats()
+    with flag_gems.use_gems():
+        yield
+    stats = flag_gems.stats()
+    for name in names:
+        assert name in stats and stats[name]["kernel"] and not stats[name]["fallback"], (name, stats)
+
+
+def both(call: Callable[[], Any]) -> tuple[Any, Any]:
+    """What a call gives with our kernels and with ATen's: a result, or the type of the error."""
+    results = []
+    for scope in (flag_gems.use_gems(), contextlib.nullcontext()):
+        with scope:
+            try:
+                results.append(call())
+            except (RuntimeError, IndexError, NotImplementedError, TypeError) as error:
+                results.append(type(error))
+    return results[0], results[1]
 
 
 def tensors(value: Any) -> list[Tensor]:

@@ -6,10 +6,9 @@ Sums are held to the float64 sum: an element may be off by a few units in the la
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import flag_gems
@@ -18,6 +17,7 @@ import torch
 from flag_gems import ops
 from torch import Tensor
 
+from compare import both, kernels
 from layouts import LAYOUTS
 
 DEVICE = flag_gems.device
@@ -25,29 +25,6 @@ ATEN = torch.ops.aten
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 LENGTHS = sorted({*range(1, 131), *(2**k + d for k in range(8, 15) for d in (-1, 0, 1))})
-
-
-@contextlib.contextmanager
-def kernels(*names: str) -> Iterator[None]:
-    """Our own kernels ran for these operators, and ATen's never."""
-    flag_gems.reset_stats()
-    with flag_gems.use_gems():
-        yield
-    stats = flag_gems.stats()
-    for name in names:
-        assert name in stats and stats[name]["kernel"] and not stats[name]["fallback"], (name, stats)
-
-
-def both(call: Callable[[], Any]) -> tuple[Any, Any]:
-    """What a call gives with our kernels and with ATen's: a result, or the type of the error."""
-    results = []
-    for scope in (flag_gems.use_gems(), contextlib.nullcontext()):
-        with scope:
-            try:
-                results.append(call())
-            except (RuntimeError, IndexError, NotImplementedError, TypeError) as error:
-                results.append(type(error))
-    return results[0], results[1]
 
 
 def same(ours: Any, theirs: Any, **tolerance: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import flag_gems
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from flag_gems import ops
 from torch import Tensor
 
+from compare import both, kernels
 from layouts import LAYOUTS
 
 DEVICE = flag_gems.device
@@ -25,30 +26,6 @@ ATEN = torch.ops.aten
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LENGTHS = sorted({*range(1, 131), *(2**k + d for k in range(8, 14) for d in (-1, 0, 1))})
 LONG = (2**15 + 1, 70_000, 2**17 - 1, 2**18)
-
-
-@contextlib.contextmanager
-def kernels(*names: str) -> Iterator[None]:
-    """Our own kernels ran for these operators, and ATen's never."""
-    flag_gems.reset_stats()
-    with flag_gems.use_gems():
-        yield
-    stats = flag_gems.stats()
-    for name in names:
-        assert name in stats and stats[name]["kernel"] and not stats[name]["fallback"], (name, stats)
-
-
-def both(call: Callable[[], Any]) -> tuple[Any, Any]:
-    """What a call gives with our kernels and with ATen's: results, or the type of the error."""
-    results = []
-    for scope in (flag_gems.use_gems(), contextlib.nullcontext()):
-        with scope:
-            try:
-                result = call()
-                results.append([result] if isinstance(result, Tensor) else list(result))
-            except (RuntimeError, IndexError, NotImplementedError, TypeError) as error:
-                results.append(type(error))
-    return results[0], results[1]
 
 
 def near(ours: Any, theirs: Any, exact: Any = None, size: float = 1) -> None:
@@ -59,6 +36,8 @@ def near(ours: Any, theirs: Any, exact: Any = None, size: float = 1) -> None:
     if isinstance(theirs, type) or isinstance(ours, type):
         assert ours is theirs, (ours, theirs)
         return
+    if isinstance(ours, Tensor):
+        ours, theirs = [ours], [theirs]
     assert len(ours) == len(theirs)
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         if a is None or b is None:
@@ -319,3 +298,10 @@ def test_expanded_and_0_dim_gradients() -> None:
                 function(x).backward()
             grads.append(x.grad)
         torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="only the CPU lacks a kernel in ATen")
+def test_a_decline_without_a_kernel_of_aten_raises_as_torch_does() -> None:
+    arguments = (torch.ones(2, 3), torch.ones(2, 3), [3], torch.ones(2, 1), None, [True, False])
+    with flag_gems.use_gems(), pytest.raises(NotImplementedError, match="_fused_rms_norm_backward"):
+        ATEN._fused_rms_norm_backward(*(a.to(torch.complex64) if isinstance(a, Tensor) else a for a in arguments))

@@ -55,8 +55,14 @@ PyObject *gems_call_aten(const gems_entry *entry, PyObject *const *args, Py_ssiz
     Py_ssize_t total = count + (keywords ? PyTuple_GET_SIZE(keywords) : 0);
     int made_count = 0;
     PyObject *result = NULL, *tensor = NULL;
-    if (!kernel || total > GEMS_MAX_ARGS) {
-        PyErr_Format(PyExc_RuntimeError, "aten::%s: ATen's kernel is not at hand",
+    if (!kernel) { /* ATen has none on this backend, and would raise the same */
+        PyErr_Format(PyExc_NotImplementedError,
+                     "Could not run 'aten::%s': ATen has no kernel of it for this backend",
+                     entry->qualified);
+        return NULL;
+    }
+    if (total > GEMS_MAX_ARGS) {
+        PyErr_Format(PyExc_TypeError, "aten::%s() takes fewer arguments than were given",
                      entry->qualified);
         return NULL;
     }
