@@ -93,15 +93,12 @@ static int vector_of(const gems_device_info *info, int most_size, uint32_t align
     return n;
 }
 
-static gems_status copy_dense(gems_call *call, const gems_iter *iter, gems_view out, gems_view in) {
+/* Launches a kernel that runs along a dense out, `vector` elements an access. */
+static gems_status copy_flat(gems_call *call, uint8_t kernel, const gems_iter *iter, gems_view out,
+                             gems_view in, int vector) {
     const gems_device_info *info = gems_device_information(call->device);
-    int size_out = (int)gems_dtype_size(out.dtype), size_in = (int)gems_dtype_size(in.dtype);
-    int vector = vector_of(info, size_out > size_in ? size_out : size_in, 16, size_out, size_in);
-    while (vector > 1 && (((uintptr_t)out.data % (uintptr_t)(vector * size_out)) ||
-                          ((uintptr_t)in.data % (uintptr_t)(vector * size_in))))
-        vector /= 2;
     bool wide = !narrow(iter);
-    gems_key key = {.kernel = GEMS_COPY_DENSE, .flags = wide ? FLAG_WIDE : 0};
+    gems_key key = {.kernel = kernel, .flags = wide ? FLAG_WIDE : 0};
     key.dtype[0] = (uint8_t)in.dtype;
     key.dtype[1] = (uint8_t)out.dtype;
     key.tune[0] = (uint8_t)vector;
@@ -111,20 +108,22 @@ static gems_status copy_dense(gems_call *call, const gems_iter *iter, gems_view 
     return launch(call, &key, n, info->fast ? 65536 : (int64_t)THREADS * UNROLL * vector, args);
 }
 
+static gems_status copy_dense(gems_call *call, const gems_iter *iter, gems_view out, gems_view in) {
+    const gems_device_info *info = gems_device_information(call->device);
+    int size_out = (int)gems_dtype_size(out.dtype), size_in = (int)gems_dtype_size(in.dtype);
+    int vector = vector_of(info, size_out > size_in ? size_out : size_in, 16, size_out, size_in);
+    while (vector > 1 && (((uintptr_t)out.data % (uintptr_t)(vector * size_out)) ||
+                          ((uintptr_t)in.data % (uintptr_t)(vector * size_in))))
+        vector /= 2;
+    return copy_flat(call, GEMS_COPY_DENSE, iter, out, in, vector);
+}
+
 static gems_status copy_spread(gems_call *call, const gems_iter *iter, gems_view out,
                                gems_view in) {
     const gems_device_info *info = gems_device_information(call->device);
     int size = (int)gems_dtype_size(out.dtype);
     int vector = vector_of(info, size, alignment_of(out.data, NULL), size, 1);
-    bool wide = !narrow(iter);
-    gems_key key = {.kernel = GEMS_COPY_SPREAD, .flags = wide ? FLAG_WIDE : 0};
-    key.dtype[0] = (uint8_t)in.dtype;
-    key.dtype[1] = (uint8_t)out.dtype;
-    key.tune[0] = (uint8_t)vector;
-    int64_t n = iter->numel;
-    int32_t n32 = (int32_t)n;
-    void *args[] = {&out.data, &in.data, wide ? (void *)&n : (void *)&n32};
-    return launch(call, &key, n, info->fast ? 65536 : (int64_t)THREADS * UNROLL * vector, args);
+    return copy_flat(call, GEMS_COPY_SPREAD, iter, out, in, vector);
 }
 
 /* Rank of the program that takes ndim dims. */
