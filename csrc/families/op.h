@@ -22,8 +22,7 @@ typedef enum gems_promotion {
 /* How gradients are kept; the table test holds the row to it. */
 typedef enum gems_gradient {
     GEMS_GRAD_FORMULA,     /* torch has a derivative formula on the Autograd key */
-    GEMS_GRAD_NONE,        /* not differentiable: comparisons, argmax, *_backward helpers torch never differentiates */
-    GEMS_GRAD_FUNCTION     /* autograd.py wraps it */
+    GEMS_GRAD_NONE         /* not differentiable: comparisons, argmax, *_backward helpers torch never differentiates */
 } gems_gradient;
 
 /* One row of operators.def. Fields not named are zero. */

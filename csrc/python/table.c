@@ -72,7 +72,7 @@ static PyObject *row_dict(int index) {
     static const char *const promotions[] = {"default",     "no_opmath",    "int_to_float",
                                              "always_bool", "bool_to_long", "complex_to_float",
                                              "keep"};
-    static const char *const gradients[] = {"formula", "none", "function"};
+    static const char *const gradients[] = {"formula", "none"};
     const gems_op *op = gems_op_at(index);
     PyObject *own = PyList_New(0);
     for (int i = 0; own && i < gems_entry_count(); i++) {
