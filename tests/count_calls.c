@@ -66,23 +66,38 @@ int pthread_mutex_lock(pthread_mutex_t *mutex) {
     return next(mutex);
 }
 
-int vsnprintf(char *text, size_t size, const char *format, va_list list) {
+static int formatted(uintptr_t caller, char *text, size_t size, const char *format, va_list list) {
     static int (*next)(char *, size_t, const char *, va_list);
     if (!next)
         next = (int (*)(char *, size_t, const char *, va_list))(uintptr_t)dlsym(RTLD_NEXT,
                                                                                 "vsnprintf");
-    if (INSIDE(HERE())) ADD(strings);
+    if (INSIDE(caller)) ADD(strings);
     return next(text, size, format, list);
 }
+int vsnprintf(char *text, size_t size, const char *format, va_list list) {
+    return formatted(HERE(), text, size, format, list);
+}
 int snprintf(char *text, size_t size, const char *format, ...) {
-    static int (*next)(char *, size_t, const char *, va_list);
     va_list list;
-    if (!next)
-        next = (int (*)(char *, size_t, const char *, va_list))(uintptr_t)dlsym(RTLD_NEXT,
-                                                                                "vsnprintf");
-    if (INSIDE(HERE())) ADD(strings);
     va_start(list, format);
-    int written = next(text, size, format, list);
+    int written = formatted(HERE(), text, size, format, list);
+    va_end(list);
+    return written;
+}
+/* What a compiler that fortifies by default makes of the two above. */
+int __vsnprintf_chk(char *text, size_t size, int flag, size_t room, const char *format,
+                    va_list list);
+int __vsnprintf_chk(char *text, size_t size, int flag, size_t room, const char *format,
+                    va_list list) {
+    (void)flag, (void)room;
+    return formatted(HERE(), text, size, format, list);
+}
+int __snprintf_chk(char *text, size_t size, int flag, size_t room, const char *format, ...);
+int __snprintf_chk(char *text, size_t size, int flag, size_t room, const char *format, ...) {
+    va_list list;
+    (void)flag, (void)room;
+    va_start(list, format);
+    int written = formatted(HERE(), text, size, format, list);
     va_end(list);
     return written;
 }

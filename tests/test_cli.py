@@ -184,7 +184,7 @@ def test_info_says_what_runs_here(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_bench_reports_each_case(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out_json, out_png = tmp_path / "out.json", tmp_path / "out.png"
-    options = ("--level", "quick", "--device", "cpu", "--budget", "0.05", "--dtypes", "float32")
+    options = ("--level", "quick", "--budget", "0.05", "--dtypes", "float32")
     files = ("--json", str(out_json), "--plot", str(out_png))
     code, out, _ = run(capsys, "bench", "--ops", "mul.Tensor,mm", *options, *files)
     assert code == 0
@@ -195,6 +195,9 @@ def test_bench_reports_each_case(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert found["results"][1]["tflops"] > 0 and found["results"][0]["of_limit"] > 0
     assert "geometric mean" in out and found["chip"] in out
     assert out_png.read_bytes().startswith(b"\x89PNG")
+    other = "cpu" if found["device"] == "cuda" else "cuda"
+    code, _, err = run(capsys, "bench", "--ops", "mm", "--device", other)
+    assert code == 2 and "GEMS_VENDOR" in err
 
 
 def test_bench_has_a_case_for_every_row() -> None:

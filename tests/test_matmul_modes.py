@@ -69,6 +69,7 @@ def run(mode: str, groups: list[str], tmp_path: Path, **environment: str) -> sub
         env={
             **os.environ,
             "GEMS_CPU_MODE": mode,
+            "GEMS_VENDOR": "cpu",
             "GEMS_STRICT": "1",
             "FLAGGEMS_CACHE_DIR": str(tmp_path / "cache"),
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),

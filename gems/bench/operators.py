@@ -136,7 +136,10 @@ def plot(found: list[Result], title: str, path: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command `bench`: measures, prints, and writes the files that were asked for."""
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = args.device or flag_gems.device
+    if device != flag_gems.device:  # operators are registered for one kind of device
+        print(f"operators run on {flag_gems.device} here; GEMS_VENDOR chooses another device", file=sys.stderr)
+        return 2
     head = {
         "chip": harness.chip(device),
         "device": device,
