@@ -17,8 +17,11 @@ static struct {
     _Atomic(const char *) name;
     _Atomic(void *) stream;
     _Atomic int entry;
-    _Atomic uint32_t grid[3], block[3], shared;
+    _Atomic uint64_t geometry[3]; /* grid and block, as they lie in a gems_launch */
+    _Atomic uint32_t shared;
 } last;
+_Static_assert(offsetof(gems_launch, block) == offsetof(gems_launch, grid) + 12,
+               "grid and block lie together");
 
 #define SET(field, value) atomic_store_explicit(&last.field, value, memory_order_relaxed)
 #define GET(field)        atomic_load_explicit(&last.field, memory_order_relaxed)
@@ -78,10 +81,9 @@ static gems_status launch(int device, gems_module *module, int entry, const gems
     atomic_fetch_add_explicit(&launches, 1, memory_order_relaxed);
     SET(name, l->name);
     SET(entry, entry);
-    for (int i = 0; i < 3; i++) {
-        SET(grid[i], l->grid[i]);
-        SET(block[i], l->block[i]);
-    }
+    uint64_t geometry[3];
+    memcpy(geometry, l->grid, sizeof geometry);
+    for (int i = 0; i < 3; i++) SET(geometry[i], geometry[i]);
     SET(shared, l->shared);
     SET(stream, l->stream);
     return GEMS_OK;
@@ -95,12 +97,17 @@ static bool capturing(int device, void *stream) {
 }
 
 gems_null_record gems_null_last(void) {
+    uint32_t geometry[6];
+    for (int i = 0; i < 3; i++) {
+        uint64_t pair = GET(geometry[i]);
+        memcpy(geometry + 2 * i, &pair, sizeof pair);
+    }
     return (gems_null_record){
         .launches = atomic_load_explicit(&launches, memory_order_relaxed),
         .name = GET(name),
         .entry = GET(entry),
-        .grid = {GET(grid[0]), GET(grid[1]), GET(grid[2])},
-        .block = {GET(block[0]), GET(block[1]), GET(block[2])},
+        .grid = {geometry[0], geometry[1], geometry[2]},
+        .block = {geometry[3], geometry[4], geometry[5]},
         .shared = GET(shared),
         .stream = GET(stream),
     };

@@ -1,6 +1,8 @@
 /* What concerns every operator, done once: device, ranks, outputs, overlap, launches, counters. */
 #include "../families/call.h"
 
+#include "kept.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,22 +44,29 @@ static gems_status check_arguments(gems_call *call) {
     return GEMS_OK;
 }
 
+/* The call by way of its family. */
+static gems_status run_family(gems_call *call) {
+    call->nonempty = false;
+    call->launches = 0;
+    call->keeping = NULL;
+    GEMS_TRY(check_arguments(call));
+    call->device = gems_device_get(call->device_type, call->device_index);
+    if (!call->device) return GEMS_DECLINE;
+    call->stream = call->host->stream(call);
+    GEMS_TRY(call->op->family->run(call));
+    if (__builtin_expect(call->keeping != NULL, 0)) gems_kept_finish(call);
+    return GEMS_OK;
+}
+
 gems_status gems_call_run(gems_call *call) {
     gems_entry *entry = call->entry;
     call->op = gems_op_at(entry->op);
     call->nargs = entry->inputs;
-    call->nonempty = false;
     call->made = call->scratches = 0;
-    gems_status status = check_arguments(call);
-    if (status == GEMS_OK) {
-        call->device = gems_device_get(call->device_type, call->device_index);
-        if (call->device) {
-            call->stream = call->host->stream(call);
-            status = call->op->family->run(call);
-        } else {
-            status = GEMS_DECLINE;
-        }
-    }
+    bool keeps = __atomic_load_n(&entry->kept, __ATOMIC_RELAXED) && call->host->fresh;
+    gems_kept_memory memory;
+    gems_kept *kept = keeps ? gems_kept_find(call, &memory) : NULL;
+    gems_status status = kept ? gems_kept_run(kept, call, &memory) : run_family(call);
     if (status == GEMS_OK) {
         __atomic_fetch_add(&entry->kernels, 1, __ATOMIC_RELAXED);
     } else if (status == GEMS_DECLINE) {
@@ -196,6 +205,7 @@ gems_status gems_call_launch(gems_call *call, const gems_plan *plan, int entry,
                              const uint32_t grid[3], const uint32_t block[3], uint32_t shared,
                              void **args) {
     if ((call->made && !call->nonempty) || !grid[0] || !grid[1] || !grid[2]) return GEMS_OK;
+    call->launches++;
     gems_launch launch = {
         .grid = {grid[0], grid[1], grid[2]},
         .block = {block[0], block[1], block[2]},

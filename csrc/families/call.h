@@ -12,6 +12,9 @@ typedef struct gems_call gems_call;
 /* Who gives and takes tensors. A host never raises: failures are a status with the text recorded. */
 typedef struct gems_host {
     const char *name;          /* "torch", "numpy" */
+    /* Makes a new tensor for out slot, as empty does, at a multiple of 64 bytes, and returns its memory; NULL: it
+     * could not be made so. The function is NULL where the host does not promise that. */
+    void *(*fresh)(gems_call *call, int slot, int ndim, const int64_t *sizes, const int64_t *strides, int dtype);
     /* Makes a new tensor and fills *t; the host keeps it for out slot (slot < 0: scratch, freed when the call ends). */
     gems_status (*empty)(gems_call *call, int slot, int ndim, const int64_t *sizes, const int64_t *strides,
                          int dtype, gems_tensor *t);
@@ -37,6 +40,8 @@ struct gems_call {
     bool nonempty;                       /* some output has an element; else launches are skipped */
     uint8_t made;                        /* bit i: out[i] exists */
     uint8_t scratches;
+    uint8_t launches;                    /* so far */
+    struct gems_kept *keeping;           /* where this call is being kept (engine/kept.c); NULL: nowhere */
     gems_tensor scratch[GEMS_MAX_SCRATCH];
     gems_value args[GEMS_MAX_ARGS];      /* all arguments of the entry's schema, the out ones last */
     gems_tensor out[GEMS_MAX_OUTS];      /* after gems_output */
@@ -67,6 +72,14 @@ gems_status gems_call_plan(gems_call *call, gems_key *key, const gems_plan **pla
  * args: one pointer a kernel parameter. */
 gems_status gems_call_launch(gems_call *call, const gems_plan *plan, int entry, const uint32_t grid[3],
                              const uint32_t block[3], uint32_t shared, void **args);
+
+/* As gems_call_launch of kernel 0, for the only launch of a call in which nothing but its arguments' dtypes, shapes,
+ * strides, alignment and numbers decided anything: no state, no content of a tensor. The call may be kept, so that one
+ * alike is launched without the family. The first `pointers` parameters are each the memory of a tensor or NULL; sizes:
+ * bytes of each parameter. */
+gems_status gems_call_launch_kept(gems_call *call, const gems_plan *plan, const uint32_t grid[3],
+                                  const uint32_t block[3], uint32_t shared, void **args,
+                                  int pointers, const uint16_t *sizes, int count);
 
 /* A read-only view of an argument; NULL when it is None or left out. */
 static inline const gems_tensor *gems_arg_tensor(const gems_call *call, int i) {

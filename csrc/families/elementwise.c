@@ -63,11 +63,16 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
     const int64_t *chosen = NULL;
     int ndim = in->inputs ? in->t[0]->ndim : 0;
     bool canonical = false; /* contiguous, all of them */
+    bool numbers = false;   /* that are operands to TensorIterator */
+    for (int i = 0; arguments->numbers && i < row->inputs; i++)
+        numbers |= row->input[i].operand && arguments->numbers >> i & 1;
     *alike = true;
     for (int i = 1; i < in->inputs; i++) *alike = *alike && same_layout(in->t[0], in->t[i]);
     if (in->inputs) memcpy(sizes, in->t[0]->sizes, (size_t)ndim * sizeof *sizes);
     if (*alike) {
         canonical = !in->inputs || gems_is_contiguous(in->t[0]);
+        /* Beside a number TensorIterator keeps even the stride of a dim of size 1. */
+        for (int d = 0; numbers && d < ndim; d++) canonical = canonical && sizes[d] != 1;
         *alike = canonical || gems_is_non_overlapping_and_dense(in->t[0]);
     } else {
         for (int i = 1; i < in->inputs; i++)
@@ -82,8 +87,7 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
             gems_broadcast_strides(in->t[i], sizes, ndim, broadcast[i]);
             views[swapped ? count - 1 - i : i] = broadcast[i];
         }
-        if (arguments
-                ->numbers) { /* to TensorIterator a number is one more tensor, of another shape */
+        if (numbers) { /* one more tensor, of another shape */
             memset(broadcast[count], 0, (size_t)ndim * sizeof **broadcast);
             views[count] = broadcast[count];
             count++;
@@ -330,24 +334,52 @@ static int64_t grid_of(const gems_device_info *info, int64_t items, int64_t per_
     return (items + per_block - 1) / per_block;
 }
 
-static gems_status launch(gems_call *call, const gems_device_info *info, const operands *all,
-                          const gems_ew_arguments *arguments, work *w) {
+/* Whether the call's dtypes and shapes decide everything: no 0-dim tensor, whose value may count as a
+ * number's, and a float tensor, so that the default dtype does not matter. */
+static bool is_settled(const gems_ew_row *row, const gems_call *call) {
+    bool floats = false;
+    for (int i = 0; i < row->inputs; i++) {
+        const gems_value *value = &call->args[row->input[i].arg];
+        if (value->kind != GEMS_TENSOR) continue;
+        if (!value->t.ndim) return false;
+        floats |= gems_dtype_is_float(value->t.dtype);
+    }
+    return floats;
+}
+
+static gems_status launch(gems_call *call, const gems_device_info *info, const gems_ew_row *row,
+                          const operands *all, const gems_ew_arguments *arguments, work *w) {
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &w->key, &plan));
     void *args[GEMS_ITER_OPERANDS + GEMS_EW_INPUTS + GEMS_EW_PARAMETERS + 2];
+    uint16_t bytes[sizeof args / sizeof *args];
     int count = 0;
-    for (int i = 0; i < all->count; i++) args[count++] = &w->pointer[i];
-    for (int i = 0; i < arguments->arguments; i++) args[count++] = (void *)arguments->argument[i];
+    for (int i = 0; i < all->count; i++) {
+        bytes[count] = sizeof(void *);
+        args[count++] = &w->pointer[i];
+    }
+    for (int i = 0; i < arguments->arguments; i++) {
+        bytes[count] = sizeof arguments->store[0];
+        args[count++] = (void *)arguments->argument[i];
+    }
     bool wide = w->key.flags & GEMS_EW_WIDE;
+    size_t index = wide ? sizeof(int64_t) : sizeof(int32_t);
     int vector = w->key.tune[GEMS_EW_VECTOR], class = w->key.kernel;
     int64_t per_block = (int64_t)GEMS_EW_THREADS * gems_ew_unroll(all->inputs, vector);
     if (class == GEMS_EW_DENSE) {
-        args[count++] = wide ? (void *)&w->range.i64[0] : (void *)&w->range.i32[0];
-        args[count++] = wide ? (void *)&w->range.i64[1] : (void *)&w->range.i32[1];
+        for (int i = 0; i < 2; i++) {
+            bytes[count] = (uint16_t)index;
+            args[count++] = wide ? (void *)&w->range.i64[i] : (void *)&w->range.i32[i];
+        }
         per_block *= vector;
     } else {
+        size_t strides = wide ? offsetof(strided64, stride) : offsetof(strided32, stride);
+        bytes[count] = (uint16_t)(strides + index * GEMS_EW_RANK * (size_t)all->count);
         args[count++] = &w->space;
-        if (class == GEMS_EW_TILED) args[count++] = &w->tile;
+        if (class == GEMS_EW_TILED) {
+            bytes[count] = (uint16_t)(index * (2 + 2 * (size_t)all->count));
+            args[count++] = &w->tile;
+        }
     }
     if (class == GEMS_EW_TILED)
         per_block = info->fast ? 8 : 1;
@@ -357,7 +389,8 @@ static gems_status launch(gems_call *call, const gems_device_info *info, const o
     if (blocks > INT32_MAX) return gems_decline("more blocks than a grid takes");
     uint32_t grid[3] = {(uint32_t)blocks, 1, 1},
              block[3] = {info->fast ? 1 : GEMS_EW_THREADS, 1, 1};
-    return gems_call_launch(call, plan, 0, grid, block, 0, args);
+    if (!is_settled(row, call)) return gems_call_launch(call, plan, 0, grid, block, 0, args);
+    return gems_call_launch_kept(call, plan, grid, block, 0, args, all->count, bytes, count);
 }
 
 static gems_status run(gems_call *call) {
@@ -389,7 +422,7 @@ static gems_status run(gems_call *call) {
         plan_dense(info, &all, &w);
     else
         GEMS_TRY(plan_strided(info, &all, &call->out[0], &w));
-    return launch(call, info, &all, &arguments, &w);
+    return launch(call, info, row, &all, &arguments, &w);
 }
 
 /* ---- warmup ---- */

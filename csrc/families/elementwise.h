@@ -34,6 +34,7 @@ typedef struct gems_ew_input {
     uint8_t role;   /* gems_ew_role */
     bool tensor;    /* a Tensor, not a Scalar */
     bool optional;
+    bool operand;   /* as a number too it is an operand of ATen's TensorIterator: not min, max, exponent */
 } gems_ew_input;
 
 typedef struct gems_ew_parameter {

@@ -13,6 +13,7 @@ static bool is_one_of(const char *name, const char *const *names) {
 }
 
 static const char *const number_inputs[] = {"self", "other", "exponent", "min", "max", NULL};
+static const char *const operands[] = {"self", "other", NULL};
 static const char *const masks[] = {"mask", "condition", NULL};
 
 static gems_status take_arguments(gems_ew_row *row, const gems_schema *schema) {
@@ -26,6 +27,7 @@ static gems_status take_arguments(gems_ew_row *row, const gems_schema *schema) {
             input->arg = (uint8_t)i;
             input->tensor = tensor;
             input->optional = arg->optional;
+            input->operand = tensor || is_one_of(arg->name, operands);
             input->role = !tensor                       ? GEMS_EW_VALUE
                           : is_one_of(arg->name, masks) ? GEMS_EW_MASK
                           : !strcmp(arg->name, "value") ? GEMS_EW_SINGLE

@@ -60,6 +60,7 @@ typedef struct gems_entry {
     gems_schema schema;
     /* state, atomically changed */
     uint8_t gate;              /* open: our kernel may run (overrides) */
+    bool kept;                 /* calls of it are kept (engine/kept.c) */
     uint64_t kernels, fallbacks;
     const char *reason;        /* of the last fallback, or NULL */
 } gems_entry;

@@ -354,7 +354,8 @@ static gems_status launch(gems_call *call, const request *r, const gems_tensor *
     void *y = pair && !both ? NULL : call->out[0].data, *where = pair ? call->out[both].data : NULL;
     double count = (double)s.reduced;
     void *args[] = {&x, &y, &where, &partial, &s, &g.chunk, &count};
-    GEMS_TRY(gems_call_launch(call, plan, 0, g.grid, g.block, g.shared, args));
+    static const uint16_t bytes[] = {8, 8, 8, 8, sizeof s, sizeof g.chunk, sizeof count};
+    GEMS_TRY(gems_call_launch_kept(call, plan, g.grid, g.block, g.shared, args, 4, bytes, 7));
     if (g.parts == 1) return GEMS_OK;
     void *finish_args[] = {&partial, &y, &where, &s, &g.parts, &count};
     return run_finish(call, plan, info, &s, g.parts, element, finish_args);

@@ -135,7 +135,9 @@ gems_status gems_norm_run(gems_call *call) {
     GEMS_TRY(gems_call_plan(call, &key, &plan));
     int32_t n = (int32_t)norm.n;
     void *args[] = {&data, &weight, &bias, &y, &mean, &rstd, &norm.rows, &n, &stride, &eps};
-    return gems_team_launch(call, plan, &team, args);
+    static const uint16_t bytes[] = {8, 8, 8, 8, 8, 8, 8, 4, 8, 8};
+    uint32_t grid[3] = {team.grid, 1, 1}, block[3] = {team.threads, 1, 1};
+    return gems_call_launch_kept(call, plan, grid, block, team.shared, args, 6, bytes, 10);
 }
 
 gems_status gems_norm_program(const gems_op *op, const gems_key *key, gems_program *p) {

@@ -79,9 +79,11 @@ static gems_status launch(gems_call *call, gems_key *key, const layout *l, const
     layout sizes = *l;
     int32_t n = (int32_t)l->n;
     uint32_t grid[3] = {team.grid, 1, 1};
-    void *forward[] = {&a, &out, &sizes.outer, &n, &sizes.inner};
-    void *backward[] = {&a, &b, &out, &sizes.outer, &n, &sizes.inner};
-    return gems_call_launch(call, plan, 0, grid, block, team.shared, b ? backward : forward);
+    void *args[] = {&a, &b, &out, &sizes.outer, &n, &sizes.inner};
+    static const uint16_t bytes[] = {8, 8, 8, 8, 4, 8};
+    if (b) return gems_call_launch_kept(call, plan, grid, block, team.shared, args, 3, bytes, 6);
+    args[1] = &a; /* one input */
+    return gems_call_launch_kept(call, plan, grid, block, team.shared, args + 1, 2, bytes + 1, 5);
 }
 
 static gems_status run_forward(gems_call *call) {

@@ -54,7 +54,9 @@ static PyObject *through_torch(function *f, PyObject *const *args, Py_ssize_t co
     }
     gems_thread_gate before = gems_this_thread;
     gems_this_thread = (gems_thread_gate){f->entries, f->count, force};
+    __atomic_fetch_add(&gems_special_gates, 1, __ATOMIC_RELAXED);
     PyObject *result = PyObject_Vectorcall(operator, args, (size_t)count, keywords);
+    __atomic_fetch_sub(&gems_special_gates, 1, __ATOMIC_RELAXED);
     gems_this_thread = before;
     return result;
 }

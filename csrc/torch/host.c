@@ -5,6 +5,7 @@ gems_torch_layout gems_layout = {.impl = -1, .keys = -1, .autograd = -1, .shape 
 gems_torch_python gems_python;
 bool gems_observing;
 _Thread_local gems_thread_gate gems_this_thread;
+int gems_special_gates;
 
 bool gems_gate_special(const gems_entry *entry) {
     for (int i = 0; i < gems_this_thread.count; i++)
@@ -80,6 +81,24 @@ static gems_status empty(gems_call *call, int slot, int ndim, const int64_t *siz
     return GEMS_OK;
 }
 
+/* torch's allocators align to 64 bytes and more; others may be put in their place. */
+static void *fresh(gems_call *call, int slot, int ndim, const int64_t *sizes,
+                   const int64_t *strides, int dtype) {
+    gems_torch_call *made = call->host_data;
+    void **handle = &made->out[slot], *data = NULL;
+    if (gems_torch.empty_strided(ndim, sizes, strides, dtype, call->device_type, call->device_index,
+                                 handle)) {
+        *handle = NULL;
+        return NULL;
+    }
+    if (gems_layout.shape < 0) {
+        if (gems_torch.get_data_ptr(*handle, &data)) return NULL;
+    } else {
+        data = gems_fields_data(gems_handle_impl(*handle));
+    }
+    return (uintptr_t)data & 63 ? NULL : data;
+}
+
 static gems_status resize(gems_call *call, gems_tensor *t, int ndim, const int64_t *sizes) {
     return gems_python.resize(call, t, ndim, sizes);
 }
@@ -113,9 +132,10 @@ static int result_type(gems_call *call, const gems_tensor *a, const gems_tensor 
 }
 
 const gems_host gems_host_torch = {
-    .name = "torch", .empty = empty, .resize = resize, .stream = stream, .philox = philox};
+    .name = "torch", .empty = empty, .fresh = fresh, .resize = resize, .stream = stream, .philox = philox};
 const gems_host gems_host_shim = {.name = "torch",
                                   .empty = empty,
+                                  .fresh = fresh,
                                   .resize = resize,
                                   .stream = stream,
                                   .result_type = result_type,

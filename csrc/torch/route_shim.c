@@ -9,10 +9,34 @@
 #include <string.h>
 #include <time.h>
 
+#include "../engine/kept.h"
 #include "stable.h"
 
 /* Arguments that own something, a bit each; set when an entry is registered. */
 static uint32_t owning[GEMS_SHIM_ENTRIES];
+
+/* What is known of the words of an entry's calls: set likewise. `known`: all of them are plain
+ * tensors (those that are owned), the first one too, ints and bools. */
+static struct words {
+    bool known;
+    uint32_t numbers;              /* a bit each */
+    uint64_t mask[GEMS_KEPT_ARGS]; /* bits of a number that count */
+} words[GEMS_SHIM_ENTRIES];
+
+static void note_words(const gems_entry *entry) {
+    struct words *w = &words[entry->index];
+    const gems_arg *args = entry->schema.args;
+    int count = entry->schema.nargs;
+    *w = (struct words){.known = gems_layout.keys >= 0 && count && count <= GEMS_KEPT_ARGS &&
+                                 args->type == GEMS_T_TENSOR};
+    for (int i = 0; i < count && w->known; i++) {
+        bool number = args[i].type == GEMS_T_INT || args[i].type == GEMS_T_BOOL;
+        w->known = !args[i].optional && !args[i].written &&
+                   (number || args[i].type == GEMS_T_TENSOR);
+        w->numbers |= (uint32_t)number << i;
+        w->mask[i] = args[i].type == GEMS_T_BOOL ? 1 : UINT64_MAX;
+    }
+}
 
 static uint32_t owning_of(const gems_entry *entry) {
     uint32_t bits = 0;
@@ -39,17 +63,21 @@ static void release(const gems_entry *entry, const uint64_t *stack, int first, i
     }
 }
 
+static void give_new(const gems_torch_call *made, int count, uint64_t *stack) {
+    for (int i = 0; i < count; i++) {
+        void *handle = made->out[i];
+        if (!handle && gems_torch.undefined) gems_torch.undefined(&handle);
+        stack[i] = (uint64_t)(uintptr_t)handle;
+    }
+}
+
 /* Puts the results on the stack and releases the rest. */
 static void give(gems_call *call, uint64_t *stack) {
     const gems_entry *entry = call->entry;
     gems_torch_call *made = call->host_data;
     if (entry->variant == GEMS_FUNCTIONAL) {
         release(entry, stack, 0, 0);
-        for (int i = 0; i < entry->nouts; i++) {
-            void *handle = made->out[i];
-            if (!handle && gems_torch.undefined) gems_torch.undefined(&handle);
-            stack[i] = (uint64_t)(uintptr_t)handle;
-        }
+        give_new(made, entry->nouts, stack);
     } else {
         uint64_t results[GEMS_MAX_OUTS];
         int count = entry->nouts;
@@ -96,6 +124,43 @@ static gems_status read_arguments(gems_call *call, const uint64_t *stack, gems_s
     return GEMS_OK;
 }
 
+/* Runs a call that this thread keeps, of CPU tensors, ints and bools: the words are compared where
+ * they are. False: nothing was done. */
+static bool run_kept(gems_entry *entry, uint64_t *stack) {
+    const struct words *w = &words[entry->index];
+    gems_torch_call made;
+    gems_kept_memory memory;
+    gems_call call;
+    if (!w->known) return false;
+    gems_kept *kept = NULL;
+    for (uint32_t bits = owning[entry->index]; bits; bits &= bits - 1) {
+        int i = __builtin_ctz(bits);
+        const char *impl = gems_handle_impl((void *)(uintptr_t)stack[i]);
+        gems_tensor t;
+        if (!gems_keys_plain(gems_impl_keys(impl)) || !gems_fields_read(impl, &t)) return false;
+        if (!kept && !(kept = gems_kept_at(entry, t.numel))) return false;
+        if (kept->arg[i].kind != GEMS_TENSOR || !gems_kept_same(&kept->arg[i].t, &t)) return false;
+        memory.of[i] = t.data;
+    }
+    for (uint32_t bits = w->numbers; bits; bits &= bits - 1) {
+        int i = __builtin_ctz(bits);
+        if ((kept->word[i] ^ stack[i]) & w->mask[i]) return false;
+    }
+    if (kept->device_type != GEMS_CPU) return false; /* its index was not read */
+    gems_torch_call_open(&made);
+    call.host = &gems_host_shim;
+    call.host_data = &made;
+    if (gems_kept_run(kept, &call, &memory) != GEMS_OK) { /* the general way says why */
+        gems_torch_call_close(&made, false);
+        return false;
+    }
+    __atomic_fetch_add(&entry->kernels, 1, __ATOMIC_RELAXED);
+    for (uint32_t bits = owning[entry->index]; bits; bits &= bits - 1)
+        gems_torch.delete_handle((void *)(uintptr_t)stack[__builtin_ctz(bits)]);
+    give_new(&made, entry->nouts, stack);
+    return true;
+}
+
 static int64_t now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -111,6 +176,9 @@ static void run(int index, uint64_t *stack) {
         gems_python.fallback(entry, stack, NULL);
         return;
     }
+    if (__atomic_load_n(&entry->kept, __ATOMIC_RELAXED) && !gems_observing &&
+        run_kept(entry, stack))
+        return;
     gems_torch_call made;
     gems_shim_store store;
     gems_call call;
@@ -177,6 +245,7 @@ gems_status gems_shim_register(const char *key, const uint16_t *entries, int cou
     for (int i = 0; i < count; i++) {
         const gems_entry *entry = gems_entry_at(entries[i]);
         owning[entries[i]] = owning_of(entry);
+        note_words(entry);
         int32_t failed =
             gems_torch.library_impl_versioned
                 ? gems_torch.library_impl_versioned(*library, entry->qualified,

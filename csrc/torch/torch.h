@@ -36,6 +36,12 @@ static inline bool gems_keys_plain(uint64_t keys) {
 
 #define GEMS_INLINE_DIMS 5 /* a TensorImpl of more dimensions holds its shape elsewhere */
 
+/* Where the storage of a TensorImpl begins: its fields must be known (shape >= 0). */
+static inline char *gems_fields_data(const char *impl) {
+    const char *storage = *(const char *const *)(impl + gems_layout.storage);
+    return *(char *const *)(storage + gems_layout.data);
+}
+
 /* Reads the fields of a TensorImpl; the device's index is left 0. False: they are not known, or it
  * has too many dimensions. */
 static inline bool gems_fields_read(const char *impl, gems_tensor *t) {
@@ -44,8 +50,7 @@ static inline bool gems_fields_read(const char *impl, gems_tensor *t) {
     const int64_t *shape = (const int64_t *)(impl + at->shape);
     if (shape[0] > GEMS_INLINE_DIMS) return false;
     const uint8_t *type = (const uint8_t *)(impl + at->dtype);
-    const char *storage = *(const char *const *)(impl + at->storage);
-    char *data = *(char *const *)(storage + at->data);
+    char *data = gems_fields_data(impl);
     int64_t offset = *(const int64_t *)(impl + at->offset);
     t->data = offset ? data + offset * (int64_t)gems_dtype_size(type[0]) : data;
     t->sizes = shape + 1;
@@ -110,9 +115,11 @@ typedef struct gems_thread_gate {
     bool force;
 } gems_thread_gate;
 extern _Thread_local gems_thread_gate gems_this_thread;
+extern int gems_special_gates; /* threads that have set one, changed atomically */
 bool gems_gate_special(const gems_entry *entry);
 static inline bool gems_gate_open(const gems_entry *entry) {
-    if (__builtin_expect(gems_this_thread.count != 0, 0)) return gems_gate_special(entry);
+    if (__builtin_expect(__atomic_load_n(&gems_special_gates, __ATOMIC_RELAXED) != 0, 0))
+        return gems_gate_special(entry);
     return __atomic_load_n(&entry->gate, __ATOMIC_RELAXED);
 }
 
