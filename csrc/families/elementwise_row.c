@@ -27,7 +27,8 @@ static gems_status take_arguments(gems_ew_row *row, const gems_schema *schema) {
             input->tensor = tensor;
             input->optional = arg->optional;
             input->role = !tensor                       ? GEMS_EW_VALUE
-                          : is_one_of(arg->name, masks) ? GEMS_EW_MASK
+                          : is_one_of(arg->name, masks) || row->op->masks >> (row->inputs - 1) & 1
+                              ? GEMS_EW_MASK
                           : !strcmp(arg->name, "value") ? GEMS_EW_SINGLE
                                                         : GEMS_EW_VALUE;
         } else if (arg->type == GEMS_T_SCALAR || arg->type == GEMS_T_FLOAT ||
@@ -146,7 +147,7 @@ const gems_ew_row *gems_ew_row_of(int op) {
     static gems_ew_row **rows; /* one place a row of the table */
     gems_ew_row **all = __atomic_load_n(&rows, __ATOMIC_ACQUIRE);
     if (!all) {
-        gems_ew_row **fresh = calloc((size_t)gems_op_count(), sizeof *fresh);
+        gems_ew_row **fresh = calloc((size_t)gems_op_room(), sizeof *fresh);
         if (!fresh) {
             gems_fail(GEMS_MEMORY_ERROR, "no memory for the rows");
             return NULL;
