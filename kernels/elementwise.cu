@@ -107,6 +107,27 @@ template <class T> GEMS_DI T relu(T a) {
     bool low = GEMS_CPU ? a < T(0) : a <= T(0);
     return low ? T(0) : a;
 }
+template <class T> GEMS_DI T squared(T a) { return T(a * a); }
+template <class T> GEMS_DI T sign_of(T a) { return T(int(a > T(0)) - int(a < T(0))); }
+// Integers stay as they are.
+template <class T> GEMS_DI T rounded_down(T a) {
+    if constexpr (is_float<T>) return floor(a);
+    else return a;
+}
+template <class T> GEMS_DI T rounded_up(T a) {
+    if constexpr (is_float<T>) return ceil(a);
+    else return a;
+}
+template <class T> GEMS_DI T rounded_to_zero(T a) {
+    if constexpr (is_float<T>) return trunc(a);
+    else return a;
+}
+template <class T> GEMS_DI T rounded(T a) {
+    if constexpr (is_float<T>) return nearbyint(a);
+    else return a;
+}
+template <class T> GEMS_DI T silu(T x) { return x * sigmoid(x); }
+template <class T> GEMS_DI T softplus(T x) { return max_nan(x, T(0)) + log1p(exp(-abs(x))); }
 template <class T> GEMS_DI T silu_gradient(T grad, T x) {
     T s = sigmoid(x);
     return grad * s * (T(1) + x * (T(1) - s));

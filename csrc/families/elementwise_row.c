@@ -80,7 +80,9 @@ static bool calls(const gems_ew_choice *choice, const char *function) {
     return memmem(choice->expr, (size_t)choice->expr_size, function, strlen(function)) != NULL;
 }
 
-static void note_calls(gems_ew_row *row) {
+/* What ATen refuses of integers. An operator of our own has no such rule: x / 0 is 0. */
+static void note_calls(gems_ew_row *row, bool own) {
+    if (own) return;
     bool powers = false; /* of the row: "2: a * a" is a power too */
     for (int i = 0; i < row->choices; i++) {
         gems_ew_choice *choice = &row->choice[i];
@@ -135,7 +137,7 @@ static gems_ew_row *make_row(int op) {
     if (status == GEMS_OK) status = take_expression(row, schema);
     free(schema);
     if (status == GEMS_OK) {
-        note_calls(row);
+        note_calls(row, gems_op_own(op));
         row->plain = is_plain(row);
         return row;
     }

@@ -14,7 +14,7 @@ typedef enum gems_promotion {
     GEMS_NO_OPMATH,        /* result_type; computes in it: minimum, where, ... */
     GEMS_INT_TO_FLOAT,     /* ints and bool become the default dtype */
     GEMS_ALWAYS_BOOL,      /* computes in result_type, gives bool */
-    GEMS_BOOL_TO_LONG,     /* bool and ints become int64 */
+    GEMS_BOOL_TO_LONG,     /* elementwise: bool becomes int64; reductions: ints too */
     GEMS_COMPLEX_TO_FLOAT, /* gives the real dtype: abs, angle */
     GEMS_KEEP              /* the family decides */
 } gems_promotion;

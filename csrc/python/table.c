@@ -159,6 +159,18 @@ static PyObject *add_row(PyObject *self, PyObject *args, PyObject *keywords) {
     return row_dict(index);
 }
 
+static PyObject *own_name(PyObject *self, PyObject *object) {
+    (void)self;
+    long row = PyLong_AsLong(object);
+    if (row == -1 && PyErr_Occurred()) return NULL;
+    if (row < 0 || row >= gems_op_count() || !gems_op_own((int)row)) {
+        PyErr_SetString(PyExc_IndexError, "no such row in flag_gems::");
+        return NULL;
+    }
+    const char *name = gems_op_at((int)row)->schema + strlen(GEMS_OWN_PREFIX);
+    return PyUnicode_FromStringAndSize(name, (Py_ssize_t)strcspn(name, ".("));
+}
+
 static PyObject *own_function(PyObject *self, PyObject *object) {
     (void)self;
     long index = PyLong_AsLong(object);
@@ -211,6 +223,7 @@ PyMethodDef gems_table_methods[] = {
     {"add_row", (PyCFunction)(void (*)(void))add_row, METH_VARARGS | METH_KEYWORDS,
      "add_row(schema, expr, promotion, dtypes, helper=None, out=None, out_names=None, masks=0, doc=None): the dict of a "
      "new elementwise row in flag_gems::."},
+    {"own_name", own_name, METH_O, "own_name(row): its name in torch.ops.flag_gems."},
     {"own_function", own_function, METH_O,
      "own_function(row): a builtin for a row of flag_gems::."},
     {"entries", entries, METH_NOARGS,
