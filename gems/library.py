@@ -13,22 +13,13 @@ from typing import Any
 
 import flag_gems
 
-from . import _C
+from . import _C, own
 
 _lock = threading.RLock()
 _libraries: list[Any] = []
 _defined: dict[str, Any] = {}
 _defining: set[str] = set()
 _added: dict[str, Any] = {}
-_rows: dict[str, dict[str, Any]] = {}
-
-
-def _own_rows() -> dict[str, dict[str, Any]]:
-    """The rows of operators.def in flag_gems::, by name."""
-    if not _rows:
-        rows = [row for row in _C.own_rows() if row["id"] not in _added]
-        _rows.update({row["schema"].split("(")[0].removeprefix("flag_gems::"): row for row in rows})
-    return _rows
 
 
 def _composites() -> Mapping[str, Any]:
@@ -39,7 +30,7 @@ def _composites() -> Mapping[str, Any]:
 
 def is_taken(name: str) -> bool:
     """True when the package itself has an operator of that name."""
-    if name in _own_rows():
+    if name in own.rows():
         return True
     return flag_gems.has_torch and name in {key.split(".")[0] for key in _composites()}
 
@@ -48,12 +39,12 @@ def add(operator: Any) -> None:
     """Makes an operator known to torch: called once for each that a program makes."""
     _added[operator.name] = operator
     if flag_gems.has_torch:
-        operator._packet = packet(operator.name)
+        packet(operator.name)
 
 
 def names() -> list[str]:
     """All names in `torch.ops.flag_gems` that can be asked for."""
-    return sorted({*_own_rows(), *_added, *(key.split(".")[0] for key in _composites())})
+    return sorted({*own.rows(), *_added, *(key.split(".")[0] for key in _composites())})
 
 
 def packet(name: str) -> Any:
@@ -96,10 +87,8 @@ def _define(name: str) -> None:
     if name in _added:
         _define_row(_added[name].row, _added[name])
         return
-    if name in _own_rows():
-        from .expressions.rows import RowOperator
-
-        _define_row(_own_rows()[name], RowOperator(_own_rows()[name]))
+    if name in own.rows():
+        _define_row(own.rows()[name], own.RowOperator(own.rows()[name]))
         return
     mine = {key: value for key, value in _composites().items() if key.split(".")[0] == name}
     if not mine:

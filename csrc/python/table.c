@@ -92,7 +92,8 @@ static PyObject *row_dict(int index) {
         Py_XDECREF(dict);
     }
     if (!own) return NULL;
-    return Py_BuildValue("{si,ss,ss,sz,sz,sN,sN,ss,sz,sN,ss,ss,sz,sO,sd,sd,sz,sN}", "index", index,
+    return Py_BuildValue("{si,sO,ss,ss,sz,sz,sN,sN,ss,sz,sN,ss,ss,sz,sO,sd,sd,sz,sN}", "index", index,
+                         "added", gems_op_added(index) ? Py_True : Py_False,
                          "id", gems_op_id(index), "schema", op->schema, "inplace", op->inplace,
                          "out", op->out, "aliases", names(op->aliases), "functions",
                          names(op->functions), "family", op->family->name, "expr", op->expr,

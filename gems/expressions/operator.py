@@ -6,53 +6,21 @@ import hashlib
 import inspect
 import keyword
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .. import _C
+from ..own import Function, Parameter, Step, grad_names
 from . import functions, gradient
 from .language import ExpressionError, Names, Node, check, fail, is_boolean, kernel_text, names_in, parse, wants_floats
-
-try:
-    from torch.compiler import is_compiling as _is_compiling
-except ImportError:  # without torch
-
-    def _is_compiling() -> bool:
-        return False
-
 
 MOST_INPUTS, MOST_OUTPUTS, MOST_SCALARS = 5, 3, 6
 PROMOTIONS = ("DEFAULT", "NO_OPMATH", "INT_TO_FLOAT", "ALWAYS_BOOL", "COMPLEX_TO_FLOAT", "BOOL_TO_LONG")
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 REALS = (*FLOATS, "uint8", "int8", "int16", "int32", "int64", "bool")
 Gradients = None | str | Mapping[str, str]
-Steps = list["Step"]
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter of an operator: a tensor (type None) or a number."""
-
-    name: str
-    type: type | None = None
-    default: Any = None
-    has_default: bool = False
-    by_keyword: bool = False
-
-    def schema(self) -> str:
-        kind = {None: "Tensor", float: "float", int: "int", bool: "bool"}[self.type]
-        return f"{kind} {self.name}" + (f"={self.default!r}" if self.has_default else "")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One call of a backward pass: an operator, the names of its arguments, and the inputs that its results belong to."""
-
-    function: Callable[..., Any]
-    tensors: tuple[str, ...]
-    scalars: tuple[str, ...]
-    results: tuple[str, ...]
+Steps = list[Step]
 
 
 @dataclass(frozen=True)
@@ -77,7 +45,7 @@ def _schema_arguments(parameters: Sequence[Parameter]) -> str:
     return ", ".join([*parts, *(["*"] if named else []), *named])
 
 
-class Operator:
+class Operator(Function):
     """An elementwise operator made of an expression; call it with tensors or NumPy arrays.
 
     Attributes
@@ -91,16 +59,13 @@ class Operator:
     """
 
     def __init__(self, name: str, definition: Definition) -> None:
-        self.definition = definition
-        self.expression = definition.text
-        self.__name__ = self.__qualname__ = self.name = name
         trees = parse(definition.text)
-        wraps = definition.promotion != "INT_TO_FLOAT"
+        results = ", ".join(["Tensor"] * definition.outputs)
         row = _C.add_row(
             f"flag_gems::{name}({_schema_arguments(definition.parameters)}) -> "
-            + ("Tensor" if definition.outputs == 1 else f"({', '.join(['Tensor'] * definition.outputs)})"),
-            kernel_text(trees, definition.names, wraps),
-            definition.promotion.lower() if definition.promotion != "COMPLEX_TO_FLOAT" else "default",
+            + (f"({results})" if definition.outputs > 1 else results),
+            kernel_text(trees, definition.names, definition.promotion != "INT_TO_FLOAT"),
+            definition.promotion.lower(),
             list(definition.dtypes),
             helper=definition.names.helpers or None,
             out=f"{name}.out",
@@ -108,13 +73,11 @@ class Operator:
             masks=sum(1 << i for i, n in enumerate(definition.names.inputs) if n in definition.names.masks),
             doc=definition.text.replace("\n", " "),
         )
-        self.row: dict[str, Any] = row
-        self.schema: str = row["schema"]
-        self.__doc__ = f"{definition.text}\n\n{self.schema}"
-        self._function = _C.own_function(row["index"])
+        super().__init__(row)
+        self.definition = definition
+        self.expression = definition.text
         self._steps: dict[tuple[str, ...], Steps] = {}
         self._lock = threading.RLock()
-        self._packet: Any = None
         self.__signature__ = inspect.Signature(
             [
                 inspect.Parameter(
@@ -126,29 +89,8 @@ class Operator:
             ]
         )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if _is_compiling():
-            return self._traced(args, kwargs)
-        return self._function(*args, **kwargs)
-
     def __repr__(self) -> str:
         return f"<flag_gems.{self.name}: {self.expression}>"
-
-    def __get__(self, instance: Any, owner: Any = None) -> Operator:
-        """Kept as an attribute of a class it does not become a method."""
-        return self
-
-    def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The call as torch.compile records it: without out=, which is a copy afterwards."""
-        outs = [kwargs[f"out{i}"] for i in range(self.definition.outputs) if f"out{i}" in kwargs]
-        rest = {name: value for name, value in kwargs.items() if not (name.startswith("out") and name[3:].isdigit())}
-        result = self._packet(*args, **rest)
-        if not outs:
-            return result
-        results = (result,) if self.definition.outputs == 1 else result
-        for out, value in zip(outs, results, strict=True):
-            out.copy_(value)
-        return outs[0] if self.definition.outputs == 1 else tuple(outs)
 
     # ---- what library.py asks ----
 
@@ -161,10 +103,6 @@ class Operator:
         return self.definition.promotion
 
     @property
-    def outputs(self) -> int:
-        return self.definition.outputs
-
-    @property
     def masks(self) -> tuple[str, ...]:
         return self.definition.names.masks
 
@@ -175,7 +113,7 @@ class Operator:
     @property
     def grads(self) -> tuple[str, ...]:
         """The names of the outputs' gradients in gradient expressions."""
-        return _grad_names(self.outputs)
+        return grad_names(self.outputs)
 
     def steps(self, needed: tuple[str, ...], scalars: Mapping[str, Any]) -> Steps:
         """The calls that make the gradients of inputs; made once for each choice of inputs."""
@@ -244,10 +182,6 @@ class Operator:
             for dtype in wanted
         ]
         return [report for item in items for report in warm.compile_item(item)]
-
-
-def _grad_names(outputs: int) -> tuple[str, ...]:
-    return ("grad",) if outputs == 1 else tuple(f"grad{i}" for i in range(outputs))
 
 
 def _used(text: str, order: tuple[str, ...]) -> tuple[str, ...]:
@@ -339,7 +273,7 @@ def _define(
     if isinstance(grad, str) and grad != "auto":
         raise ValueError(f'grad is None, "auto" or a dict of expressions, not {grad!r}')
     if isinstance(grad, Mapping):
-        gradient.check_given(dict(grad), names, _grad_names(len(trees)))
+        gradient.check_given(dict(grad), names, grad_names(len(trees)))
         given = tuple(grad.items())
     if given is not None and promotion == "ALWAYS_BOOL":
         raise ExpressionError("an operator that gives true or false has no gradient")

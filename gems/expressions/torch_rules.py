@@ -103,7 +103,8 @@ def autograd(operator: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     def backward(ctx: Any, *grads: Any) -> Any:
         saved = dict(zip(tensor_names, ctx.saved_tensors, strict=True))
-        wanted = zip(positional, ctx.needs_input_grad, strict=True)
+        given = positional[: len(ctx.needs_input_grad)]  # torch leaves out arguments that have their default value
+        wanted = zip(given, ctx.needs_input_grad, strict=True)
         needed = tuple(p.name for p, needs in wanted if needs and p.type is None and p.name not in operator.masks)
         values = {**saved, **dict(zip(operator.grads, grads, strict=True)), **ctx.scalars}
         found: dict[str, Tensor] = {}
@@ -114,7 +115,7 @@ def autograd(operator: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
                 if name in needed:
                     shape = torch.broadcast_shapes(*(t.shape for t in saved.values()))
                     found[name] = _summed(value.expand(shape), saved[name])
-        results = tuple(found.get(p.name) for p in positional)
+        results = tuple(found.get(p.name) for p in given)
         return results if len(results) > 1 else results[0]
 
     return backward, setup
