@@ -230,7 +230,7 @@ def _find_inputs(text: str, trees: tuple[Node, ...], scalars: Mapping[str, type]
     return tuple(sorted(node.text for node in names))
 
 
-def _define(
+def define(
     text: str,
     parameters: Sequence[Parameter],
     masks: Sequence[str],
@@ -239,6 +239,7 @@ def _define(
     preamble: str,
     grad: Gradients,
 ) -> Definition:
+    """A definition, checked; pointwise describes the arguments."""
     trees = parse(text)
     scalars = {p.name: p.type for p in parameters if p.type is not None}
     inputs = tuple(p.name for p in parameters if p.type is None)
@@ -280,7 +281,7 @@ def _define(
     return Definition(text, tuple(parameters), names, promotion, wanted, len(trees), given)
 
 
-def _named(name: str | None, definition: Definition) -> Operator:
+def named(name: str | None, definition: Definition) -> Operator:
     """The operator of a definition: one that is there already, or a new one. A name that means another one gets a
     number behind."""
     if name is None:
@@ -366,4 +367,4 @@ def pointwise(
         if not input_name.isidentifier() or keyword.iskeyword(input_name) or input_name in kinds:
             raise ExpressionError(f"a tensor cannot be called {input_name!r}")
     parameters = [*(Parameter(n) for n in found), *named]
-    return _named(name, _define(expr, parameters, masks, promotion, dtypes, preamble, grad))
+    return named(name, define(expr, parameters, masks, promotion, dtypes, preamble, grad))

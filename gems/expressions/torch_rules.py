@@ -47,7 +47,7 @@ def fake(operator: Any) -> Callable[..., Any]:
 
 def fake_out(operator: Any) -> Callable[..., Any]:
     def of(*args: Any, **kwargs: Any) -> Any:
-        outs = tuple(kwargs[f"out{i}"] for i in range(operator.outputs))
+        outs = tuple(value for name, value in kwargs.items() if name.startswith("out"))
         return outs[0] if operator.outputs == 1 else outs
 
     return of
