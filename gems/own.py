@@ -4,7 +4,7 @@ call."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,9 +74,15 @@ def parameters_of(schema: str) -> tuple[Parameter, ...]:
     return tuple(found)
 
 
-def grad_names(outputs: int) -> tuple[str, ...]:
-    """The names of the gradients of an operator's results."""
-    return ("grad",) if outputs == 1 else tuple(f"grad{i}" for i in range(outputs))
+def grad_names(outputs: int, taken: Collection[str] = ()) -> tuple[str, ...]:
+    """The names of the gradients of an operator's results: grad, or grad0, grad1 ..., and others where an argument has
+    these names."""
+    base = "grad"
+    while True:
+        names = (base,) if outputs == 1 else tuple(f"{base}{i}" for i in range(outputs))
+        if not set(names) & set(taken):
+            return names
+        base += "_"
 
 
 class Function:
@@ -97,6 +103,8 @@ class Function:
         self.__name__ = self.__qualname__ = self.name
         self.__doc__ = f"{row['doc']}\n\n{self.schema}"
         self.outputs: int = self.schema.rpartition("->")[2].count("Tensor")
+        arguments = self.schema[self.schema.index("(") + 1 :]
+        self.tensors = [part.strip().startswith("Tensor") for part in arguments.split(",")]
         self._function = _C.own_function(row["index"])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -108,8 +116,16 @@ class Function:
         return f"<flag_gems.{self.name}: {self.row['doc']}>"
 
     def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The call as torch.compile records it: without outputs given, which are copied to afterwards."""
+        """The call as torch.compile records it: without outputs given, which are copied to afterwards, and with tensors
+        for the numbers that stand for some."""
         import torch
+
+        args = tuple(
+            torch.scalar_tensor(arg, dtype=torch.get_default_dtype() if isinstance(arg, float) else torch.int64)
+            if i < len(self.tensors) and self.tensors[i] and isinstance(arg, (int, float))
+            else arg
+            for i, arg in enumerate(args)
+        )
 
         names = ["out", *(f"out{i}" for i in range(self.outputs))]
         outs = [kwargs[name] for name in names if name in kwargs]
@@ -158,7 +174,7 @@ class RowOperator(Function):
         super().__init__(row)
         self.parameters = parameters_of(self.schema)
         self.promotion: str = row["promotion"].upper()
-        self.grads = grad_names(self.outputs)
+        self.grads = grad_names(self.outputs, [p.name for p in self.parameters])
         self.elementwise: bool = row["family"] == "elementwise"
         self.backward = rows().get(f"{self.name}_backward")
         self.differentiable = self.backward is not None or (self.elementwise and row["gradient"] != "none")
@@ -168,16 +184,18 @@ class RowOperator(Function):
         if self.backward is not None:
             made = Function(self.backward)
             wanted = parameters_of(made.schema)
-            tensors = tuple(p.name for p in wanted if p.type is None)
+            own = dict(zip(grad_names(self.outputs), self.grads, strict=True))
+            tensors = tuple(own.get(p.name, p.name) for p in wanted if p.type is None)
             named = tuple(p.name for p in wanted if p.type is not None)
             return [Step(made, tensors, named, tuple(p.name for p in self.parameters if p.type is None))]
         derived, letters = self._derived(scalars)
         back = {letter: name for name, letter in letters.items()}
+        back |= dict(zip(derived.grads, self.grads, strict=True))
         steps = derived.steps(tuple(letters[name] for name in needed), scalars)
         return [
             Step(
                 step.function,
-                tuple(back.get(name, name if name in self.grads else f"grad_of_{name}") for name in step.tensors),
+                tuple(back[name] for name in step.tensors),
                 step.scalars,
                 tuple(back[name] for name in step.results),
             )

@@ -39,6 +39,39 @@ static PyObject *packet(function *f) {
     return f->packet;
 }
 
+static bool is_number(PyObject *object) {
+    return PyLong_Check(object) || PyFloat_Check(object) || PyComplex_Check(object) ||
+           gems_is_numpy_number(object);
+}
+
+/* Calls torch's operator of a row of our own. Numbers where tensors are wanted, which torch takes in
+ * aten's operators only, become tensors. */
+static PyObject *through_own(function *f, PyObject *operator, PyObject *const *args,
+                             Py_ssize_t count, PyObject *keywords) {
+    const gems_schema *schema = &gems_entry_at(f->entries[0])->schema;
+    Py_ssize_t total = count + (keywords ? PyTuple_GET_SIZE(keywords) : 0);
+    PyObject *stack[GEMS_MAX_ARGS], *made[GEMS_MAX_ARGS], *tensor = NULL, *result = NULL;
+    int made_count = 0;
+    if (total > GEMS_MAX_ARGS)
+        return PyErr_Format(PyExc_TypeError, "%s takes fewer arguments than were given", f->name);
+    for (Py_ssize_t i = 0; i < total && !tensor; i++)
+        if (PyObject_TypeCheck(args[i], gems_py.tensor)) tensor = args[i];
+    for (Py_ssize_t i = 0; i < total; i++) {
+        const char *name = i < count ? NULL : PyUnicode_AsUTF8(PyTuple_GET_ITEM(keywords, i - count));
+        int at = i < count ? (int)i : name ? gems_schema_arg(schema, name) : -1;
+        stack[i] = args[i];
+        if (at < 0 || at >= schema->nargs || schema->args[at].type != GEMS_T_TENSOR ||
+            !is_number(args[i]))
+            continue;
+        if (!(stack[i] = gems_stand_in(args[i], tensor))) goto done;
+        made[made_count++] = stack[i];
+    }
+    result = PyObject_Vectorcall(operator, stack, (size_t)count, keywords);
+done:
+    while (made_count) Py_DECREF(made[--made_count]);
+    return result;
+}
+
 /* Calls torch's operator with our kernel forced (force) or passed over. */
 static PyObject *through_torch(function *f, PyObject *const *args, Py_ssize_t count,
                                PyObject *keywords, bool force) {
@@ -48,7 +81,7 @@ static PyObject *through_torch(function *f, PyObject *const *args, Py_ssize_t co
         return NULL;
     }
     if (gems_entry_at(f->entries[0])->own)
-        return PyObject_Vectorcall(operator, args, (size_t)count, keywords);
+        return through_own(f, operator, args, count, keywords);
     if (force && gems_py.register_entries) {
         PyObject *list = PyList_New(f->count);
         for (int i = 0; list && i < f->count; i++)

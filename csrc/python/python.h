@@ -111,6 +111,8 @@ void *gems_set_declined(const char *operator_name,
 /* fallback.c */
 PyObject *gems_call_aten(const gems_entry *entry, PyObject *const *args, Py_ssize_t count,
                          PyObject *keywords);
+/* A 0-dim tensor that promotes beside another tensor (or NULL) as the number would. New reference. */
+PyObject *gems_stand_in(PyObject *number, PyObject *other);
 void gems_fallback_shim(gems_entry *entry, uint64_t *stack, const char *reason);
 void gems_raise_shim(void);
 void gems_count_decline(gems_entry *entry);

@@ -156,8 +156,8 @@ def _text(value: Any) -> str:
     return f"(!{args[0]})" if name == "not_" else f"{name}({', '.join(args)})"
 
 
-def derive(text: str, trees: tuple[Node, ...], names: Names, grads: tuple[str, ...]) -> dict[str, str | None]:
-    """The gradient of each input that is no mask.
+def derive(text: str, trees: tuple[Node, ...], names: Names, grads: tuple[str, ...]) -> dict[str, list[str]]:
+    """The gradient of each input that is no mask, as terms to add: one for each output that the input has a part in.
 
     Parameters
     ----------
@@ -168,8 +168,8 @@ def derive(text: str, trees: tuple[Node, ...], names: Names, grads: tuple[str, .
 
     Returns
     -------
-    dict of str to str
-        Expressions over the inputs, the scalars and the gradients; None where the gradient is zero.
+    dict of str to list of str
+        Expressions over the inputs, the scalars and one of the gradients.
 
     Raises
     ------
@@ -181,15 +181,11 @@ def derive(text: str, trees: tuple[Node, ...], names: Names, grads: tuple[str, .
     sympy = _sympy()
     symbols = functools.cache(lambda name: sympy.Symbol(name, real=True))
     outputs = [_convert(text, tree, names, symbols) for tree in trees]
-    found: dict[str, str | None] = {}
+    found: dict[str, list[str]] = {}
     for name in names.inputs:
-        if name in names.masks:
-            continue
-        total = sum(
-            (symbols(grad) * output.diff(symbols(name)) for grad, output in zip(grads, outputs, strict=True)),
-            start=sympy.Integer(0),
-        )
-        found[name] = None if total == 0 else _text(total)
+        if name not in names.masks:
+            slopes = [output.diff(symbols(name)) for output in outputs]
+            found[name] = [_text(symbols(g) * s) for g, s in zip(grads, slopes, strict=True) if s != 0]
     return found
 
 

@@ -141,7 +141,7 @@ class _Parser:
         while self.token.kind == "sign" and self.token.text in _LEVELS[level]:
             sign = self.take()
             left = Node("binary", sign.text, (left, self.binary(level + 1)), sign.at)
-            if sign.text in COMPARISONS and self.token.text in COMPARISONS:
+            if sign.text in COMPARISONS and self.token.text in _LEVELS[level]:
                 fail(self.text, self.token.at, "comparisons do not chain: write a < b && b < c")
         return left
 

@@ -13,10 +13,24 @@ from typing import Any
 from .. import _C
 from ..own import Function, Parameter, Step, grad_names
 from . import functions, gradient
-from .language import ExpressionError, Names, Node, check, fail, is_boolean, kernel_text, names_in, parse, wants_floats
+from .language import (
+    BITS,
+    ExpressionError,
+    Names,
+    Node,
+    check,
+    fail,
+    is_boolean,
+    kernel_text,
+    names_in,
+    parse,
+    wants_floats,
+)
 
 MOST_INPUTS, MOST_OUTPUTS, MOST_SCALARS = 5, 3, 6
 PROMOTIONS = ("DEFAULT", "NO_OPMATH", "INT_TO_FLOAT", "ALWAYS_BOOL", "COMPLEX_TO_FLOAT", "BOOL_TO_LONG")
+# Selections are the same in a wider dtype, and complex numbers are not taken.
+_PROMOTION_OF_ROWS = {"NO_OPMATH": "default", "COMPLEX_TO_FLOAT": "default"}
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 REALS = (*FLOATS, "uint8", "int8", "int16", "int32", "int64", "bool")
 Gradients = None | str | Mapping[str, str]
@@ -65,7 +79,7 @@ class Operator(Function):
             f"flag_gems::{name}({_schema_arguments(definition.parameters)}) -> "
             + (f"({results})" if definition.outputs > 1 else results),
             kernel_text(trees, definition.names, definition.promotion != "INT_TO_FLOAT"),
-            definition.promotion.lower(),
+            _PROMOTION_OF_ROWS.get(definition.promotion, definition.promotion.lower()),
             list(definition.dtypes),
             helper=definition.names.helpers or None,
             out=f"{name}.out",
@@ -113,7 +127,7 @@ class Operator(Function):
     @property
     def grads(self) -> tuple[str, ...]:
         """The names of the outputs' gradients in gradient expressions."""
-        return grad_names(self.outputs)
+        return grad_names(self.outputs, self.definition.names.inputs)
 
     def steps(self, needed: tuple[str, ...], scalars: Mapping[str, Any]) -> Steps:
         """The calls that make the gradients of inputs; made once for each choice of inputs."""
@@ -124,23 +138,32 @@ class Operator(Function):
                 self._steps[needed] = found
         return found
 
-    def _gradients(self) -> dict[str, str | None]:
+    def _gradients(self) -> dict[str, list[str]]:
         names, given = self.definition.names, self.definition.gradients
         if given == "auto":
             return gradient.derive(self.expression, parse(self.expression), names, self.grads)
-        return dict(given or ())  # type: ignore[arg-type]
+        return {name: [text] for name, text in given or ()}  # type: ignore[misc]
+
+    def _parts(self, name: str, terms: list[str], order: tuple[str, ...]) -> list[tuple[str, str]]:
+        """The terms of an input's gradient as few expressions that a kernel can read the tensors of."""
+        parts: list[str] = []
+        for term in terms:
+            count = len(_used(term, order))
+            if count > MOST_INPUTS:
+                raise ExpressionError(
+                    f"{self.name}: the gradient of {name} reads {count} tensors, kernels read at most {MOST_INPUTS}: {term}"
+                )
+            if parts and len(_used(joined := f"{parts[-1]} + {term}", order)) <= MOST_INPUTS:
+                parts[-1] = joined
+            else:
+                parts.append(term)
+        return [(name, part) for part in parts]
 
     def _make_steps(self, needed: tuple[str, ...]) -> Steps:
-        names = self.definition.names
-        texts = [(name, text) for name in needed if (text := self._gradients().get(name)) is not None]
-        order = (*self.grads, *names.inputs)
+        gradients = self._gradients()
+        order = (*self.grads, *self.definition.names.inputs)
         groups: list[list[tuple[str, str]]] = []
-        for name, text in texts:
-            if len(_used(text, order)) > MOST_INPUTS:
-                raise ExpressionError(
-                    f"{self.name}: the gradient of {name} reads {len(_used(text, order))} tensors, kernels read at most "
-                    f"{MOST_INPUTS}: {text}"
-                )
+        for name, text in [part for n in needed for part in self._parts(n, gradients.get(n, []), order)]:
             together = [t for _, t in [*groups[-1], (name, text)]] if groups else []
             if groups and len(together) <= MOST_OUTPUTS and len(_used(", ".join(together), order)) <= MOST_INPUTS:
                 groups[-1].append((name, text))
@@ -264,8 +287,12 @@ def define(
     if promotion == "auto":
         boolean = all(is_boolean(tree, names) for tree in trees)
         promotion = "ALWAYS_BOOL" if boolean else "INT_TO_FLOAT" if wants_floats(trees, names) else "DEFAULT"
-    floats = promotion == "INT_TO_FLOAT"
-    allowed = FLOATS if floats else REALS
+    bits = [n for tree in trees for n in tree.walk() if n.text in BITS and n.kind != "name" and not is_boolean(n, names)]
+    if bits and grad == "auto":
+        fail(text, bits[0].at, f"{bits[0].text} has no derivative")
+    allowed = FLOATS if promotion == "INT_TO_FLOAT" else REALS
+    if bits:
+        allowed = tuple(d for d in allowed if d not in FLOATS)
     wanted = tuple(str(d).removeprefix("torch.") for d in dtypes) if dtypes is not None else allowed
     bad = [d for d in wanted if d not in allowed]
     if bad:
@@ -274,7 +301,7 @@ def define(
     if isinstance(grad, str) and grad != "auto":
         raise ValueError(f'grad is None, "auto" or a dict of expressions, not {grad!r}')
     if isinstance(grad, Mapping):
-        gradient.check_given(dict(grad), names, grad_names(len(trees)))
+        gradient.check_given(dict(grad), names, grad_names(len(trees), inputs))
         given = tuple(grad.items())
     if given is not None and promotion == "ALWAYS_BOOL":
         raise ExpressionError("an operator that gives true or false has no gradient")
@@ -360,11 +387,11 @@ def pointwise(
     >>> leaky = flag_gems.pointwise("a > 0 ? a : slope * a", grad="auto", slope=0.01)
     """
     trees = parse(expr)
-    named = _split_scalars({**scalars, **numbers})
-    kinds = {p.name: p.type for p in named}
+    added = _split_scalars({**scalars, **numbers})
+    kinds = {p.name: p.type for p in added}
     found = tuple(inputs) if inputs is not None else _find_inputs(expr, trees, kinds, preamble)  # type: ignore[arg-type]
     for input_name in found:
         if not input_name.isidentifier() or keyword.iskeyword(input_name) or input_name in kinds:
             raise ExpressionError(f"a tensor cannot be called {input_name!r}")
-    parameters = [*(Parameter(n) for n in found), *named]
+    parameters = [*(Parameter(n) for n in found), *added]
     return named(name, define(expr, parameters, masks, promotion, dtypes, preamble, grad))

@@ -114,7 +114,8 @@ def autograd(operator: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
             for name, value in zip(step.results, (made,) if isinstance(made, Tensor) else made, strict=True):
                 if name in needed:
                     shape = torch.broadcast_shapes(*(t.shape for t in saved.values()))
-                    found[name] = _summed(value.expand(shape), saved[name])
+                    part = _summed(value.expand(shape), saved[name])
+                    found[name] = found[name] + part if name in found else part
         results = tuple(found.get(p.name) for p in given)
         return results if len(results) > 1 else results[0]
 
