@@ -34,8 +34,10 @@ def _attach() -> bool:
 
 has_torch = _attach()
 
-from . import fused, logging_utils, ops  # noqa: E402
+from . import logging_utils, ops  # noqa: E402
 from .ops import *  # noqa: E402, F403
+from .expressions import ExpressionError, pointwise  # noqa: E402
+from . import fused, library  # noqa: E402
 
 if has_torch:
     from .overrides import (
@@ -50,6 +52,7 @@ if has_torch:
     )
     from .runtime import device as _device
 
+    library.install()
     device: str = _device.name
     vendor_name: str = _device.vendor_name
 
@@ -67,7 +70,19 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["DeclinedError", "__version__", "explain", "fused", "info", "logging_utils", "ops", "reset_stats", "stats"]
+__all__ = [
+    "DeclinedError",
+    "ExpressionError",
+    "__version__",
+    "explain",
+    "fused",
+    "info",
+    "logging_utils",
+    "ops",
+    "pointwise",
+    "reset_stats",
+    "stats",
+]
 if has_torch:
     __all__ += [
         "all_ops",

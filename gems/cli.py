@@ -13,6 +13,7 @@ from typing import Any
 
 import flag_gems
 from flag_gems import _C, operators_page, warm
+from flag_gems.rows import all_rows
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -65,7 +66,7 @@ def command_info(args: argparse.Namespace) -> int:
 
 
 def command_ops(args: argparse.Namespace) -> int:
-    rows = _C.rows()
+    rows = all_rows()
     if args.family:
         families = sorted({row["family"] for row in rows})
         if args.family not in families:

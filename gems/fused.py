@@ -1,5 +1,73 @@
-"""Fused functions: what has no aten operator of its own. Each is built from the rows that the table marks so."""
+"""Fused functions: what has no aten operator of its own. Each is built from the rows that the table has in flag_gems::.
+
+They take tensors of torch or NumPy arrays, keep gradients, are single operators to torch.compile, and broadcast and promote
+dtypes as torch's elementwise operators do.
+"""
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from typing import Any
+
+from . import ops, own
+
+_silu_and_mul = own.function("silu_and_mul")
+_gelu_and_mul = own.function("gelu_and_mul")
+
+
+def silu_and_mul(A: Any, B: Any) -> Any:
+    """silu(A) * B in one kernel.
+
+    Parameters
+    ----------
+    A, B : Tensor or ndarray
+        Floating point, of shapes that broadcast.
+    """
+    return _silu_and_mul(A, B)
+
+
+def silu_and_mul_out(A: Any, B: Any, out: Any) -> Any:
+    """silu(A) * B, written to `out`, which is given back. Keeps no gradient."""
+    return _silu_and_mul(A, B, out=out)
+
+
+def gelu_and_mul(x: Any, y: Any, approximate: str = "none") -> Any:
+    """gelu(x) * y in one kernel.
+
+    Parameters
+    ----------
+    x, y : Tensor or ndarray
+        Floating point, of shapes that broadcast.
+    approximate : str
+        "none" for x * Phi(x), or "tanh".
+
+    Raises
+    ------
+    RuntimeError
+        For another word.
+    """
+    return _gelu_and_mul(x, y, approximate)
+
+
+def outer(inp: Any, weight: Any) -> Any:
+    """The outer product of two vectors: the elementwise product of a column and a row.
+
+    Parameters
+    ----------
+    inp : Tensor of shape [n]
+    weight : Tensor of shape [m]
+
+    Returns
+    -------
+    Tensor of shape [n, m]
+
+    Raises
+    ------
+    ValueError
+        When one is no vector.
+    """
+    if inp.ndim != 1 or weight.ndim != 1:
+        raise ValueError(f"outer takes two vectors, not {inp.ndim} and {weight.ndim} dimensions")
+    return ops.mul(inp[:, None], weight[None, :])
+
+
+__all__ = ["gelu_and_mul", "outer", "silu_and_mul", "silu_and_mul_out"]

@@ -26,19 +26,18 @@ class _Watched(dict[int, bool]):
         _look()
 
 
-def _names() -> list[tuple[str, str, str]]:
-    """Module, function and message of each overload."""
-    found = []
-    for entry in _C.entries():
-        function = min(entry["functions"], key=len) if entry["functions"] else entry["name"]
-        base = entry["schema"].split("(")[0].split(".")[0]
-        function = base if base in entry["functions"] else f"{base}_out" if entry["variant"] == "out" else function
-        module = base.rstrip("_") or base
-        found.append((module, function, f"GEMS {function.upper()}"))
-    return found
+def _names(index: int) -> tuple[str, str, str]:
+    """Module, function and message of an overload."""
+    entry = _C.entry(index)
+    function = min(entry["functions"], key=len) if entry["functions"] else entry["name"]
+    base = entry["schema"].split("(")[0].split("::")[-1].split(".")[0]
+    function = base if base in entry["functions"] else f"{base}_out" if entry["variant"] == "out" else function
+    function = function.split("::")[-1]
+    module = base.rstrip("_") or base
+    return module, function, f"GEMS {function.upper()}"
 
 
-_entries: list[tuple[str, str, str]] = []
+_entries: dict[int, tuple[str, str, str]] = {}
 _once: set[tuple[str, str, int]] | None = None
 _listening = False
 
@@ -54,8 +53,8 @@ def _call_site() -> tuple[str, int]:
 def _log(entry: int, status: int, reason: str | None, *unused: Any) -> None:
     if status != 0:
         return
-    if not _entries:
-        _entries.extend(_names())
+    if entry not in _entries:
+        _entries[entry] = _names(entry)
     module, function, message = _entries[entry]
     logger = logging.getLogger(f"{ROOT}.{module}")
     if not logger.isEnabledFor(logging.DEBUG):

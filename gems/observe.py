@@ -143,13 +143,14 @@ def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
         A list of lines (operator, calls, ran: "kernel" or "fallback: reason", shapes, backend, host microseconds),
         most time first; `result` is what fn returned. Printed, it is a table.
     """
-    names = [entry["name"] for entry in _C.entries()]
+    names: dict[int, str] = {}
     lines: dict[tuple[str, str, str, str], Line] = {}
 
     def see(entry: int, status: int, reason: str | None, nanoseconds: int, backend: str | None, tensors: Any) -> None:
         ran = "kernel" if status == 0 else f"fallback: {reason}" if status == 1 else "error"
         shapes = shape_class(tensors) if tensors is not None else "-"
-        key = (names[entry], ran, shapes, backend or "-")
+        name = names.get(entry) or names.setdefault(entry, _C.entry(entry)["name"])
+        key = (name, ran, shapes, backend or "-")
         line = lines.setdefault(key, Line(key[0], 0, *key[1:], 0.0))
         line.calls += 1
         line.microseconds += nanoseconds / 1000

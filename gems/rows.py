@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from . import _C
+
 Row = dict[str, Any]
+
+
+def all_rows() -> list[Row]:
+    """All rows of operators.def: those of aten operators, then this package's own in flag_gems::."""
+    return [*_C.rows(), *(row for row in _C.own_rows() if not row["added"])]
 
 
 def name_of(row: Row) -> str:
@@ -19,7 +26,11 @@ def others_of(row: Row) -> list[str]:
 
 
 def functions_of(row: Row) -> list[str]:
-    """The row's explicit functions, `flag_gems.ops.X`."""
+    """The row's explicit functions, `flag_gems.ops.X`; of a row in flag_gems:: those of `flag_gems.fused`."""
+    if row["schema"].startswith("flag_gems::"):
+        from . import fused
+
+        return [name for name in (row["id"], f"{row['id']}_out") if name in fused.__all__]
     return sorted({name for entry in row["entries"] for name in entry["functions"]})
 
 
@@ -27,6 +38,7 @@ def names_of(row: Row) -> set[str]:
     """All names by which a user may mean a row: "add", "add.Tensor", "aten::add.Tensor", "add_.Tensor" ..."""
     names = {name_of(row), *others_of(row)}
     names |= {name.split(".")[0] for name in names}
+    names |= {name.removeprefix("flag_gems::") for name in names}
     return names | {f"aten::{name}" for name in names} | {row["id"], *functions_of(row)}
 
 

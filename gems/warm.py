@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flag_gems import _C
-from flag_gems.rows import Row, aligned, select
+from flag_gems.rows import Row, aligned, all_rows, select
 
 MAIN_DTYPES = ("float32", "float16", "bfloat16")
 FACTS = ("registers", "spill_bytes", "shared_bytes", "instructions", "milliseconds")
@@ -62,12 +62,12 @@ def plan(archs: list[str] | None, ops: Iterable[str], dtypes: list[str] | None) 
     ValueError
         When an operator or dtype is not known.
     """
-    table = _C.rows()
-    known = {name for row in table for name in row["dtypes"]}
+    rows = all_rows()
+    known = {name for row in rows for name in row["dtypes"]}
     unknown = [name for name in dtypes or () if name not in known]
     if unknown:
         raise ValueError(f"no operator has the dtype {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-    chosen = select(table, ops)
+    chosen = select(rows, ops)
     return [
         Item(backend_of(arch), arch, row["id"], dtype)
         for arch in archs or default_archs()

@@ -5,6 +5,7 @@
 //   EW_OUTPUTS(X)   X(index, storage type, expression)
 //   EW_NUMBERS(X)   X(type, name): kernel arguments that the expression reads
 //   EW_GIVEN        constants: whether optional arguments were given
+//   EW_LIGHT        the expression is one of the table's, with one result: it fits in few registers
 //   EW_CLASS        the shape class: 0 dense, 1 rows, 2 strided, 3 tiled
 //   Index, kVector (elements of an access), kRank, kTensors, kUnroll (accesses of a thread in flight), kThreads
 using namespace gems;
@@ -107,6 +108,27 @@ template <class T> GEMS_DI T relu(T a) {
     bool low = GEMS_CPU ? a < T(0) : a <= T(0);
     return low ? T(0) : a;
 }
+template <class T> GEMS_DI T squared(T a) { return T(a * a); }
+template <class T> GEMS_DI T sign_of(T a) { return T(int(a > T(0)) - int(a < T(0))); }
+// Integers stay as they are.
+template <class T> GEMS_DI T rounded_down(T a) {
+    if constexpr (is_float<T>) return floor(a);
+    else return a;
+}
+template <class T> GEMS_DI T rounded_up(T a) {
+    if constexpr (is_float<T>) return ceil(a);
+    else return a;
+}
+template <class T> GEMS_DI T rounded_to_zero(T a) {
+    if constexpr (is_float<T>) return trunc(a);
+    else return a;
+}
+template <class T> GEMS_DI T rounded(T a) {
+    if constexpr (is_float<T>) return nearbyint(a);
+    else return a;
+}
+template <class T> GEMS_DI T silu(T x) { return x * sigmoid(x); }
+template <class T> GEMS_DI T softplus(T x) { return max_nan(x, T(0)) + log1p(exp(-abs(x))); }
 template <class T> GEMS_DI T silu_gradient(T grad, T x) {
     T s = sigmoid(x);
     return grad * s * (T(1) + x * (T(1) - s));
@@ -204,7 +226,7 @@ constexpr int kN = kVector ? kVector : 1;
 #define EW_ONE element(EW_INPUTS(EW_ONE_IN) EW_OUTPUTS(EW_ONE_OUT) EW_NUMBERS(EW_PASS_NUMBER) 0);
 // Where a processor has room for 1536 threads the compiler must be held to the 40 registers that all of them can have;
 // elsewhere it stays below by itself, and a bound would let it use more. The sine of a row would spill under it.
-#if __CUDA_ARCH__ >= 1200
+#if __CUDA_ARCH__ >= 1200 && EW_LIGHT
 #define EW_DENSE_BOUNDS __launch_bounds__(kThreads, (sizeof(compute_t) <= 4 ? 1536 : 768) / kThreads)
 #else
 #define EW_DENSE_BOUNDS __launch_bounds__(kThreads)

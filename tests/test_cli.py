@@ -30,7 +30,7 @@ def test_ops_lists_every_row(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "ops")
     assert code == 0
     listed = [line.split()[0] for line in out.splitlines()[1:]]
-    assert listed == [rows.name_of(row) for row in _C.rows()]
+    assert listed == [rows.name_of(row) for row in rows.all_rows()]
 
 
 def test_ops_json_and_family(capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,7 +45,7 @@ def test_ops_json_and_family(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_page_of_operators_is_not_stale() -> None:
     page = (ROOT / "docs/operators.md").read_text()
-    assert page == operators_page.markdown(_C.rows()), "write it anew: make docs"
+    assert page == operators_page.markdown(rows.all_rows()), "write it anew: make docs"
 
 
 def test_check_says_when_a_page_is_stale(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -59,8 +59,8 @@ def test_check_says_when_a_page_is_stale(capsys: pytest.CaptureFixture[str], tmp
 
 
 def test_page_names_every_overload() -> None:
-    page = operators_page.markdown(_C.rows())
-    for row in _C.rows():
+    page = operators_page.markdown(rows.all_rows())
+    for row in rows.all_rows():
         for name in (rows.name_of(row), *rows.others_of(row), *rows.functions_of(row)):
             assert f"`{name}`" in page
 
@@ -73,11 +73,11 @@ def test_dtypes_are_grouped() -> None:
 
 @pytest.mark.parametrize("name", ["mm", "aten::mm", "mm.out"])
 def test_rows_are_found_by_any_name(name: str) -> None:
-    assert "mm" in {rows.name_of(row) for row in rows.select(_C.rows(), [name])}
+    assert "mm" in {rows.name_of(row) for row in rows.select(rows.all_rows(), [name])}
 
 
 def test_every_row_is_found_by_each_of_its_names() -> None:
-    table = _C.rows()
+    table = rows.all_rows()
     for row in table:
         for name in (row["id"], rows.name_of(row), *rows.others_of(row)):
             assert row["id"] in {found["id"] for found in rows.select(table, [name])}, name
@@ -107,7 +107,7 @@ def test_warmup_compiles_once(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_warmup_default_dtypes() -> None:
-    by_name = {rows.name_of(row): row for row in _C.rows()}
+    by_name = {rows.name_of(row): row for row in rows.all_rows()}
     assert warm.dtypes_of(by_name["mul.Tensor"], None) == ["float32", "float16", "bfloat16"]
     assert "float32" not in warm.dtypes_of(by_name["bitwise_and.Tensor"], None)
     assert warm.dtypes_of(by_name["bitwise_and.Tensor"], None) == by_name["bitwise_and.Tensor"]["dtypes"]
@@ -116,7 +116,7 @@ def test_warmup_default_dtypes() -> None:
 
 def test_warmup_all_means_every_row() -> None:
     items = warm.plan(["sm_80", "sm_90a"], ["all"], None)
-    assert {(item.arch, item.row) for item in items} == {(a, r["id"]) for a in ("sm_80", "sm_90a") for r in _C.rows()}
+    assert {(item.arch, item.row) for item in items} == {(a, r["id"]) for a in ("sm_80", "sm_90a") for r in rows.all_rows()}
     assert {item.backend for item in items} == {"cuda"}
 
 

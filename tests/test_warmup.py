@@ -71,7 +71,7 @@ def test_every_program_of_every_row(arch: str) -> None:
     reports = warm.run(work, 2, progress=False)
     wrong = [report for report in reports if warm.failed(report) or warm.spilled(report)]
     assert not wrong, warm.table(wrong)
-    assert {report["op"] for report in reports} == {row["id"] for row in _C.rows()}
+    assert {report["op"] for report in reports} == {row["id"] for row in rows.all_rows()}
     elementwise = {row["id"] for row in _C.rows() if row["family"] == "elementwise"}
     floats = [item.row for item in work if item.row in elementwise and item.dtype == "float32"]
     limit = {True: REGISTERS, False: REGISTERS_WITH_OFFSETS}

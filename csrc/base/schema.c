@@ -167,6 +167,8 @@ gems_status gems_schema_parse(const char *text, gems_schema *schema) {
         return gems_fail(GEMS_VALUE_ERROR, "schema too long: %s", text);
     strcpy(schema->text, text);
     cursor c = {schema->text};
+    schema->own = !strncmp(text, GEMS_OWN_PREFIX, strlen(GEMS_OWN_PREFIX));
+    if (schema->own) c.at += strlen(GEMS_OWN_PREFIX);
     char full[sizeof schema->name + sizeof schema->overload];
     if (!word(&c, full, sizeof full)) goto bad;
     char *dot = strchr(full, '.');

@@ -22,8 +22,12 @@ typedef struct gems_arg {
     gems_value fallback;   /* the default value */
 } gems_arg;
 
+/* An operator of this package's own has "flag_gems::" in front of its text; aten's have no namespace there. */
+#define GEMS_OWN_PREFIX "flag_gems::"
+
 typedef struct gems_schema {
     char text[512];
+    bool own;              /* the text has GEMS_OWN_PREFIX */
     char name[64];         /* "add" */
     char overload[48];     /* "Tensor"; "" for the default */
     int nargs, npositional, nreturns;

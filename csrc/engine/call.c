@@ -167,7 +167,12 @@ gems_status gems_scratch(gems_call *call, size_t bytes, void **data) {
 
 gems_status gems_call_plan(gems_call *call, gems_key *key, const gems_plan **plan) {
     key->op = call->entry->op;
-    return gems_plan_get(call->device, call->stream, key, plan);
+    *plan = NULL;
+    gems_status status = gems_plan_get(call->device, call->stream, key, plan);
+    if (status == GEMS_DECLINE && *plan && call->entry->own) /* nothing else can run: say what is wrong */
+        return gems_fail(GEMS_RUNTIME_ERROR, "%s: the kernel could not be compiled or loaded: %s",
+                         call->entry->qualified, (*plan)->error ? (*plan)->error : "no memory");
+    return status;
 }
 
 static void add_extent(gems_extent *extents, int *count, const gems_tensor *t, bool writable) {

@@ -12,7 +12,7 @@ gems_status gems_ew_types_of(const gems_ew_row *row, int choice, int together,
     if (promotion == GEMS_INT_TO_FLOAT && choice > 0) promotion = GEMS_DEFAULT;
     bool counts = together == GEMS_BOOL || gems_dtype_is_int(together);
     if (promotion == GEMS_INT_TO_FLOAT && counts) together = gems_default_dtype();
-    if (promotion == GEMS_BOOL_TO_LONG && counts) together = GEMS_I64;
+    if (promotion == GEMS_BOOL_TO_LONG && together == GEMS_BOOL) together = GEMS_I64;
     if (!(row->op->dtypes & GEMS_BIT(together)))
         return gems_decline("dtype not taken by this operator");
     types->common = (uint8_t)together;

@@ -10,9 +10,18 @@ static const char *const class_names[GEMS_EW_CLASSES] = {"dense", "rows", "strid
 
 static bool is_word(char c) { return isalnum((unsigned char)c) || c == '_'; }
 
+static bool is_parameter(const gems_ew_row *row, const char *word, int size) {
+    for (int i = 0; i < row->parameters; i++)
+        if ((int)strlen(row->parameter[i].name) == size &&
+            !memcmp(row->parameter[i].name, word, (size_t)size))
+            return true;
+    return false;
+}
+
 /* The expression's text, its literals with a point or an exponent in the type that is computed in:
- * "compute_t(0.5)". */
-static void add_expression(gems_text *text, const char *expr, int size) {
+ * "compute_t(0.5)"; parameters by the names that they have in the kernel, "s_alpha", where no other
+ * name begins so. */
+static void add_expression(gems_text *text, const gems_ew_row *row, const char *expr, int size) {
     for (int i = 0; i < size;) {
         int start = i;
         bool digit = isdigit((unsigned char)expr[i]) ||
@@ -22,7 +31,8 @@ static void add_expression(gems_text *text, const char *expr, int size) {
                 while (i < size && is_word(expr[i])) i++;
             else
                 i++;
-            gems_text_add(text, "%.*s", i - start, expr + start);
+            gems_text_add(text, "%s%.*s", is_parameter(row, expr + start, i - start) ? "s_" : "",
+                          i - start, expr + start);
             continue;
         }
         bool hex = expr[i] == '0' && i + 1 < size && (expr[i + 1] | 32) == 'x', real = false;
@@ -74,7 +84,7 @@ static void add_numbers(gems_text *text, const gems_ew_row *row, const gems_key 
         const char *type = parameter->type == GEMS_T_INT    ? "int64_t"
                            : parameter->type == GEMS_T_BOOL ? "bool"
                                                             : "compute_t";
-        gems_text_add(text, " X(%s, %s)", type, parameter->name);
+        gems_text_add(text, " X(%s, s_%s)", type, parameter->name);
     }
     gems_text_add(text, "\n#define EW_GIVEN");
     for (int i = 0; i < row->inputs; i++) {
@@ -122,7 +132,8 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
         "constexpr int kVector = %d, kRank = %d, kTensors = %d, kUnroll = %d, kThreads = %d;\n",
         key->tune[GEMS_EW_VECTOR], key->tune[GEMS_EW_DIMS], tensors,
         gems_ew_unroll(read, key->tune[GEMS_EW_VECTOR]), GEMS_EW_THREADS);
-    gems_text_add(text, "#define EW_CLASS %d\n#define EW_NAMES_NEAR %d\n", key->kernel,
+    gems_text_add(text, "#define EW_CLASS %d\n#define EW_LIGHT %d\n#define EW_NAMES_NEAR %d\n", key->kernel,
+                  row->outputs == 1 && !gems_op_added(key->op),
                   memmem(choice->expr, (size_t)choice->expr_size, "kNear", 5) != NULL);
     add_inputs(text, row, key);
     add_numbers(text, row, key);
@@ -131,7 +142,7 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
     for (int i = 0; i < row->outputs; i++) {
         int size = row->outputs > 1 ? one_output(expr, left) : left;
         gems_text_add(text, "#define EW_EXPRESSION_%d ", i);
-        add_expression(text, expr, size);
+        add_expression(text, row, expr, size);
         gems_text_add(text, "\n");
         expr += size + (size < left);
         left -= size + (size < left);

@@ -29,7 +29,8 @@ static gems_status take_arguments(gems_ew_row *row, const gems_schema *schema) {
             input->optional = arg->optional;
             input->operand = tensor || is_one_of(arg->name, operands);
             input->role = !tensor                       ? GEMS_EW_VALUE
-                          : is_one_of(arg->name, masks) ? GEMS_EW_MASK
+                          : is_one_of(arg->name, masks) || row->op->masks >> (row->inputs - 1) & 1
+                              ? GEMS_EW_MASK
                           : !strcmp(arg->name, "value") ? GEMS_EW_SINGLE
                                                         : GEMS_EW_VALUE;
         } else if (arg->type == GEMS_T_SCALAR || arg->type == GEMS_T_FLOAT ||
@@ -81,7 +82,9 @@ static bool calls(const gems_ew_choice *choice, const char *function) {
     return memmem(choice->expr, (size_t)choice->expr_size, function, strlen(function)) != NULL;
 }
 
-static void note_calls(gems_ew_row *row) {
+/* What ATen refuses of integers. An operator of our own has no such rule: x / 0 is 0. */
+static void note_calls(gems_ew_row *row, bool own) {
+    if (own) return;
     bool powers = false; /* of the row: "2: a * a" is a power too */
     for (int i = 0; i < row->choices; i++) {
         gems_ew_choice *choice = &row->choice[i];
@@ -136,7 +139,7 @@ static gems_ew_row *make_row(int op) {
     if (status == GEMS_OK) status = take_expression(row, schema);
     free(schema);
     if (status == GEMS_OK) {
-        note_calls(row);
+        note_calls(row, gems_op_own(op));
         row->plain = is_plain(row);
         return row;
     }
@@ -148,7 +151,7 @@ const gems_ew_row *gems_ew_row_of(int op) {
     static gems_ew_row **rows; /* one place a row of the table */
     gems_ew_row **all = __atomic_load_n(&rows, __ATOMIC_ACQUIRE);
     if (!all) {
-        gems_ew_row **fresh = calloc((size_t)gems_op_count(), sizeof *fresh);
+        gems_ew_row **fresh = calloc((size_t)gems_op_room(), sizeof *fresh);
         if (!fresh) {
             gems_fail(GEMS_MEMORY_ERROR, "no memory for the rows");
             return NULL;

@@ -14,7 +14,7 @@ typedef enum gems_promotion {
     GEMS_NO_OPMATH,        /* result_type; computes in it: minimum, where, ... */
     GEMS_INT_TO_FLOAT,     /* ints and bool become the default dtype */
     GEMS_ALWAYS_BOOL,      /* computes in result_type, gives bool */
-    GEMS_BOOL_TO_LONG,     /* bool and ints become int64 */
+    GEMS_BOOL_TO_LONG,     /* elementwise: bool becomes int64; reductions: ints too */
     GEMS_COMPLEX_TO_FLOAT, /* gives the real dtype: abs, angle */
     GEMS_KEEP              /* the family decides */
 } gems_promotion;
@@ -27,7 +27,7 @@ typedef enum gems_gradient {
 
 /* One row of operators.def. Fields not named are zero. */
 typedef struct gems_op {
-    const char *schema;        /* functional form, aten:: left out */
+    const char *schema;        /* functional form, aten:: left out; "flag_gems::..." for one that aten does not have */
     const char *inplace;       /* "add_.Tensor": the in-place overload, same arguments; NULL: none */
     const char *out;           /* "add.out": the out overload; NULL: none */
     const char *out_names;     /* names of the out arguments, "out" when NULL; several: "values,indices" */
@@ -41,6 +41,7 @@ typedef struct gems_op {
     uint8_t gradient;          /* gems_gradient */
     uint8_t mode;              /* the family's own: which reduction, which norm ... */
     uint8_t nondeterministic;  /* needs no fixed bits (random) */
+    uint8_t masks;             /* elementwise: bit i: input i is a bool of its own, beside those called mask */
     const char *domain;        /* of the inputs in tests: "real", "positive", "unit" (-1, 1), "nonzero", "index" ... */
     double bytes, flops;       /* per element, for benchmarks; 0: from shapes and dtypes */
     const char *doc;           /* one line for docs/operators.md */
@@ -56,7 +57,8 @@ typedef struct gems_entry {
     int8_t out_arg;            /* index of the first written argument; -1 for functional */
     uint8_t inputs;            /* arguments without the out ones: those that the family sees */
     bool scalar;               /* an argument is a Scalar: takes the torch.library route */
-    char qualified[112];       /* "add.Tensor", "mm" : without aten:: */
+    bool own;                  /* an operator of flag_gems:: : nothing of ATen's stands behind it */
+    char qualified[112];       /* "add.Tensor", "mm", without aten::; "flag_gems::silu_and_mul" */
     gems_schema schema;
     /* state, atomically changed */
     uint8_t gate;              /* open: our kernel may run (overrides) */
@@ -65,13 +67,25 @@ typedef struct gems_entry {
     const char *reason;        /* of the last fallback, or NULL */
 } gems_entry;
 
-int gems_op_count(void);
+#define GEMS_ADDED_ROWS 4096            /* most rows that a program adds */
+
+int gems_op_count(void);                /* rows, added ones included */
+int gems_op_room(void);                 /* rows that there can be: what is kept for each has so many places */
 const gems_op *gems_op_at(int index);
-const char *gems_op_id(int index);      /* the row's identifier in operators.def */
+const char *gems_op_id(int index);      /* the row's identifier in operators.def; of an added row its name */
+bool gems_op_own(int index);            /* its schema is in flag_gems:: */
+bool gems_op_added(int index);          /* it is not in operators.def */
 
 /* Expands the table: parses schemas, derives in-place and out forms. Called once at import. */
 gems_status gems_table_open(void);
+/* Adds a row to the table while the program runs: functional form and out form, in flag_gems::. Everything is copied and
+ * stays, at the same place, until the process ends, so that callers need no lock. *index: the row. From any thread. */
+gems_status gems_table_add(const gems_op *op, int *index);
+/* Entries of aten operators have the numbers 0 .. gems_entry_count(): those can be registered behind torch, and have
+ * gates. This package's own follow, up to gems_entry_total(). */
 int gems_entry_count(void);
+int gems_entry_total(void);
+int gems_entry_room(void);
 gems_entry *gems_entry_at(int index);
 int gems_entry_find(const char *qualified); /* -1 */
 

@@ -32,6 +32,7 @@ typedef struct gems_program {
 typedef struct gems_plan {
     gems_key key;
     gems_module *module;       /* NULL: it failed to compile or load; launches decline */
+    char *error;               /* then: what failed; NULL when there was no memory to keep it */
 } gems_plan;
 
 typedef struct gems_device gems_device;
@@ -45,7 +46,7 @@ int gems_device_index(const gems_device *device);
 
 /* Finds the plan of a key; on a miss compiles it (one thread does, the others wait; the GIL is released
  * through gems_unlocked_* below). While stream is being captured a miss declines and does nothing.
- * GEMS_DECLINE also when the program failed before: the error is logged once, with the source.
+ * GEMS_DECLINE also when the program failed before, with *plan set: the error is logged once, with the source.
  * FLAGGEMS_ASSERT_COMPILED=1: a miss of the disk cache is GEMS_ERROR. */
 gems_status gems_plan_get(gems_device *device, void *stream, const gems_key *key, const gems_plan **plan);
 gems_status gems_plan_launch(gems_device *device, const gems_plan *plan, int entry, const gems_launch *launch);

@@ -230,8 +230,9 @@ static gems_status get_code(const gems_backend *backend, const gems_identity *id
     return GEMS_OK;
 }
 
-/* Makes the module of a key. NULL module with GEMS_OK: it cannot be had; that was logged. */
-static gems_status make_module(gems_device *device, const gems_key *key, gems_module **module) {
+/* Makes the module of a key. NULL module with GEMS_OK: it cannot be had; that was logged, and *error says why. */
+static gems_status make_module(gems_device *device, const gems_key *key, gems_module **module,
+                               char **error) {
     gems_text text;
     gems_program program;
     gems_blob code = {0};
@@ -254,6 +255,7 @@ static gems_status make_module(gems_device *device, const gems_key *key, gems_mo
         gems_log(GEMS_LOG_ERROR, "%s: no kernel, ATen's runs instead: %s", program.name,
                  gems_error_text());
         *module = NULL;
+        *error = strdup(gems_error_text());
         status = GEMS_OK;
     }
 done:
@@ -289,7 +291,7 @@ static gems_status make_plan(gems_device *device, const gems_key *key, gems_plan
         gems_plan *fresh = calloc(1, sizeof *fresh);
         if (fresh) {
             fresh->key = *key;
-            status = make_module(device, key, &fresh->module);
+            status = make_module(device, key, &fresh->module, &fresh->error);
         } else {
             status = gems_fail(GEMS_MEMORY_ERROR, "no memory for a plan");
         }
@@ -298,8 +300,10 @@ static gems_status make_plan(gems_device *device, const gems_key *key, gems_plan
             status = gems_fail(GEMS_MEMORY_ERROR, "no memory for a plan");
         if (status == GEMS_OK)
             *plan = fresh;
-        else
+        else if (fresh) {
+            free(fresh->error);
             free(fresh);
+        }
         finish(device, &mine);
     }
     pthread_mutex_unlock(&device->lock);
@@ -317,8 +321,8 @@ gems_status gems_plan_get(gems_device *device, void *stream, const gems_key *key
         unlock_end(unlocked);
         if (status != GEMS_OK) return status;
     }
-    if (!found->module) return gems_decline("the kernel could not be compiled or loaded");
     *plan = found;
+    if (!found->module) return gems_decline("the kernel could not be compiled or loaded");
     return GEMS_OK;
 }
 

@@ -173,15 +173,15 @@ static PyObject *reader(PyObject *self, PyObject *unused) {
 /* set_hooks(name=object): the Python objects that C calls. */
 static PyObject *set_hooks(PyObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"declined_error", "register_entries", "record",
-                            "keyset",         "random_kernel",    NULL};
-    PyObject *given[5] = {NULL};
-    PyObject **places[5] = {&gems_py.declined_error, &gems_py.register_entries, &gems_py.record,
-                            &gems_py.keyset, &gems_py.random_kernel};
+                            "keyset",         "random_kernel",    "own_operator", NULL};
+    PyObject *given[6] = {NULL};
+    PyObject **places[6] = {&gems_py.declined_error, &gems_py.register_entries, &gems_py.record,
+                            &gems_py.keyset, &gems_py.random_kernel, &gems_py.own_operator};
     (void)self;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OOOOO", names, &given[0], &given[1],
-                                     &given[2], &given[3], &given[4]))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OOOOOO", names, &given[0], &given[1],
+                                     &given[2], &given[3], &given[4], &given[5]))
         return NULL;
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 6; i++)
         if (given[i]) Py_XSETREF(*places[i], Py_NewRef(given[i]));
     Py_RETURN_NONE;
 }
@@ -229,7 +229,7 @@ static bool entry_index(PyObject *object, int *index) {
     long number = PyLong_AsLong(object);
     if (number == -1 && PyErr_Occurred()) return false;
     *index = (int)number;
-    if (number >= 0 && number < gems_entry_count()) return true;
+    if (number >= 0 && number < gems_entry_total()) return true;
     PyErr_SetString(PyExc_IndexError, "no such entry");
     return false;
 }

@@ -30,9 +30,46 @@ static int function_count, function_room;
 /* ---- through the dispatcher ---- */
 
 static PyObject *packet(function *f) {
-    if (!f->packet && gems_py.aten)
-        f->packet = PyObject_GetAttrString(gems_py.aten, gems_entry_at(f->entries[0])->schema.name);
+    const gems_entry *entry = gems_entry_at(f->entries[0]);
+    if (f->packet) return f->packet;
+    if (entry->own && gems_py.own_operator)
+        f->packet = PyObject_CallFunction(gems_py.own_operator, "i", (int)entry->op);
+    else if (!entry->own && gems_py.aten)
+        f->packet = PyObject_GetAttrString(gems_py.aten, entry->schema.name);
     return f->packet;
+}
+
+static bool is_number(PyObject *object) {
+    return PyLong_Check(object) || PyFloat_Check(object) || PyComplex_Check(object) ||
+           gems_is_numpy_number(object);
+}
+
+/* Calls torch's operator of a row of our own. Numbers where tensors are wanted, which torch takes in
+ * aten's operators only, become tensors. */
+static PyObject *through_own(function *f, PyObject *operator, PyObject *const *args,
+                             Py_ssize_t count, PyObject *keywords) {
+    const gems_schema *schema = &gems_entry_at(f->entries[0])->schema;
+    Py_ssize_t total = count + (keywords ? PyTuple_GET_SIZE(keywords) : 0);
+    PyObject *stack[GEMS_MAX_ARGS], *made[GEMS_MAX_ARGS], *tensor = NULL, *result = NULL;
+    int made_count = 0;
+    if (total > GEMS_MAX_ARGS)
+        return PyErr_Format(PyExc_TypeError, "%s takes fewer arguments than were given", f->name);
+    for (Py_ssize_t i = 0; i < total && !tensor; i++)
+        if (PyObject_TypeCheck(args[i], gems_py.tensor)) tensor = args[i];
+    for (Py_ssize_t i = 0; i < total; i++) {
+        const char *name = i < count ? NULL : PyUnicode_AsUTF8(PyTuple_GET_ITEM(keywords, i - count));
+        int at = i < count ? (int)i : name ? gems_schema_arg(schema, name) : -1;
+        stack[i] = args[i];
+        if (at < 0 || at >= schema->nargs || schema->args[at].type != GEMS_T_TENSOR ||
+            !is_number(args[i]))
+            continue;
+        if (!(stack[i] = gems_stand_in(args[i], tensor))) goto done;
+        made[made_count++] = stack[i];
+    }
+    result = PyObject_Vectorcall(operator, stack, (size_t)count, keywords);
+done:
+    while (made_count) Py_DECREF(made[--made_count]);
+    return result;
 }
 
 /* Calls torch's operator with our kernel forced (force) or passed over. */
@@ -43,6 +80,8 @@ static PyObject *through_torch(function *f, PyObject *const *args, Py_ssize_t co
         if (!PyErr_Occurred()) gems_set_declined(f->name, gems_reason());
         return NULL;
     }
+    if (gems_entry_at(f->entries[0])->own)
+        return through_own(f, operator, args, count, keywords);
     if (force && gems_py.register_entries) {
         PyObject *list = PyList_New(f->count);
         for (int i = 0; list && i < f->count; i++)
@@ -98,7 +137,7 @@ static bool needs_dispatcher(const gems_frame *frame) {
 static PyObject *declined(function *f, gems_frame *frame, PyObject *const *args, Py_ssize_t count,
                           PyObject *keywords) {
     const gems_entry *entry = frame->call.entry;
-    if (gems_py.strict || frame->has_numpy)
+    if (gems_py.strict || frame->has_numpy || entry->own)
         return gems_set_declined(entry->qualified, gems_reason());
     return through_torch(f, args, count, keywords, false);
 }
@@ -177,7 +216,8 @@ static void describe(function *f) {
         used += (size_t)snprintf(f->document + used, sizeof f->document - used, ")\n--\n\n%s\n\n",
                                  gems_op_at(entry->op)->doc);
     for (int i = 0; i < f->count && used < sizeof f->document; i++)
-        used += (size_t)snprintf(f->document + used, sizeof f->document - used, "aten::%s\n",
+        used += (size_t)snprintf(f->document + used, sizeof f->document - used, "%s%s\n",
+                                 gems_entry_at(f->entries[i])->own ? "" : "aten::",
                                  gems_entry_at(f->entries[i])->schema.text);
 }
 
@@ -248,15 +288,39 @@ const char *gems_function_name(int entry, int i) {
     return NULL;
 }
 
+static PyObject *make_builtin(function *f, PyObject *module) {
+    describe(f);
+    f->method = (PyMethodDef){f->name, (PyCFunction)(void (*)(void))call,
+                              METH_FASTCALL | METH_KEYWORDS, f->document};
+    return PyCFunction_NewEx(&f->method, (PyObject *)f, module);
+}
+
+PyObject *gems_own_function(int row) {
+    if (PyType_Ready(&function_type) < 0) return NULL;
+    function *f = PyObject_New(function, &function_type);
+    if (!f) return NULL;
+    f->count = 0;
+    f->packet = NULL;
+    for (int i = gems_entry_count(); i < gems_entry_total() && f->count < MAX_OVERLOADS; i++)
+        if (gems_entry_at(i)->op == row) f->entries[f->count++] = (uint16_t)i;
+    PyObject *builtin = NULL, *module = PyUnicode_FromString("flag_gems.fused");
+    if (f->count && module) {
+        snprintf(f->name, sizeof f->name, "%s", gems_entry_at(f->entries[0])->schema.name);
+        builtin = make_builtin(f, module);
+    } else if (module) {
+        PyErr_SetString(PyExc_ValueError, "the row is not one of flag_gems::");
+    }
+    Py_XDECREF(module);
+    Py_DECREF(f);
+    return builtin;
+}
+
 bool gems_direct_functions(PyObject *dict) {
     PyObject *module = PyUnicode_FromString("flag_gems.ops");
     bool done = module && collect();
     for (int i = 0; done && i < function_count; i++) {
         function *f = functions[i];
-        describe(f);
-        f->method = (PyMethodDef){f->name, (PyCFunction)(void (*)(void))call,
-                                  METH_FASTCALL | METH_KEYWORDS, f->document};
-        PyObject *builtin = PyCFunction_NewEx(&f->method, (PyObject *)f, module);
+        PyObject *builtin = make_builtin(f, module);
         done = builtin && !PyDict_SetItemString(dict, f->name, builtin);
         Py_XDECREF(builtin);
     }

@@ -35,7 +35,7 @@ static PyObject *stand_in_dtype(PyObject *number, PyObject *other) {
     return Py_NewRef(gems_py.dtypes[PyComplex_Check(number) ? GEMS_C128 : GEMS_F64]);
 }
 
-static PyObject *stand_in(PyObject *number, PyObject *other) {
+PyObject *gems_stand_in(PyObject *number, PyObject *other) {
     PyObject *dtype = stand_in_dtype(number, other);
     PyObject *make = dtype ? PyObject_GetAttrString(gems_py.torch, "scalar_tensor") : NULL;
     PyObject *args = make ? PyTuple_Pack(1, number) : NULL,
@@ -73,7 +73,7 @@ PyObject *gems_call_aten(const gems_entry *entry, PyObject *const *args, Py_ssiz
         PyObject *arg = args[i];
         if (i < count && entry->schema.args[i].type == GEMS_T_TENSOR && PyNumber_Check(arg) &&
             !PyObject_TypeCheck(arg, gems_py.tensor)) {
-            if (!(arg = stand_in(arg, tensor))) goto done;
+            if (!(arg = gems_stand_in(arg, tensor))) goto done;
             made[made_count++] = arg;
         }
         stack[i + 1] = arg;

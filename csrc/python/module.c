@@ -2,20 +2,24 @@
 #include "python.h"
 #include "search.h"
 
-static bool name_arguments(void) {
-    int count = gems_entry_count();
-    gems_py.argument_names =
-        PyMem_Calloc((size_t)count * GEMS_MAX_ARGS, sizeof *gems_py.argument_names);
-    gems_py.kernels = PyMem_Calloc((size_t)count, sizeof *gems_py.kernels);
-    if (!gems_py.argument_names || !gems_py.kernels) return PyErr_NoMemory();
-    for (int e = 0; e < count; e++) {
-        const gems_schema *schema = &gems_entry_at(e)->schema;
-        for (int i = 0; i < schema->nargs; i++) {
-            PyObject *name = PyUnicode_InternFromString(schema->args[i].name);
-            if (!name) return false;
-            gems_py.argument_names[(size_t)e * GEMS_MAX_ARGS + (size_t)i] = name;
-        }
+bool gems_name_arguments(int entry) {
+    const gems_schema *schema = &gems_entry_at(entry)->schema;
+    for (int i = 0; i < schema->nargs; i++) {
+        PyObject *name = PyUnicode_InternFromString(schema->args[i].name);
+        if (!name) return false;
+        gems_py.argument_names[(size_t)entry * GEMS_MAX_ARGS + (size_t)i] = name;
     }
+    return true;
+}
+
+static bool name_arguments(void) {
+    int count = gems_entry_total(), room = gems_entry_room();
+    gems_py.argument_names =
+        PyMem_Calloc((size_t)room * GEMS_MAX_ARGS, sizeof *gems_py.argument_names);
+    gems_py.kernels = PyMem_Calloc((size_t)room, sizeof *gems_py.kernels);
+    if (!gems_py.argument_names || !gems_py.kernels) return PyErr_NoMemory();
+    for (int e = 0; e < count; e++)
+        if (!gems_name_arguments(e)) return false;
     return true;
 }
 

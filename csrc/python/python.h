@@ -34,8 +34,9 @@ typedef struct gems_objects {
     PyObject *random_kernel;       /* ATen's own random_ on CPU tensors */
     PyObject *declined_error;      /* flag_gems.DeclinedError */
     PyObject *register_entries;    /* overrides: registers entries for good */
+    PyObject *own_operator;        /* library: row -> torch.ops.flag_gems.<name>, defined when it was not */
     PyObject *record;              /* observe: called for each call while logging */
-    PyObject **argument_names;     /* interned; GEMS_MAX_ARGS an entry */
+    PyObject **argument_names;     /* interned; GEMS_MAX_ARGS an entry; room for added ones */
     PyObject **kernels;            /* ATen's kernel of each registered entry: its call_boxed */
     const struct gems_dlpack_api *dlpack;
     gems_reader reader;
@@ -110,6 +111,8 @@ void *gems_set_declined(const char *operator_name,
 /* fallback.c */
 PyObject *gems_call_aten(const gems_entry *entry, PyObject *const *args, Py_ssize_t count,
                          PyObject *keywords);
+/* A 0-dim tensor that promotes beside another tensor (or NULL) as the number would. New reference. */
+PyObject *gems_stand_in(PyObject *number, PyObject *other);
 void gems_fallback_shim(gems_entry *entry, uint64_t *stack, const char *reason);
 void gems_raise_shim(void);
 void gems_count_decline(gems_entry *entry);
@@ -118,6 +121,10 @@ void gems_count_decline(gems_entry *entry);
 PyObject *gems_library_function(int entry);
 /* direct.c: adds all functions of flag_gems.ops to a dict, name -> builtin. */
 bool gems_direct_functions(PyObject *dict);
+/* A builtin for a row of this package's own: its overloads, as in flag_gems.ops. New reference. */
+PyObject *gems_own_function(int row);
+/* Interns the names of an entry's arguments; false with an error set. */
+bool gems_name_arguments(int entry);
 /* Names of the functions that reach an entry; NULL when there are no more. */
 const char *gems_function_name(int entry, int i);
 

@@ -17,7 +17,7 @@ static PyTypeObject entry_type = {
 
 static PyObject *decline(gems_entry *entry, PyObject *const *args, Py_ssize_t count,
                          PyObject *keywords) {
-    if (gems_py.strict) return gems_set_declined(entry->qualified, gems_reason());
+    if (gems_py.strict || entry->own) return gems_set_declined(entry->qualified, gems_reason());
     return gems_call_aten(entry, args, count, keywords);
 }
 

@@ -55,6 +55,15 @@ static PyObject *entries(PyObject *self, PyObject *unused) {
     return list;
 }
 
+static PyObject *entry_of(PyObject *self, PyObject *object) {
+    (void)self;
+    long index = PyLong_AsLong(object);
+    if (index == -1 && PyErr_Occurred()) return NULL;
+    if (index >= 0 && index < gems_entry_total()) return entry_dict((int)index);
+    PyErr_SetString(PyExc_IndexError, "no such entry");
+    return NULL;
+}
+
 /* A list of names from a text with commas; NULL gives an empty one. */
 static PyObject *names(const char *text) {
     PyObject *list = PyList_New(0);
@@ -68,21 +77,23 @@ static PyObject *names(const char *text) {
     return list;
 }
 
+/* By number of gems_promotion. */
+static const char *const promotions[] = {"default",      "no_opmath",        "int_to_float", "always_bool",
+                                         "bool_to_long", "complex_to_float", "keep"};
+
 static PyObject *row_dict(int index) {
-    static const char *const promotions[] = {"default",     "no_opmath",    "int_to_float",
-                                             "always_bool", "bool_to_long", "complex_to_float",
-                                             "keep"};
     static const char *const gradients[] = {"formula", "none"};
     const gems_op *op = gems_op_at(index);
     PyObject *own = PyList_New(0);
-    for (int i = 0; own && i < gems_entry_count(); i++) {
+    for (int i = 0; own && i < gems_entry_total(); i++) {
         if (gems_entry_at(i)->op != index) continue;
         PyObject *dict = entry_dict(i);
         if (!dict || PyList_Append(own, dict)) Py_CLEAR(own);
         Py_XDECREF(dict);
     }
     if (!own) return NULL;
-    return Py_BuildValue("{si,ss,ss,sz,sz,sN,sN,ss,sz,sN,ss,ss,sz,sO,sd,sd,sz,sN}", "index", index,
+    return Py_BuildValue("{si,sO,ss,ss,sz,sz,sN,sN,ss,sz,sN,ss,ss,sz,sO,sd,sd,sz,sN}", "index", index,
+                         "added", gems_op_added(index) ? Py_True : Py_False,
                          "id", gems_op_id(index), "schema", op->schema, "inplace", op->inplace,
                          "out", op->out, "aliases", names(op->aliases), "functions",
                          names(op->functions), "family", op->family->name, "expr", op->expr,
@@ -92,26 +103,87 @@ static PyObject *row_dict(int index) {
                          op->bytes, "flops", op->flops, "doc", op->doc, "entries", own);
 }
 
+/* The rows of aten operators, or this package's own. */
+static PyObject *row_list(bool own) {
+    PyObject *list = PyList_New(0);
+    for (int i = 0; list && i < gems_op_count(); i++) {
+        if (gems_op_own(i) != own) continue;
+        PyObject *dict = row_dict(i);
+        if (!dict || PyList_Append(list, dict)) Py_CLEAR(list);
+        Py_XDECREF(dict);
+    }
+    return list;
+}
+
 static PyObject *rows(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
-    PyObject *list = PyList_New(gems_op_count());
-    for (int i = 0; list && i < gems_op_count(); i++) {
-        PyObject *dict = row_dict(i);
-        if (!dict) {
-            Py_DECREF(list);
-            return NULL;
-        }
-        PyList_SET_ITEM(list, i, dict);
+    return row_list(false);
+}
+
+static PyObject *own_rows(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    return row_list(true);
+}
+
+/* ---- rows that are added ---- */
+
+static PyObject *add_row(PyObject *self, PyObject *args, PyObject *keywords) {
+    static char *names_of[] = {"schema", "expr", "promotion", "dtypes", "helper",
+                               "out", "out_names", "masks", "doc", NULL};
+    gems_op op = {.family = &gems_family_elementwise, .domain = "real", .doc = ""};
+    const char *promotion;
+    PyObject *dtypes;
+    int index = -1;
+    (void)self;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "sssO!|zzzbz", names_of, &op.schema, &op.expr,
+                                     &promotion, &PyList_Type, &dtypes, &op.helper, &op.out,
+                                     &op.out_names, &op.masks, &op.doc))
+        return NULL;
+    int kind = 0;
+    while (kind < (int)(sizeof promotions / sizeof *promotions) && strcmp(promotions[kind], promotion))
+        kind++;
+    if (kind == (int)(sizeof promotions / sizeof *promotions))
+        return PyErr_Format(PyExc_ValueError, "no promotion '%s'", promotion);
+    op.promotion = (uint8_t)kind;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(dtypes); i++) {
+        const char *name = PyUnicode_AsUTF8(PyList_GET_ITEM(dtypes, i));
+        int dtype = name ? gems_dtype_parse(name) : GEMS_NO_DTYPE;
+        if (!name) return NULL;
+        if (dtype == GEMS_NO_DTYPE) return PyErr_Format(PyExc_ValueError, "no dtype '%s'", name);
+        op.dtypes |= GEMS_BIT(dtype);
     }
-    return list;
+    if (gems_table_add(&op, &index) != GEMS_OK) return gems_set_error();
+    for (int i = gems_entry_count(); i < gems_entry_total(); i++)
+        if (gems_entry_at(i)->op == index && !gems_name_arguments(i)) return NULL;
+    return row_dict(index);
+}
+
+static PyObject *own_name(PyObject *self, PyObject *object) {
+    (void)self;
+    long row = PyLong_AsLong(object);
+    if (row == -1 && PyErr_Occurred()) return NULL;
+    if (row < 0 || row >= gems_op_count() || !gems_op_own((int)row)) {
+        PyErr_SetString(PyExc_IndexError, "no such row in flag_gems::");
+        return NULL;
+    }
+    const char *name = gems_op_at((int)row)->schema + strlen(GEMS_OWN_PREFIX);
+    return PyUnicode_FromStringAndSize(name, (Py_ssize_t)strcspn(name, ".("));
+}
+
+static PyObject *own_function(PyObject *self, PyObject *object) {
+    (void)self;
+    long index = PyLong_AsLong(object);
+    if (index == -1 && PyErr_Occurred()) return NULL;
+    return gems_own_function((int)index);
 }
 
 static PyObject *counts(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
     PyObject *dict = PyDict_New();
-    for (int i = 0; dict && i < gems_entry_count(); i++) {
+    for (int i = 0; dict && i < gems_entry_total(); i++) {
         const gems_entry *entry = gems_entry_at(i);
         unsigned long long kernels = __atomic_load_n(&entry->kernels, __ATOMIC_RELAXED);
         unsigned long long fallbacks = __atomic_load_n(&entry->fallbacks, __ATOMIC_RELAXED);
@@ -127,7 +199,7 @@ static PyObject *counts(PyObject *self, PyObject *unused) {
 static PyObject *reset_counts(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
-    for (int i = 0; i < gems_entry_count(); i++) {
+    for (int i = 0; i < gems_entry_total(); i++) {
         gems_entry *entry = gems_entry_at(i);
         __atomic_store_n(&entry->kernels, 0, __ATOMIC_RELAXED);
         __atomic_store_n(&entry->fallbacks, 0, __ATOMIC_RELAXED);
@@ -145,7 +217,16 @@ static PyObject *functions(PyObject *self, PyObject *unused) {
 }
 
 PyMethodDef gems_table_methods[] = {
-    {"rows", rows, METH_NOARGS, "rows(): the operator table, a dict a row."},
+    {"rows", rows, METH_NOARGS, "rows(): the operator table, a dict a row of an aten operator."},
+    {"own_rows", own_rows, METH_NOARGS,
+     "own_rows(): the rows of flag_gems::, those that were added included."},
+    {"entry", entry_of, METH_O, "entry(index): one overload, also of flag_gems::."},
+    {"add_row", (PyCFunction)(void (*)(void))add_row, METH_VARARGS | METH_KEYWORDS,
+     "add_row(schema, expr, promotion, dtypes, helper=None, out=None, out_names=None, masks=0, doc=None): the dict of a "
+     "new elementwise row in flag_gems::."},
+    {"own_name", own_name, METH_O, "own_name(row): its name in torch.ops.flag_gems."},
+    {"own_function", own_function, METH_O,
+     "own_function(row): a builtin for a row of flag_gems::."},
     {"entries", entries, METH_NOARGS,
      "entries(): the overloads derived from it, a dict each, in the order of their index."},
     {"counts", counts, METH_NOARGS,

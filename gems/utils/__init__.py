@@ -3,6 +3,7 @@
 from . import code_cache, device_info, random_utils, shape_utils, tensor_wrapper
 from .device_info import get_device_capability, get_device_properties
 from .libentry import libentry, libtuner
+from .pointwise_dynamic import pointwise_dynamic
 
 __all__ = [
     "code_cache",
@@ -11,6 +12,7 @@ __all__ = [
     "get_device_properties",
     "libentry",
     "libtuner",
+    "pointwise_dynamic",
     "random_utils",
     "shape_utils",
     "tensor_wrapper",

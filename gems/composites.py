@@ -1,0 +1,172 @@
+"""The operators of `torch.ops.flag_gems` that stand for aten's: each calls the explicit function of flag_gems.ops.
+
+They are composite: fake tensors, gradients, torch.compile and transforms see the aten operator inside, and a call runs this
+package's kernel whether operators are enabled or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import ops
+
+
+def _same(name: str) -> Callable[..., Any]:
+    """The explicit function of a name."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(ops, name)(*args, **kwargs)
+
+    call.__name__ = name
+    return call
+
+
+def _fill(self: Tensor, value: Any) -> Tensor:
+    return ops.fill_(torch.empty_like(self), value)
+
+
+def _max_dim_max(self: Tensor, dim: int, keepdim: bool = False, *, max: Tensor, max_values: Tensor) -> Any:
+    values, indices = ops.max(self, dim, keepdim)
+    for out, result in ((max, values), (max_values, indices)):
+        if out.shape != result.shape:
+            out.resize_(result.shape)
+        ops.copy_(out, result)
+    return max, max_values
+
+
+def _exponential_(x: Tensor, lambd: float = 1.0, *, gen: Any = None) -> Tensor:
+    return ops.exponential_(x, lambd, generator=gen)
+
+
+def _zeros(
+    size: list[int], dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: bool | None = None
+) -> Tensor:
+    return ops.zeros(size, dtype=dtype, layout=layout, device=device, pin_memory=pin_memory)
+
+
+def _softmax(input: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
+    return ops._softmax(input, dim, half_to_float)
+
+
+def _softmax_backward(grad_output: Tensor, output: Tensor, dim: int, input_dtype: Any) -> Tensor:
+    return ops._softmax_backward_data(grad_output, output, dim, input_dtype)
+
+
+def _embedding_backward(
+    grad_outputs: Tensor,
+    indices: Tensor,
+    num_weights: int,
+    padding_idx: int,
+    scale_grad_by_freq: bool,
+    sparse: bool,
+) -> Tensor:
+    if sparse:
+        raise NotImplementedError("flag_gems::embedding_backward gives no sparse gradients")
+    return ops.embedding_dense_backward(grad_outputs, indices, num_weights, padding_idx, scale_grad_by_freq)
+
+
+def _contiguous(self: Tensor, *, memory_format: Any = torch.contiguous_format) -> Tensor:
+    if self.is_contiguous(memory_format=memory_format):
+        return self.view_as(self)
+    return ops.clone(self, memory_format=memory_format)
+
+
+_BINARY = "(Tensor self, Tensor other) -> Tensor"
+_BINARY_ = "(Tensor(a!) self, Tensor other) -> Tensor(a!)"
+_MODE = "(Tensor self, Tensor other, *, str? rounding_mode) -> Tensor"
+_MODE_ = "(Tensor(a!) self, Tensor other, *, str? rounding_mode) -> Tensor(a!)"
+
+OPERATORS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "add_tensor": ("(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor", _same("add")),
+    "add_tensor_inplace": ("(Tensor(a!) self, Tensor other, *, Scalar alpha=1) -> Tensor(a!)", _same("add_")),
+    "add_scalar": ("(Tensor self, Scalar other, Scalar alpha=1) -> Tensor", _same("add")),
+    "add_scalar_inplace": ("(Tensor(a!) self, Scalar other, Scalar alpha=1) -> Tensor(a!)", _same("add_")),
+    "div.Tensor": (_BINARY, _same("div")),
+    "div_.Tensor": (_BINARY_, _same("div_")),
+    "div.Tensor_mode": (_MODE, _same("div")),
+    "div_.Tensor_mode": (_MODE_, _same("div_")),
+    "divide.Tensor": (_BINARY, _same("div")),
+    "divide_.Tensor": (_BINARY_, _same("div_")),
+    "divide.Tensor_mode": (_MODE, _same("div")),
+    "divide_.Tensor_mode": (_MODE_, _same("div_")),
+    "true_divide.Tensor": (_BINARY, _same("div")),
+    "true_divide_.Tensor": (_BINARY_, _same("div_")),
+    "floor_divide": (_BINARY, _same("floor_divide")),
+    "floor_divide_.Tensor": (_BINARY_, _same("floor_divide_")),
+    "remainder.Tensor": (_BINARY, _same("remainder")),
+    "remainder_.Tensor": (_BINARY_, _same("remainder_")),
+    "mm": ("(Tensor self, Tensor mat2) -> Tensor", _same("mm")),
+    "bmm": ("(Tensor self, Tensor mat2) -> Tensor", _same("bmm")),
+    "addmm": (
+        "(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1) -> Tensor",
+        _same("addmm"),
+    ),
+    "zeros": (
+        "(SymInt[] size, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) "
+        "-> Tensor",
+        _zeros,
+    ),
+    "sum": ("(Tensor self, *, ScalarType? dtype=None) -> Tensor", _same("sum")),
+    "sum.dim_IntList": (
+        "(Tensor self, int[1]? dim, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor",
+        _same("sum"),
+    ),
+    "max": ("(Tensor self) -> Tensor", _same("max")),
+    "max.dim": ("(Tensor self, int dim, bool keepdim=False) -> (Tensor values, Tensor indices)", _same("max")),
+    "max.dim_max": (
+        "(Tensor self, int dim, bool keepdim=False, *, Tensor(a!) max, Tensor(b!) max_values) -> "
+        "(Tensor(a!) values, Tensor(b!) indices)",
+        _max_dim_max,
+    ),
+    "argmax": ("(Tensor self, int? dim=None, bool keepdim=False) -> Tensor", _same("argmax")),
+    "fill.Scalar": ("(Tensor self, Scalar value) -> Tensor", _fill),
+    "fill.Tensor": ("(Tensor self, Tensor value) -> Tensor", _fill),
+    "fill_.Scalar": ("(Tensor(a!) self, Scalar value) -> Tensor(a!)", _same("fill_")),
+    "fill_.Tensor": ("(Tensor(a!) self, Tensor value) -> Tensor(a!)", _same("fill_")),
+    "copy_": ("(Tensor(a!) dst, Tensor src, bool non_blocking=False) -> Tensor(a!)", _same("copy_")),
+    "to_copy": (
+        "(Tensor self, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, "
+        "bool non_blocking=False, MemoryFormat? memory_format=None) -> Tensor",
+        _same("_to_copy"),
+    ),
+    "cat": ("(Tensor[] tensors, int dim=0) -> Tensor", _same("cat")),
+    "contiguous": (
+        "(Tensor(a) self, *, MemoryFormat memory_format=contiguous_format) -> Tensor(a)",
+        _contiguous,
+    ),
+    "softmax": ("(Tensor input, int dim, bool half_to_float=False) -> Tensor", _softmax),
+    "softmax_backward": (
+        "(Tensor grad_output, Tensor output, int dim, ScalarType input_dtype) -> Tensor",
+        _softmax_backward,
+    ),
+    "embedding": (
+        "(Tensor weight, Tensor indices, SymInt padding_idx=-1, bool scale_grad_by_freq=False, bool sparse=False) "
+        "-> Tensor",
+        _same("embedding"),
+    ),
+    "embedding_backward": (
+        "(Tensor grad_outputs, Tensor indices, SymInt num_weights, SymInt padding_idx, bool scale_grad_by_freq, "
+        "bool sparse) -> Tensor",
+        _embedding_backward,
+    ),
+    "exponential_": (
+        "(Tensor(a!) x, float lambd=1.0, *, Generator? gen=None) -> Tensor(a!)",
+        _exponential_,
+    ),
+}
+
+# Those whose kernels the table may not have.
+_MAYBE: dict[str, tuple[str, str]] = {
+    "nonzero": ("(Tensor self) -> Tensor", "nonzero"),
+    "topk": ("(Tensor x, SymInt k, int dim, bool largest, bool sorted) -> (Tensor, Tensor)", "topk"),
+    "sort": ("(Tensor self, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)", "sort"),
+    "sort.stable": (
+        "(Tensor self, *, bool? stable, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)",
+        "sort",
+    ),
+}
+OPERATORS.update({key: (schema, _same(name)) for key, (schema, name) in _MAYBE.items() if hasattr(ops, name)})

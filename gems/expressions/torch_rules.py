@@ -1,0 +1,141 @@
+"""What torch asks of an operator besides its kernel: shapes of results, gradients, vmap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._prims_common import (
+    ELEMENTWISE_TYPE_PROMOTION_KIND,
+    compute_elementwise_output_strides,
+    elementwise_dtypes,
+)
+
+
+def _tensors_of(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The tensor arguments of a call by name."""
+    named = dict(zip([p.name for p in operator.parameters if not p.by_keyword], args, strict=False))
+    named |= kwargs
+    return {p.name: named[p.name] for p in operator.parameters if p.type is None}
+
+
+def _result_dtype(operator: Any, tensors: dict[str, Any]) -> torch.dtype:
+    kind = ELEMENTWISE_TYPE_PROMOTION_KIND[operator.promotion]
+    values = [t for name, t in tensors.items() if name not in operator.masks]
+    return elementwise_dtypes(*values, type_promotion_kind=kind)[1]
+
+
+def fake(operator: Any) -> Callable[..., Any]:
+    """Results without values: the broadcast shape, laid out as TensorIterator lays it out."""
+
+    def of(*args: Any, **kwargs: Any) -> Any:
+        tensors = _tensors_of(operator, args, kwargs)
+        dtype = _result_dtype(operator, tensors)
+        real = [t for t in tensors.values() if isinstance(t, Tensor)]
+        device = next((t.device for t in real if t.dim() or t.device.type != "cpu"), real[0].device)
+        views = torch.broadcast_tensors(*real)
+        strides = compute_elementwise_output_strides(*views)
+        made = tuple(
+            torch.empty_strided(views[0].shape, strides, dtype=dtype, device=device) for _ in range(operator.outputs)
+        )
+        return made[0] if operator.outputs == 1 else made
+
+    return of
+
+
+def fake_out(operator: Any) -> Callable[..., Any]:
+    def of(*args: Any, **kwargs: Any) -> Any:
+        outs = tuple(value for name, value in kwargs.items() if name.startswith("out"))
+        return outs[0] if operator.outputs == 1 else outs
+
+    return of
+
+
+def refuses_gradient(name: str, qualified: str) -> Callable[..., Any]:
+    """The Autograd kernel of what has no gradient: an error where one is wanted."""
+    out = qualified.endswith(".out")
+
+    def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args, **kwargs):
+            if out:
+                raise RuntimeError(
+                    f"{name}(): functions with out=... arguments don't support automatic differentiation, but one of the "
+                    "arguments requires grad."
+                )
+            raise RuntimeError(
+                f"flag_gems::{name} has no gradient: make it with grad=\"auto\", or give the gradients as expressions; "
+                "or call it under torch.no_grad()"
+            )
+        base, _, overload = qualified.removeprefix("flag_gems::").partition(".")
+        op = getattr(getattr(torch.ops.flag_gems, base), overload or "default")
+        with torch._C._AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
+
+    return kernel
+
+
+def _summed(grad: Tensor, like: Tensor) -> Tensor:
+    """A gradient brought to the shape and dtype of an input that was broadcast."""
+    if grad.shape != like.shape:
+        lead = grad.dim() - like.dim()
+        dims = [*range(lead), *(lead + d for d, n in enumerate(like.shape) if n == 1 and grad.shape[lead + d] != 1)]
+        if type(grad) is Tensor and dims:
+            from .. import ops
+
+            grad = ops.sum(grad, dims, True)
+        elif dims:
+            grad = grad.sum(dims, keepdim=True)
+        grad = grad.reshape(like.shape)
+    return grad if grad.dtype == like.dtype else grad.to(like.dtype)
+
+
+def autograd(operator: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The backward pass, and what it saves."""
+    positional = [p for p in operator.parameters if not p.by_keyword]
+    tensor_names = [p.name for p in operator.parameters if p.type is None]
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any, keyword_only_inputs: dict[str, Any] | None = None) -> None:
+        named = dict(zip([p.name for p in positional], inputs, strict=False)) | (keyword_only_inputs or {})
+        ctx.save_for_backward(*(named[name] for name in tensor_names))
+        ctx.scalars = {p.name: named.get(p.name, p.default) for p in operator.parameters if p.type is not None}
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        saved = dict(zip(tensor_names, ctx.saved_tensors, strict=True))
+        given = positional[: len(ctx.needs_input_grad)]  # torch leaves out arguments that have their default value
+        wanted = zip(given, ctx.needs_input_grad, strict=True)
+        needed = tuple(p.name for p, needs in wanted if needs and p.type is None and p.name not in operator.masks)
+        values = {**saved, **dict(zip(operator.grads, grads, strict=True)), **ctx.scalars}
+        found: dict[str, Tensor] = {}
+        for step in operator.steps(needed, ctx.scalars):
+            args = [values[name] for name in step.tensors]
+            made = step.function(*args, **{name: values[name] for name in step.scalars})
+            for name, value in zip(step.results, (made,) if isinstance(made, Tensor) else made, strict=True):
+                if name in needed:
+                    shape = torch.broadcast_shapes(*(t.shape for t in saved.values()))
+                    part = _summed(value.expand(shape), saved[name])
+                    found[name] = found[name] + part if name in found else part
+        results = tuple(found.get(p.name) for p in given)
+        return results if len(results) > 1 else results[0]
+
+    return backward, setup
+
+
+def vmap(operator: Any, qualified: str) -> Callable[..., Any]:
+    """A batch is one more dimension in front of all."""
+
+    def of(info: Any, in_dims: tuple[Any, ...], *args: Any, **kwargs: Any) -> Any:
+        rank = max(
+            (a.dim() - (d is not None) for a, d in zip(args, in_dims, strict=True) if isinstance(a, Tensor)), default=0
+        )
+        moved = []
+        for arg, dim in zip(args, in_dims, strict=True):
+            if isinstance(arg, Tensor) and dim is not None:
+                arg = arg.movedim(dim, 0)
+                arg = arg.reshape(arg.shape[0], *[1] * (rank - arg.dim() + 1), *arg.shape[1:])
+            moved.append(arg)
+        result = getattr(torch.ops.flag_gems, qualified.removeprefix("flag_gems::")).default(*moved, **kwargs)
+        return result, (0 if operator.outputs == 1 else (0,) * operator.outputs)
+
+    return of

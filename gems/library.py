@@ -1,0 +1,150 @@
+"""`torch.ops.flag_gems`: this package's own operators as torch knows them, with fake and autograd kernels.
+
+An operator of the table in flag_gems:: (a fused function), one that a program made (`flag_gems.pointwise`), and the
+composite ones of composites.py. They are defined when `torch.ops.flag_gems.<name>` is first asked for, so that importing
+the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flag_gems
+
+from . import _C, own
+
+_lock = threading.RLock()
+_libraries: list[Any] = []
+_defined: dict[str, Any] = {}
+_defining: set[str] = set()
+_added: dict[str, Any] = {}
+
+
+def _composites() -> Mapping[str, Any]:
+    from . import composites
+
+    return composites.OPERATORS
+
+
+def is_taken(name: str) -> bool:
+    """True when the package itself has an operator of that name."""
+    if name in own.rows():
+        return True
+    return flag_gems.has_torch and name in {key.split(".")[0] for key in _composites()}
+
+
+def add(operator: Any) -> None:
+    """Makes an operator known to torch: called once for each that a program makes."""
+    _added[operator.name] = operator
+    if flag_gems.has_torch:
+        packet(operator.name)
+
+
+def names() -> list[str]:
+    """All names in `torch.ops.flag_gems` that can be asked for."""
+    return sorted({*own.rows(), *_added, *(key.split(".")[0] for key in _composites())})
+
+
+def packet(name: str) -> Any:
+    """`torch.ops.flag_gems.<name>`, defined when it was not.
+
+    Raises
+    ------
+    AttributeError
+        When there is no such operator.
+    """
+    found = _defined.get(name)
+    if found is not None:
+        return found
+    import torch
+
+    with _lock:
+        if name not in _defined:
+            if name not in _defining:  # defining asks for it too
+                _defining.add(name)
+                try:
+                    _define(name)
+                finally:
+                    _defining.discard(name)
+            found = torch._ops._OpNamespace.__getattr__(torch.ops.flag_gems, name)
+            if name in _defining:
+                return found
+            _defined[name] = found
+        return _defined[name]
+
+
+def _library() -> Any:
+    if not _libraries:
+        import torch
+
+        _libraries.append(torch.library.Library("flag_gems", "FRAGMENT"))
+    return _libraries[0]
+
+
+def _define(name: str) -> None:
+    if name in _added:
+        _define_row(_added[name].row, _added[name])
+        return
+    if name in own.rows():
+        _define_row(own.rows()[name], own.RowOperator(own.rows()[name]))
+        return
+    mine = {key: value for key, value in _composites().items() if key.split(".")[0] == name}
+    if not mine:
+        raise AttributeError(f"'_OpNamespace' 'flag_gems' object has no attribute '{name}'")
+    for key, (schema, function) in mine.items():
+        _library().define(key + schema)
+        _library().impl(key, function, "CompositeImplicitAutograd")
+
+
+def _define_row(row: dict[str, Any], operator: Any) -> None:
+    """Defines the overloads of a row: our kernel on the devices, the shapes of results, gradients, vmap."""
+    import torch
+
+    from .expressions import torch_rules
+
+    library = _library()
+    for entry in row["entries"]:
+        qualified = entry["name"]
+        key = qualified.removeprefix("flag_gems::")
+        library.define(entry["schema"].removeprefix("flag_gems::"))
+        function = _C.library_function(entry["index"])
+        for backend in ("CPU", "CUDA"):
+            library.impl(key, function, backend)
+        if entry["variant"] == "functional":
+            torch.library.register_fake(qualified, torch_rules.fake(operator), lib=library)
+            if operator.differentiable:
+                backward, setup = torch_rules.autograd(operator)
+                torch.library.register_autograd(qualified, backward, setup_context=setup, lib=library)
+            else:
+                library.impl(key, torch_rules.refuses_gradient(operator.name, qualified), "Autograd", with_keyset=True)
+            torch.library.register_vmap(qualified, torch_rules.vmap(operator, qualified), lib=library)
+        else:
+            torch.library.register_fake(qualified, torch_rules.fake_out(operator), lib=library)
+            library.impl(key, torch_rules.refuses_gradient(operator.name, qualified), "Autograd", with_keyset=True)
+
+
+def _own_operator(row: int) -> Any:
+    """Called by builtins whose call torch must see: the operator of a row."""
+    return packet(_C.own_name(row))
+
+
+def install() -> None:
+    """Puts a namespace at `torch.ops.flag_gems` that defines operators as they are asked for."""
+    import torch
+
+    class Namespace(torch._ops._OpNamespace):  # type: ignore[misc]
+        """`torch.ops.flag_gems`."""
+
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            if name.startswith("__"):
+                raise AttributeError(f"'_OpNamespace' 'flag_gems' object has no attribute '{name}'")
+            return packet(name)
+
+        def __dir__(self) -> list[str]:
+            return names()
+
+    space = Namespace("flag_gems")
+    torch.ops.flag_gems = space  # type: ignore[attr-defined]
+    _C.set_hooks(own_operator=_own_operator)

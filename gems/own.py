@@ -1,0 +1,227 @@
+"""Functions of flag_gems:: rows: a builtin that goes straight into the engine, and torch's operator where it must see the
+call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import _C
+
+try:
+    from torch.compiler import is_compiling as _is_compiling
+except ImportError:  # without torch
+
+    def _is_compiling() -> bool:
+        return False
+
+
+PREFIX = "flag_gems::"
+_TYPES: dict[str, type | None] = {"Tensor": None, "float": float, "int": int, "bool": bool, "str": str}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of an operator: a tensor (type None), a number or a string."""
+
+    name: str
+    type: type | None = None
+    default: Any = None
+    has_default: bool = False
+    by_keyword: bool = False
+
+    def schema(self) -> str:
+        kind = {value: key for key, value in _TYPES.items()}[self.type]
+        return f"{kind} {self.name}" + (f"={self.default!r}" if self.has_default else "")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a backward pass: a function, the names of its arguments, and the inputs that its results belong to."""
+
+    function: Callable[..., Any]
+    tensors: tuple[str, ...]
+    scalars: tuple[str, ...]
+    results: tuple[str, ...]
+
+
+def parameters_of(schema: str) -> tuple[Parameter, ...]:
+    """The parameters of an own row's schema.
+
+    Raises
+    ------
+    ValueError
+        When one is of a kind that is not known here.
+    """
+    found: list[Parameter] = []
+    by_keyword = False
+    for part in re.sub(r"^[^(]*\(|\) ->.*$", "", schema).split(","):
+        part = part.strip()
+        if part == "*":
+            by_keyword = True
+            continue
+        kind, _, rest = part.partition(" ")
+        name, given, default = rest.partition("=")
+        if kind not in _TYPES:
+            raise ValueError(f"{schema}: a parameter {kind}")
+        value: Any = None
+        if given:
+            of = _TYPES[kind]
+            value = default == "True" if of is bool else default.strip("\"'") if of is str else of(default)  # type: ignore[misc]
+        found.append(Parameter(name, _TYPES[kind], value, bool(given), by_keyword))
+    return tuple(found)
+
+
+def grad_names(outputs: int, taken: Collection[str] = ()) -> tuple[str, ...]:
+    """The names of the gradients of an operator's results: grad, or grad0, grad1 ..., and others where an argument has
+    these names."""
+    base = "grad"
+    while True:
+        names = (base,) if outputs == 1 else tuple(f"{base}{i}" for i in range(outputs))
+        if not set(names) & set(taken):
+            return names
+        base += "_"
+
+
+class Function:
+    """A row in flag_gems:: as a function of tensors or NumPy arrays.
+
+    Attributes
+    ----------
+    name : str
+        It is `torch.ops.flag_gems.<name>`, and `flag_gems::<name>` in `stats()`.
+    schema : str
+        Its schema as torch has it.
+    """
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        self.row = row
+        self.schema: str = row["schema"]
+        self.name = self.schema.split("(")[0].removeprefix(PREFIX)
+        self.__name__ = self.__qualname__ = self.name
+        self.__doc__ = f"{row['doc']}\n\n{self.schema}"
+        self.outputs: int = self.schema.rpartition("->")[2].count("Tensor")
+        arguments = self.schema[self.schema.index("(") + 1 :]
+        self.tensors = [part.strip().startswith("Tensor") for part in arguments.split(",")]
+        self._function = _C.own_function(row["index"])
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if _is_compiling():
+            return self._traced(args, kwargs)
+        return self._function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<flag_gems.{self.name}: {self.row['doc']}>"
+
+    def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The call as torch.compile records it: without outputs given, which are copied to afterwards, and with tensors
+        for the numbers that stand for some."""
+        import torch
+
+        args = tuple(
+            torch.scalar_tensor(arg, dtype=torch.get_default_dtype() if isinstance(arg, float) else torch.int64)
+            if i < len(self.tensors) and self.tensors[i] and isinstance(arg, (int, float))
+            else arg
+            for i, arg in enumerate(args)
+        )
+
+        names = ["out", *(f"out{i}" for i in range(self.outputs))]
+        outs = [kwargs[name] for name in names if name in kwargs]
+        rest = {name: value for name, value in kwargs.items() if name not in names}
+        result = getattr(torch.ops.flag_gems, self.name)(*args, **rest)
+        if not outs:
+            return result
+        results = (result,) if self.outputs == 1 else result
+        for out, value in zip(outs, results, strict=True):
+            out.copy_(value)
+        return outs[0] if self.outputs == 1 else tuple(outs)
+
+
+def rows() -> dict[str, dict[str, Any]]:
+    """The table's rows in flag_gems::, by name; those that a program added are not among them."""
+    if not _rows:
+        for row in _C.own_rows():
+            if not row["added"]:
+                _rows[row["schema"].split("(")[0].removeprefix(PREFIX)] = row
+    return _rows
+
+
+_rows: dict[str, dict[str, Any]] = {}
+
+
+def function(name: str) -> Function:
+    """The function of a row of the table: `flag_gems::<name>`.
+
+    Raises
+    ------
+    KeyError
+        When the table has no such row.
+    """
+    return Function(rows()[name])
+
+
+class RowOperator(Function):
+    """A row of the table as torch must know it: its parameters, and its gradient, which is the row X_backward.
+
+    An elementwise row without such a row is differentiated from its expression.
+    """
+
+    masks: tuple[str, ...] = ()
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        super().__init__(row)
+        self.parameters = parameters_of(self.schema)
+        self.promotion: str = row["promotion"].upper()
+        self.grads = grad_names(self.outputs, [p.name for p in self.parameters])
+        self.elementwise: bool = row["family"] == "elementwise"
+        self.backward = rows().get(f"{self.name}_backward")
+        self.differentiable = self.backward is not None or (self.elementwise and row["gradient"] != "none")
+
+    def steps(self, needed: tuple[str, ...], scalars: Mapping[str, Any]) -> list[Step]:
+        """The calls that make the gradients of inputs."""
+        if self.backward is not None:
+            made = Function(self.backward)
+            wanted = parameters_of(made.schema)
+            own = dict(zip(grad_names(self.outputs), self.grads, strict=True))
+            tensors = tuple(own.get(p.name, p.name) for p in wanted if p.type is None)
+            named = tuple(p.name for p in wanted if p.type is not None)
+            return [Step(made, tensors, named, tuple(p.name for p in self.parameters if p.type is None))]
+        derived, letters = self._derived(scalars)
+        back = {letter: name for name, letter in letters.items()}
+        back |= dict(zip(derived.grads, self.grads, strict=True))
+        steps = derived.steps(tuple(letters[name] for name in needed), scalars)
+        return [
+            Step(
+                step.function,
+                tuple(back[name] for name in step.tensors),
+                step.scalars,
+                tuple(back[name] for name in step.results),
+            )
+            for step in steps
+        ]
+
+    def _derived(self, scalars: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
+        """An operator with the row's expression, which can be differentiated; the letters that its tensors have."""
+        from .expressions import pointwise
+
+        tensors = [p.name for p in self.parameters if p.type is None]
+        letters = dict(zip(tensors, "abcde", strict=False))
+        text, label = self.row["expr"], ""
+        choices = re.match(r"switch \((\w+)\) (.*)$", text, re.DOTALL)
+        if choices:
+            label = str(scalars[choices[1]])
+            named = dict(part.split(":", 1) for part in choices[2].split(";"))
+            text = {key.strip(): value.strip() for key, value in named.items()}[label]
+        numbers = {p.name: p.type for p in self.parameters if p.type in (float, int, bool)}
+        operator = pointwise(
+            text,
+            grad="auto",
+            name="_".join(filter(None, (self.name, label, "derived"))),
+            inputs=list(letters.values()),
+            promotion=self.promotion,
+            dtypes=self.row["dtypes"],
+            scalars=numbers,
+        )
+        return operator, letters
