@@ -368,6 +368,9 @@ static gems_status run(gems_call *call) {
     bool alike;
     if (!row) return GEMS_ERROR;
     GEMS_TRY(gems_ew_arguments_of(row, call, &arguments));
+    if (call->op->promotion == GEMS_COMPLEX_TO_FLOAT && call->entry->variant == GEMS_INPLACE &&
+        arguments.types.result != arguments.types.common)
+        return gems_decline("a complex tensor does not become real in place");
     for (int i = 0; i < row->inputs; i++) {
         if (!arguments.tensor[i]) continue;
         all.input[all.inputs] = (uint8_t)i;

@@ -122,8 +122,10 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
         "constexpr int kVector = %d, kRank = %d, kTensors = %d, kUnroll = %d, kThreads = %d;\n",
         key->tune[GEMS_EW_VECTOR], key->tune[GEMS_EW_DIMS], tensors,
         gems_ew_unroll(read, key->tune[GEMS_EW_VECTOR]), GEMS_EW_THREADS);
+    bool complex = gems_dtype_is_complex(key->tune[GEMS_EW_COMPUTE]);
     gems_text_add(text, "#define EW_CLASS %d\n#define EW_NAMES_NEAR %d\n", key->kernel,
-                  memmem(choice->expr, (size_t)choice->expr_size, "kNear", 5) != NULL);
+                  !complex &&
+                      memmem(choice->expr, (size_t)choice->expr_size, "kNear", 5) != NULL);
     add_inputs(text, row, key);
     add_numbers(text, row, key);
     const char *expr = choice->expr;
@@ -137,8 +139,10 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
         left -= size + (size < left);
     }
     if (op->helper) gems_text_add(text, "namespace gems {\n%s\n}\n", op->helper);
-    program->files[0] = "elementwise.cu";
-    program->files[1] = NULL;
+    int files = 0;
+    if (complex) program->files[files++] = "complex.cuh";
+    program->files[files++] = "elementwise.cu";
+    program->files[files] = NULL;
     program->entries[0] = "elementwise";
     program->entry_count = 1;
     const char *end = strchr(op->schema, '(');
