@@ -6,6 +6,11 @@ namespace gems {
 template <class P> GEMS_DI bool is_infinite_part(P v) { return v == Limits<P>::inf() || v == -Limits<P>::inf(); }
 template <class P> GEMS_DI bool is_wild(P v) { return !(v - v == P(0)); } // infinite or NaN
 
+// Where exp leaves a type, e to that, and between what squares and halves are safe.
+template <class P> struct Bounds;
+template <> struct Bounds<float> { static constexpr float shift = 87, lift = 6.0760302250568721e37f, large = 8e37f, small = 2e-31f; };
+template <> struct Bounds<double> { static constexpr double shift = 709, lift = 8.2184074615549724e307, large = 4e307, small = 2e-292; };
+
 // ---- arithmetic
 template <class P> GEMS_DI Complex<P> operator-(Complex<P> a) { return {-a.re, -a.im}; }
 template <class P> GEMS_DI Complex<P> operator+(Complex<P> a, Complex<P> b) { return {a.re + b.re, a.im + b.im}; }
@@ -53,9 +58,8 @@ GEMS_DI SinCos<double> sin_cos(double x) {
 template <class P> struct Growth {
     P rest, lift;
     GEMS_DI explicit Growth(P x) {
-        constexpr P shift = sizeof(P) == 4 ? P(87) : P(709), most = sizeof(P) == 4 ? P(6.0760302250568721e37) : P(8.2184074615549724e307);
-        const bool far = x > shift;
-        rest = exp(far ? x - shift : x), lift = far ? most : P(1);
+        const bool far = x > Bounds<P>::shift;
+        rest = exp(far ? x - Bounds<P>::shift : x), lift = far ? Bounds<P>::lift : P(1);
     }
     GEMS_DI P of(P v) const { return v * lift * rest; }
 };
@@ -126,7 +130,7 @@ template <class P> GEMS_DI Complex<P> log1p(Complex<P> a) {
 #endif
 }
 template <class P> GEMS_DI Complex<P> sqrt(Complex<P> a) {
-    constexpr P large = sizeof(P) == 4 ? P(8e37) : P(4e307), small = sizeof(P) == 4 ? P(2e-31) : P(2e-292);
+    constexpr P large = Bounds<P>::large, small = Bounds<P>::small;
     const P m = abs(a.re) > abs(a.im) ? abs(a.re) : abs(a.im);
     const P scale = m > large ? P(0.0625) : m < small ? P(18014398509481984.0) : P(1);      // 2^54
     const P back = m > large ? P(4) : m < small ? P(7.450580596923828125e-09) : P(1);       // 2^-27
@@ -145,7 +149,7 @@ template <class P> struct Hyperbolic {
     Growth<P> growth;
     bool far;
     GEMS_DI explicit Hyperbolic(P x) : growth(abs(x)) {
-        far = abs(x) > (sizeof(P) == 4 ? P(87) : P(709));
+        far = abs(x) > Bounds<P>::shift;
         s = far ? copysign(P(0.5), x) : sinh(x), c = far ? P(0.5) : cosh(x);
     }
     GEMS_DI P of(P v) const { return far ? growth.of(v) : v; }

@@ -368,9 +368,13 @@ static gems_status run(gems_call *call) {
     bool alike;
     if (!row) return GEMS_ERROR;
     GEMS_TRY(gems_ew_arguments_of(row, call, &arguments));
-    if (call->op->promotion == GEMS_COMPLEX_TO_FLOAT && call->entry->variant == GEMS_INPLACE &&
-        arguments.types.result != arguments.types.common)
-        return gems_decline("a complex tensor does not become real in place");
+    if (arguments.types.result != arguments.types.common &&
+        call->op->promotion == GEMS_COMPLEX_TO_FLOAT && call->entry->out_arg >= 0) {
+        const gems_tensor *out = &call->args[call->entry->out_arg].t;
+        if (call->entry->variant == GEMS_INPLACE ||
+            (gems_dtype_is_complex(out->dtype) && out->dtype != arguments.types.common))
+            return gems_decline("a complex tensor made real in place, or in another complex one");
+    }
     for (int i = 0; i < row->inputs; i++) {
         if (!arguments.tensor[i]) continue;
         all.input[all.inputs] = (uint8_t)i;
