@@ -54,6 +54,16 @@ static bool same_layout(const gems_tensor *a, const gems_tensor *b) {
     return true;
 }
 
+/* The strides of a contiguous tensor, those of dims of one element too. */
+static bool is_canonical(const gems_tensor *t) {
+    int64_t step = 1;
+    for (int d = t->ndim - 1; d >= 0; d--) {
+        if (t->strides[d] != step) return false;
+        step *= t->sizes[d] > 1 ? t->sizes[d] : 1;
+    }
+    return true;
+}
+
 /* Makes the outputs in the broadcast shape of the inputs, laid out as TensorIterator would. alike:
  * all inputs have one layout and it is dense. */
 static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
@@ -63,11 +73,15 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
     const int64_t *chosen = NULL;
     int ndim = in->inputs ? in->t[0]->ndim : 0;
     bool canonical = false; /* contiguous, all of them */
+    bool real = arguments->types.result != arguments->types.common &&
+                call->op->promotion == GEMS_COMPLEX_TO_FLOAT;
     *alike = true;
     for (int i = 1; i < in->inputs; i++) *alike = *alike && same_layout(in->t[0], in->t[i]);
     if (in->inputs) memcpy(sizes, in->t[0]->sizes, (size_t)ndim * sizeof *sizes);
     if (*alike) {
-        canonical = !in->inputs || gems_is_contiguous(in->t[0]);
+        bool odd = arguments->numbers || real; /* ATen takes no short way for contiguous ones */
+        canonical =
+            !in->inputs || (odd ? is_canonical(in->t[0]) : gems_is_contiguous(in->t[0]));
         *alike = canonical || gems_is_non_overlapping_and_dense(in->t[0]);
     } else {
         for (int i = 1; i < in->inputs; i++)
@@ -90,7 +104,7 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
         }
         if (call->op->mode != GEMS_EW_CONTIGUOUS) {
             gems_output_strides(sizes, ndim, views, count, strides);
-            chosen = strides;
+            chosen = *alike && real ? in->t[0]->strides : strides; /* as empty_like has them */
         }
     }
     for (int i = 0; i < row->outputs; i++)
