@@ -8,10 +8,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import cpu_kernels
 import native
+import sass
 from native import DECLINE, OK
 from test_base import KIND_TENSOR, NUMBERS, Content, Tensor, Value, longs
 from test_base import value as cpu_value
@@ -173,3 +176,52 @@ def test_ranks_beyond_the_kernels() -> None:
     assert run("neg", stepped(9)) == DECLINE
     assert run("neg", gpu((2,) * 12, tuple(2 ** (11 - d) for d in range(12)))) == OK
     assert run("neg", gpu((1,) * 17, (1,) * 17)) == DECLINE
+
+
+# ---- as many tensors as a row may have: five read, three written
+
+EXPRESSIONS = ("a + b * c", "d - e", "a * e + (b != c ? d : 0.5f)")
+
+
+def widest_program(shape_class: int, vector: int) -> str:
+    """What csrc/families/elementwise_program.c would write for a row with five inputs and three outputs."""
+    letters = "abcde"
+    inputs = " ".join(f"X({i}, {v}, float, common_t, compute_t, {int(i == 4)})" for i, v in enumerate(letters))
+    outputs = " ".join(f"X({i}, float, EW_EXPRESSION_{i})" for i in range(3))
+    expressions = "\n".join(f"#define EW_EXPRESSION_{i} {text_}" for i, text_ in enumerate(EXPRESSIONS))
+    return f"""
+typedef float compute_t; typedef float common_t; typedef float result_t; typedef int32_t Index;
+constexpr int kVector = {vector}, kRank = 4, kTensors = 8, kUnroll = 1, kThreads = 256;
+#define EW_CLASS {shape_class}
+#define EW_NAMES_NEAR 0
+#define EW_INPUTS(X) {inputs}
+#define EW_OUTPUTS(X) {outputs}
+#define EW_NUMBERS(X)
+#define EW_GIVEN
+{expressions}
+{(native.ROOT / "kernels" / "elementwise.cu").read_text()}"""
+
+
+@pytest.mark.parametrize("mode", ["fast", "checked"])
+def test_five_inputs_and_three_outputs(mode: str) -> None:
+    backend = cpu_kernels.shared(mode)
+    program = cpu_kernels.Program(backend, widest_program(0, 0 if mode == "fast" else 4), ["elementwise"])
+    n, end = 1003, 1003
+    generator = np.random.default_rng(0)
+    a, b, c, d, e = (generator.standard_normal(n).astype(np.float32) for _ in range(5))
+    outs = [np.zeros(n, dtype=np.float32) for _ in range(3)]
+    grid, block = (2, 1) if mode == "fast" else (1, 256)
+    program(a, b, c, d, e, *outs, 0, end, grid=grid, block=block, constant=range(5))
+    expected = (a + b * c, d - e, a * e + np.where(b != c, d, 0.5))
+    for got, wanted in zip(outs, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("arch", [pytest.param(a, marks=[] if a == "sm_120" else pytest.mark.slow) for a in sass.ARCHS])
+def test_the_most_tensors_do_not_spill(arch: str) -> None:
+    for shape_class, vector in ((0, 4), (1, 4), (2, 1), (3, 32)):
+        text_ = sass.contract() + widest_program(shape_class, vector)
+        found = sass.kernels(text_, ["elementwise"], arch)["elementwise"]
+        assert found.spill_bytes == 0, (shape_class, found.registers)
+        if shape_class < 2:
+            assert found.count("LDG.E.128") >= 4 and found.count("STG.E.128") >= 3, found.opcodes
