@@ -27,7 +27,7 @@ template <class P> GEMS_DI Complex<P> operator/(Complex<P> a, Complex<P> b) {
     const P u = wide ? a.re : a.im, v = wide ? a.im : a.re;
     const P ratio = small / large, scale = P(1) / (large + small * ratio);
     const P re = (u + v * ratio) * scale, im = (wide ? v - u * ratio : u * ratio - v) * scale;
-    return {zero ? a.re / c : re, zero ? a.im / d : im};
+    return {zero ? a.re * Limits<P>::inf() : re, zero ? a.im * Limits<P>::inf() : im};
 }
 template <class P> GEMS_DI bool operator==(Complex<P> a, Complex<P> b) { return (a.re == b.re) & (a.im == b.im); }
 template <class P> GEMS_DI bool operator!=(Complex<P> a, Complex<P> b) { return (a.re != b.re) | (a.im != b.im); }
@@ -193,18 +193,27 @@ template <class P> GEMS_DI Complex<P> tan(Complex<P> a) {
 template <class P> GEMS_DI Complex<P> sigmoid(Complex<P> a) {
     return Complex<P>(P(1)) / (Complex<P>(P(1)) + exp(-a));
 }
-#if GEMS_CPU // the C library's own: its product recovers infinities
-#define GEMS_CPOW(P, function)                             \
-    GEMS_DI Complex<P> pow(Complex<P> a, Complex<P> b) {   \
-        _Complex P x, y;                                   \
-        memcpy(&x, &a, sizeof a), memcpy(&y, &b, sizeof b); \
-        x = function(x, y);                                \
-        return {__real__ x, __imag__ x};                   \
+// On a CPU ATen's is the C library's, whose product finds the infinity where the plain one has NaN in both parts.
+template <class P> GEMS_DI P only_sign(P v, bool infinite) { return copysign(infinite ? P(1) : P(0), v); }
+template <class P> GEMS_DI Complex<P> exponent_of(Complex<P> a, Complex<P> b) {
+    Complex<P> r = a * b;
+#if GEMS_CPU
+    if (__builtin_expect((r.re != r.re) & (r.im != r.im), 0)) {
+        const bool wide = is_infinite(a), far = is_infinite(b);
+        const bool over = is_infinite_part(a.re * b.re) | is_infinite_part(a.im * b.im) | is_infinite_part(a.re * b.im) |
+                          is_infinite_part(a.im * b.re);
+        if (!wide & !far & !over) return r;
+        Complex<P> x = a, y = b;
+        if (wide) x = {only_sign(a.re, is_infinite_part(a.re)), only_sign(a.im, is_infinite_part(a.im))};
+        if (far) y = {only_sign(b.re, is_infinite_part(b.re)), only_sign(b.im, is_infinite_part(b.im))};
+        x = {x.re == x.re ? x.re : copysign(P(0), x.re), x.im == x.im ? x.im : copysign(P(0), x.im)};
+        y = {y.re == y.re ? y.re : copysign(P(0), y.re), y.im == y.im ? y.im : copysign(P(0), y.im)};
+        r = times(x * y, Limits<P>::inf());
     }
-GEMS_CPOW(float, __builtin_cpowf) GEMS_CPOW(double, __builtin_cpow)
-#else
-template <class P> GEMS_DI Complex<P> pow(Complex<P> a, Complex<P> b) { return exp(b * log(a)); }
 #endif
+    return r;
+}
+template <class P> GEMS_DI Complex<P> pow(Complex<P> a, Complex<P> b) { return exp(exponent_of(b, log(a))); }
 
 // ---- what expressions of rows call
 template <class P> GEMS_DI Complex<P> once(Complex<P> a) { return Complex<P>(P(1)) * a; }
