@@ -47,13 +47,6 @@ typedef struct work {
 
 /* ---- shapes ---- */
 
-static bool same_layout(const gems_tensor *a, const gems_tensor *b) {
-    if (a->ndim != b->ndim) return false;
-    for (int d = 0; d < a->ndim; d++)
-        if (a->sizes[d] != b->sizes[d] || a->strides[d] != b->strides[d]) return false;
-    return true;
-}
-
 /* The strides of a contiguous tensor, those of dims of one element too. */
 static bool is_canonical(const gems_tensor *t) {
     int64_t step = 1;
@@ -61,6 +54,13 @@ static bool is_canonical(const gems_tensor *t) {
         if (t->strides[d] != step) return false;
         step *= t->sizes[d] > 1 ? t->sizes[d] : 1;
     }
+    return true;
+}
+
+static bool same_layout(const gems_tensor *a, const gems_tensor *b) {
+    if (a->ndim != b->ndim) return false;
+    for (int d = 0; d < a->ndim; d++)
+        if (a->sizes[d] != b->sizes[d] || a->strides[d] != b->strides[d]) return false;
     return true;
 }
 

@@ -139,10 +139,8 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
         left -= size + (size < left);
     }
     if (op->helper) gems_text_add(text, "namespace gems {\n%s\n}\n", op->helper);
-    int files = 0;
-    if (complex) program->files[files++] = "complex.cuh";
-    program->files[files++] = "elementwise.cu";
-    program->files[files] = NULL;
+    program->files[0] = "elementwise.cu";
+    program->files[1] = NULL;
     program->entries[0] = "elementwise";
     program->entry_count = 1;
     const char *end = strchr(op->schema, '(');
@@ -151,5 +149,9 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
                  op->schema, class_names[key->kernel < GEMS_EW_CLASSES ? key->kernel : 0]);
     if (used > 0 && used < (int)sizeof program->name)
         name_types(program->name + used, sizeof program->name - (size_t)used, row, key);
+    if (complex) { /* before the others */
+        memmove(program->files + 1, program->files, sizeof program->files - sizeof *program->files);
+        program->files[0] = "complex.cuh";
+    }
     return text->failed ? gems_fail(GEMS_MEMORY_ERROR, "no memory for a program's text") : GEMS_OK;
 }
