@@ -82,6 +82,9 @@ template <class T> GEMS_DI T absolute(T a) {
     if constexpr (is_float<T>) return abs(a);
     else return a < 0 ? T(uint64_t(0) - uint64_t(a)) : a;
 }
+template <class T> GEMS_DI T conj(T a) { return a; }
+// ATen multiplies by an alpha of 1 too: a complex infinity gets a NaN by it.
+template <class T> GEMS_DI T once(T a) { return a; }
 template <class T> GEMS_DI T lerp(T a, T b, T weight) {
     T d = b - a;
     return abs(weight) < T(0.5) ? a + weight * d : b - d * (T(1) - weight);
@@ -158,7 +161,7 @@ template <class O, class V> GEMS_DI O written(V v) {
     if constexpr (is_same<V, result_t>) return convert<O>(v);
     else return convert<O>(from_op<result_t>(v));
 }
-typedef either<is_same<result_t, bool>, bool, compute_t> value_t;
+typedef either<is_same<result_t, bool> || is_complex<compute_t> != is_complex<result_t>, result_t, compute_t> value_t;
 
 #define EW_STORED(i, name, T, through, as, flag) T stored_##name,
 #define EW_READ(i, name, T, through, as, flag) const as name = read<through, as>(stored_##name);

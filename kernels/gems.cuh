@@ -36,8 +36,15 @@ struct f16 { uint16_t x; };
 struct bf16 { uint16_t x; };
 struct f8e4m3 { uint8_t x; };
 struct f8e5m2 { uint8_t x; };
-struct c64 { typedef float part; float re, im; };
-struct alignas(16) c128 { typedef double part; double re, im; };
+template <class P> struct alignas(2 * sizeof(P)) Complex { // arithmetic and functions: complex.cuh
+    typedef P part;
+    P re, im;
+    Complex() = default;
+    GEMS_DI constexpr Complex(P real, P imaginary) : re(real), im(imaginary) {}
+    GEMS_DI constexpr explicit Complex(P real) : re(real), im(0) {}
+};
+typedef Complex<float> c64;
+typedef Complex<double> c128;
 
 template <class A, class B> struct Same { static constexpr bool value = false; };
 template <class A> struct Same<A, A> { static constexpr bool value = true; };

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COMPLEX = (torch.complex64, torch.complex128)
 ALL_DTYPES = (
     *FLOATS,
     torch.uint8,
@@ -81,12 +82,18 @@ def tensors(value: Any) -> list[Tensor]:
 
 
 def to_float64(value: Any) -> Any:
-    """The same arguments with every real floating tensor in float64."""
-    return tree_map(lambda t: t.double() if isinstance(t, Tensor) and t.dtype in FLOATS else t, value)
+    """The same arguments with every floating tensor in float64, every complex one in complex128."""
+
+    def wide(item: Any) -> Any:
+        if not isinstance(item, Tensor):
+            return item
+        return item.double() if item.dtype in FLOATS else item.cdouble() if item.dtype in COMPLEX else item
+
+    return tree_map(wide, value)
 
 
 def error_of(result: Tensor, reference: Tensor) -> Tensor:
-    return (result.double() - reference.double()).abs()
+    return (result.to(reference.dtype) - reference).abs()
 
 
 def near(ours: Tensor, aten: Tensor, reference: Callable[[], Any] | None, index: int) -> str:
@@ -100,13 +107,13 @@ def near(ours: Tensor, aten: Tensor, reference: Callable[[], Any] | None, index:
         return ""
     except AssertionError as error:
         text = str(error)
-    if ours.dtype not in FLOATS or reference is None:
+    if ours.dtype not in (*FLOATS, *COMPLEX) or reference is None:
         return text
     exact = outcome(reference)
     if isinstance(exact, Raised):
         return text
     exact = tensors(exact)[index]
-    if exact.shape != ours.shape or exact.dtype != torch.float64:
+    if exact.shape != ours.shape or exact.dtype not in (torch.float64, torch.complex128):
         return text
     finite = exact.isfinite() & aten.isfinite()
     if not torch.equal(ours.isfinite(), aten.isfinite()):

@@ -62,6 +62,13 @@ static int complex_of(int dtype) {
                                                     : GEMS_C64;
 }
 
+int gems_dtype_real(int dtype) {
+    return dtype == GEMS_C32   ? GEMS_F16
+           : dtype == GEMS_C64  ? GEMS_F32
+           : dtype == GEMS_C128 ? GEMS_F64
+                                : dtype;
+}
+
 static bool is_fp8(int dtype) { return gems_dtype_is_float(dtype) && gems_dtype_size(dtype) == 1; }
 static bool is_wide_unsigned(int dtype) {
     return dtype == GEMS_U16 || dtype == GEMS_U32 || dtype == GEMS_U64;

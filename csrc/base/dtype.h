@@ -21,6 +21,7 @@ int gems_dtype_opmath(int dtype);           /* f16, bf16, fp8 -> f32; c32 -> c64
 bool gems_dtype_is_float(int dtype);        /* real floating point, fp8 included */
 bool gems_dtype_is_complex(int dtype);
 bool gems_dtype_is_int(int dtype);          /* without bool */
+int gems_dtype_real(int dtype);             /* of a complex dtype that of its parts; the others themselves */
 
 int gems_promote(int a, int b);             /* torch.promote_types; GEMS_NO_DTYPE when torch has none */
 bool gems_can_cast(int from, int to);       /* torch.can_cast */

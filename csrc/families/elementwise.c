@@ -47,6 +47,16 @@ typedef struct work {
 
 /* ---- shapes ---- */
 
+/* The strides of a contiguous tensor, those of dims of one element too. */
+static bool is_canonical(const gems_tensor *t) {
+    int64_t step = 1;
+    for (int d = t->ndim - 1; d >= 0; d--) {
+        if (t->strides[d] != step) return false;
+        step *= t->sizes[d] > 1 ? t->sizes[d] : 1;
+    }
+    return true;
+}
+
 static bool same_layout(const gems_tensor *a, const gems_tensor *b) {
     if (a->ndim != b->ndim) return false;
     for (int d = 0; d < a->ndim; d++)
@@ -66,13 +76,15 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
     bool numbers = false;   /* that are operands to TensorIterator */
     for (int i = 0; arguments->numbers && i < row->inputs; i++)
         numbers |= row->input[i].operand && arguments->numbers >> i & 1;
+    bool real = arguments->types.result != arguments->types.common &&
+                call->op->promotion == GEMS_COMPLEX_TO_FLOAT;
     *alike = true;
     for (int i = 1; i < in->inputs; i++) *alike = *alike && same_layout(in->t[0], in->t[i]);
     if (in->inputs) memcpy(sizes, in->t[0]->sizes, (size_t)ndim * sizeof *sizes);
     if (*alike) {
-        canonical = !in->inputs || gems_is_contiguous(in->t[0]);
-        /* Beside a number TensorIterator keeps even the stride of a dim of size 1. */
-        for (int d = 0; numbers && d < ndim; d++) canonical = canonical && sizes[d] != 1;
+        bool odd = numbers || real; /* ATen takes no short way for contiguous ones */
+        canonical =
+            !in->inputs || (odd ? is_canonical(in->t[0]) : gems_is_contiguous(in->t[0]));
         *alike = canonical || gems_is_non_overlapping_and_dense(in->t[0]);
     } else {
         for (int i = 1; i < in->inputs; i++)
@@ -94,7 +106,7 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
         }
         if (call->op->mode != GEMS_EW_CONTIGUOUS) {
             gems_output_strides(sizes, ndim, views, count, strides);
-            chosen = strides;
+            chosen = *alike && real ? in->t[0]->strides : strides; /* as empty_like has them */
         }
     }
     for (int i = 0; i < row->outputs; i++)
@@ -401,6 +413,13 @@ static gems_status run(gems_call *call) {
     bool alike;
     if (!row) return GEMS_ERROR;
     GEMS_TRY(gems_ew_arguments_of(row, call, &arguments));
+    if (arguments.types.result != arguments.types.common &&
+        call->op->promotion == GEMS_COMPLEX_TO_FLOAT && call->entry->out_arg >= 0) {
+        const gems_tensor *out = &call->args[call->entry->out_arg].t;
+        if (call->entry->variant == GEMS_INPLACE ||
+            (gems_dtype_is_complex(out->dtype) && out->dtype != arguments.types.common))
+            return gems_decline("a complex tensor made real in place, or in another complex one");
+    }
     for (int i = 0; i < row->inputs; i++) {
         if (!arguments.tensor[i]) continue;
         all.input[all.inputs] = (uint8_t)i;

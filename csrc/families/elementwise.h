@@ -106,7 +106,7 @@ typedef struct gems_ew_arguments {
     const gems_tensor *tensor[GEMS_EW_INPUTS];   /* NULL: number or absent */
     const void *argument[GEMS_EW_INPUTS + GEMS_EW_PARAMETERS]; /* kernel arguments of numbers, then of parameters */
     int arguments;
-    union { uint8_t bytes[16]; double align; } store[GEMS_EW_INPUTS + GEMS_EW_PARAMETERS];
+    union { _Alignas(16) uint8_t bytes[16]; } store[GEMS_EW_INPUTS + GEMS_EW_PARAMETERS];
 } gems_ew_arguments;
 
 /* Reads the arguments of a call: choice, promotion, numbers and parameters in the compute type. Declines what ATen

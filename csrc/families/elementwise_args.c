@@ -18,7 +18,9 @@ gems_status gems_ew_types_of(const gems_ew_row *row, int choice, int together,
     types->common = (uint8_t)together;
     types->compute =
         (uint8_t)(promotion == GEMS_NO_OPMATH ? together : gems_dtype_opmath(together));
-    types->result = (uint8_t)(promotion == GEMS_ALWAYS_BOOL ? GEMS_BOOL : together);
+    types->result = (uint8_t)(promotion == GEMS_ALWAYS_BOOL        ? GEMS_BOOL
+                              : promotion == GEMS_COMPLEX_TO_FLOAT ? gems_dtype_real(together)
+                                                                   : together);
     return GEMS_OK;
 }
 
@@ -102,6 +104,7 @@ static int choose(const gems_ew_row *row, const gems_call *call) {
     bool word = value->kind == GEMS_STRING || value->kind == GEMS_NONE;
     const char *text = value->kind == GEMS_STRING ? value->s : "none";
     double number = word || value->kind == GEMS_TENSOR ? 0 : gems_arg_double(call, row->selector);
+    if (value->kind == GEMS_COMPLEX && value->c[1] != 0) number = NAN; /* no label's */
     for (int i = 0; i < row->choices; i++) {
         const gems_ew_choice *choice = &row->choice[i];
         size_t size = (size_t)choice->label_size;
@@ -116,7 +119,13 @@ static int choose(const gems_ew_row *row, const gems_call *call) {
 /* True when the number is one of the dtype: ATen refuses it otherwise, where it is a Scalar of its
  * own. */
 static bool in_range(const gems_value *value, int dtype) {
+    if (value->kind == GEMS_COMPLEX) {
+        gems_value re = {.kind = GEMS_FLOAT, .f = value->c[0]};
+        gems_value im = {.kind = GEMS_FLOAT, .f = value->c[1]};
+        return gems_dtype_is_complex(dtype) && in_range(&re, dtype) && in_range(&im, dtype);
+    }
     if (value->kind != GEMS_FLOAT && value->i >= 0 && value->i < 128) return true; /* most often */
+    dtype = gems_dtype_real(dtype);
     if (gems_dtype_is_float(dtype)) {
         double v = value->kind == GEMS_FLOAT ? fabs(value->f) : fabs((double)value->i);
         double most = dtype == GEMS_F64    ? DBL_MAX
@@ -132,6 +141,8 @@ static bool in_range(const gems_value *value, int dtype) {
     int64_t half = INT64_C(1) << (8 * gems_dtype_size(dtype) - 1);
     return value->i >= -half && value->i < half;
 }
+
+static bool is_whole(int dtype) { return dtype == GEMS_BOOL || gems_dtype_is_int(dtype); }
 
 /* Adds a kernel argument: the number in `dtype`. */
 static gems_status add_number(gems_ew_arguments *out, const gems_value *value, int dtype) {
@@ -149,9 +160,8 @@ static gems_status add_input_number(const gems_ew_row *row, gems_ew_arguments *o
     const gems_ew_types *types = &out->types;
     const gems_ew_choice *choice = &row->choice[out->choice];
     out->numbers |= (uint8_t)(1u << i);
-    if (value->kind == GEMS_COMPLEX) return gems_decline("complex number");
     if (row->input[i].role == GEMS_EW_MASK) return add_number(out, value, GEMS_BOOL);
-    bool whole = !gems_dtype_is_float(types->common);
+    bool whole = is_whole(types->common);
     if (!in_range(value, types->common)) return gems_decline("a number out of the dtype's range");
     if (whole && choice->divides && i == 1 && !value->i)
         return gems_decline("integer division by zero");
@@ -171,9 +181,9 @@ static gems_status add_input_number(const gems_ew_row *row, gems_ew_arguments *o
     return add_number(out, value, types->compute);
 }
 
-/* What kernels read: every real dtype that they have a type for. */
+/* What kernels read: every dtype that they have a type for. */
 #define READABLE                                                                    \
-    (GEMS_ALL_MASK | GEMS_BIT(GEMS_U16) | GEMS_BIT(GEMS_U32) | GEMS_BIT(GEMS_U64) | \
+    (GEMS_ALL_MASK | GEMS_COMPLEX_MASK | GEMS_BIT(GEMS_U16) | GEMS_BIT(GEMS_U32) | GEMS_BIT(GEMS_U64) | \
      GEMS_BIT(GEMS_F8E4M3) | GEMS_BIT(GEMS_F8E5M2))
 
 static gems_status take_tensor(const gems_ew_row *row, const gems_call *call,
@@ -187,8 +197,10 @@ static gems_status take_tensor(const gems_ew_row *row, const gems_call *call,
         return gems_decline("the mask is not bool");
     if (input->role == GEMS_EW_SINGLE) {
         if (t->ndim) return gems_decline("value is not 0-dim");
-        if (gems_dtype_is_float(t->dtype) && !gems_dtype_is_float(out->types.common))
+        if (!is_whole(t->dtype) && is_whole(out->types.common))
             return gems_decline("a float value for integers");
+        if (gems_dtype_is_complex(t->dtype) && !gems_dtype_is_complex(out->types.common))
+            return gems_decline("a complex value for real numbers");
     }
     if (!(GEMS_BIT(t->dtype) & READABLE)) return gems_decline("dtype without a kernel");
     if (number) {
@@ -198,7 +210,7 @@ static gems_status take_tensor(const gems_ew_row *row, const gems_call *call,
     }
     if (t->device_type != call->device_type) return gems_decline("a tensor on another device");
     if (call->device_type == GEMS_CPU && i == 1 && row->choice[out->choice].divides &&
-        !gems_dtype_is_float(out->types.common))
+        is_whole(out->types.common))
         return gems_decline("integers divided by a tensor: ATen looks for zeros");
     out->tensor[i] = t;
     return GEMS_OK;
@@ -216,8 +228,9 @@ static gems_status take_parameter(const gems_ew_row *row, const gems_call *call,
         out->absent_parameters |= (uint8_t)(1u << i);
         return add_number(out, &zero, dtype);
     }
-    if (value->kind == GEMS_TENSOR || value->kind == GEMS_COMPLEX)
-        return gems_decline("a parameter that is no real number");
+    if (value->kind == GEMS_TENSOR) return gems_decline("a parameter that is no number");
+    if (value->kind == GEMS_COMPLEX && !gems_dtype_is_complex(dtype))
+        return gems_decline("a complex parameter of real numbers");
     if (parameter->type == GEMS_T_SCALAR && value->kind == GEMS_BOOLEAN &&
         out->types.common != GEMS_BOOL)
         return gems_decline("a bool parameter");

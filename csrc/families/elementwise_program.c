@@ -132,9 +132,11 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
         "constexpr int kVector = %d, kRank = %d, kTensors = %d, kUnroll = %d, kThreads = %d;\n",
         key->tune[GEMS_EW_VECTOR], key->tune[GEMS_EW_DIMS], tensors,
         gems_ew_unroll(read, key->tune[GEMS_EW_VECTOR]), GEMS_EW_THREADS);
-    gems_text_add(text, "#define EW_CLASS %d\n#define EW_LIGHT %d\n#define EW_NAMES_NEAR %d\n", key->kernel,
-                  row->outputs == 1 && !gems_op_added(key->op),
-                  memmem(choice->expr, (size_t)choice->expr_size, "kNear", 5) != NULL);
+    bool complex = gems_dtype_is_complex(key->tune[GEMS_EW_COMPUTE]);
+    gems_text_add(text, "#define EW_CLASS %d\n#define EW_LIGHT %d\n#define EW_NAMES_NEAR %d\n",
+                  key->kernel, row->outputs == 1 && !gems_op_added(key->op),
+                  !complex &&
+                      memmem(choice->expr, (size_t)choice->expr_size, "kNear", 5) != NULL);
     add_inputs(text, row, key);
     add_numbers(text, row, key);
     const char *expr = choice->expr;
@@ -158,5 +160,9 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
                  op->schema, class_names[key->kernel < GEMS_EW_CLASSES ? key->kernel : 0]);
     if (used > 0 && used < (int)sizeof program->name)
         name_types(program->name + used, sizeof program->name - (size_t)used, row, key);
+    if (complex) { /* before the others */
+        memmove(program->files + 1, program->files, sizeof program->files - sizeof *program->files);
+        program->files[0] = "complex.cuh";
+    }
     return text->failed ? gems_fail(GEMS_MEMORY_ERROR, "no memory for a program's text") : GEMS_OK;
 }
