@@ -90,7 +90,9 @@ template <class T> GEMS_DI T common_divisor(T a, T b) {
     }
     return b;
 }
+// The magnitude of a small integer's product is taken before it wraps, as C promotes it.
 template <class T> GEMS_DI T common_multiple(T a, T b) {
+    typedef either<sizeof(T) < 4, int32_t, T> W;
     T divisor = common_divisor(a, b);
-    return divisor == T(0) ? T(0) : magnitude(T(uint64_t(a / divisor) * uint64_t(b)));
+    return divisor == T(0) ? T(0) : T(magnitude(W(uint64_t(a / divisor) * uint64_t(b))));
 }
