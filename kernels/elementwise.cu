@@ -137,9 +137,14 @@ template <class T> GEMS_DI T silu_gradient(T grad, T x) {
     return grad * s * (T(1) + x * (T(1) - s));
 }
 // x * Phi(x), and its approximation x * sigmoid(2u) = x/2 * (1 + tanh(u)).
-template <class T> GEMS_DI T normal_cdf(T x) { return T(0.5) * (T(1) + erf(x * T(0.70710678118654752440))); }
+// 1 + erf() would lose the digits of a negative x; what rounding takes from erfc's argument is given back.
+template <class T> GEMS_DI T normal_cdf(T x) {
+    const T root = T(0.70710678118654752440), rest = T(0.70710678118654752440 - double(root));
+    T t = -x * root, lost = fma(-x, root, -t) - x * rest, r = T(0.5) * erfc(t);
+    return t > T(0.5) & t < T(30) ? fma(T(-2) * t * lost, r, r) : r;
+}
 template <class T> GEMS_DI T exp_minus(T x) { return exp(-x); }
-template <class T> GEMS_DI T gelu_erf(T x) { return x * normal_cdf(x); }
+template <bool HALF, class T> GEMS_DI T gelu_erf(T x) { return x * normal_cdf(x); } // HALF: of 16 bits; a CPU has more for floats
 template <class T> GEMS_DI T gelu_inner(T x) { return T(1.59576912160573071176) * (x + T(0.044715) * x * x * x); }
 template <class T> GEMS_DI T gelu_tanh(T x) { return x * sigmoid(gelu_inner(x)); }
 template <class T> GEMS_DI T gelu_erf_gradient(T grad, T x) {

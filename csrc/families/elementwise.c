@@ -64,6 +64,13 @@ static bool same_layout(const gems_tensor *a, const gems_tensor *b) {
     return true;
 }
 
+/* Where the operands have an input of the row. */
+static int place_of(const operands *in, int input) {
+    int place = 0;
+    while (place < in->inputs - 1 && in->input[place] != input) place++;
+    return place;
+}
+
 /* Makes the outputs in the broadcast shape of the inputs, laid out as TensorIterator would. alike:
  * all inputs have one layout and it is dense. */
 static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
@@ -91,20 +98,35 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
             if (!gems_broadcast(sizes, &ndim, in->t[i]->sizes, in->t[i]->ndim))
                 return gems_decline("the shapes do not broadcast");
     }
+    int layout = call->op->mode & GEMS_EW_LAYOUT;
+    const gems_tensor *self = arguments->tensor[row->self];
+    if (layout == GEMS_EW_BY_SELF || call->op->mode & GEMS_EW_SHAPE_OF_SELF)
+        if (!self || self->ndim != ndim ||
+            memcmp(self->sizes, sizes, (size_t)ndim * sizeof *sizes))
+            return gems_decline("an input that is larger than self");
+    if (call->entry->variant == GEMS_OUT && call->op->mode & GEMS_EW_OUT_EXACT)
+        for (int i = 0; i < row->outputs; i++)
+            if (call->args[call->entry->out_arg + i].kind == GEMS_TENSOR &&
+                call->args[call->entry->out_arg + i].t.dtype != arguments->types.result)
+                return gems_decline("the output has another dtype");
     if (!canonical && call->entry->variant == GEMS_FUNCTIONAL) {
         const int64_t *views[GEMS_EW_INPUTS];
         int count = in->inputs;
-        bool swapped = call->op->mode == GEMS_EW_BY_LAST_FIRST;
         for (int i = 0; i < count; i++) {
             gems_broadcast_strides(in->t[i], sizes, ndim, broadcast[i]);
-            views[swapped ? count - 1 - i : i] = broadcast[i];
+            views[layout == GEMS_EW_BY_LAST_FIRST ? count - 1 - i
+                  : layout == GEMS_EW_FIRST_LAST  ? (i + count - 1) % count
+                                                  : i] = broadcast[i];
         }
         if (numbers) { /* one more tensor, of another shape */
             memset(broadcast[count], 0, (size_t)ndim * sizeof **broadcast);
             views[count] = broadcast[count];
             count++;
         }
-        if (call->op->mode != GEMS_EW_CONTIGUOUS) {
+        if (layout == GEMS_EW_BY_SELF && gems_is_non_overlapping_and_dense(self)) {
+            chosen = self->strides;
+        } else if (layout != GEMS_EW_CONTIGUOUS) {
+            if (layout == GEMS_EW_BY_SELF) views[0] = broadcast[place_of(in, row->self)], count = 1;
             gems_output_strides(sizes, ndim, views, count, strides);
             chosen = *alike && real ? in->t[0]->strides : strides; /* as empty_like has them */
         }

@@ -6,6 +6,7 @@
  *     mask or condition (a bool of its own) and a Tensor called value (0-dim, converted);
  *   - parameters (other Scalar, float, int and bool arguments) go by the schema's names;
  *   - has_b tells whether an optional input was given, has_eps the same of an optional parameter;
+ *   - numel is the number of elements of the argument self;
  *   - a literal with a point or an exponent has the type that is computed in;
  *   - several outputs: expressions with a comma between;
  *   - "switch (argument) label: expression; label: expression; else: expression" chooses by a string argument
@@ -41,6 +42,7 @@ typedef struct gems_ew_parameter {
     uint8_t arg;
     uint8_t type;   /* gems_type */
     bool optional;
+    bool counts;    /* numel: of the tensor that arg is */
     char name[32];
 } gems_ew_parameter;
 
@@ -55,6 +57,7 @@ typedef struct gems_ew_row {
     const gems_op *op;
     int inputs, parameters, outputs, choices;
     int selector;             /* argument that chooses; -1: there is one choice */
+    int self;                 /* the input called self; 0 when none is */
     bool plain;               /* inputs are tensors, all given, that promote; no choice divides integers */
     gems_ew_input input[GEMS_EW_INPUTS];
     gems_ew_parameter parameter[GEMS_EW_PARAMETERS];

@@ -221,6 +221,11 @@ static gems_status take_parameter(const gems_ew_row *row, const gems_call *call,
     static const gems_value zero = {.kind = GEMS_INT, .i = 0};
     const gems_ew_parameter *parameter = &row->parameter[i];
     const gems_value *value = &call->args[parameter->arg];
+    if (parameter->counts) {
+        if (value->kind != GEMS_TENSOR) return gems_decline("self is no tensor");
+        const gems_value count = {.kind = GEMS_INT, .i = value->t.numel};
+        return add_number(out, &count, out->types.compute);
+    }
     int dtype = parameter->type == GEMS_T_INT    ? GEMS_I64
                 : parameter->type == GEMS_T_BOOL ? GEMS_BOOL
                                                  : out->types.compute;
@@ -236,6 +241,12 @@ static gems_status take_parameter(const gems_ew_row *row, const gems_call *call,
         return gems_decline("a bool parameter");
     if (dtype == out->types.compute && !in_range(value, out->types.common))
         return gems_decline("a parameter out of the dtype's range");
+    bool real = parameter->type == GEMS_T_SCALAR || parameter->type == GEMS_T_FLOAT;
+    if (real && row->op->mode & (GEMS_EW_NOT_NEGATIVE | GEMS_EW_POSITIVE)) {
+        double number = gems_arg_double(call, parameter->arg);
+        if (!(row->op->mode & GEMS_EW_POSITIVE ? number > 0 : number >= 0))
+            return gems_decline("a parameter that ATen may not take");
+    }
     return add_number(out, value, dtype);
 }
 

@@ -149,9 +149,12 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
         expr += size + (size < left);
         left -= size + (size < left);
     }
-    if (op->helper) gems_text_add(text, "namespace gems {\n%s\n}\n", op->helper);
-    program->files[0] = "elementwise.cu";
-    program->files[1] = NULL;
+    const char *point = op->helper ? strrchr(op->helper, '.') : NULL;
+    bool file = point && !strcmp(point, ".cuh");
+    if (op->helper && !file) gems_text_add(text, "namespace gems {\n%s\n}\n", op->helper);
+    program->files[0] = file ? op->helper : "elementwise.cu";
+    program->files[1] = file ? "elementwise.cu" : NULL;
+    program->files[2] = NULL;
     program->entries[0] = "elementwise";
     program->entry_count = 1;
     const char *end = strchr(op->schema, '(');

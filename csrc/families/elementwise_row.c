@@ -26,6 +26,7 @@ static gems_status take_arguments(gems_ew_row *row, const gems_schema *schema) {
             gems_ew_input *input = &row->input[row->inputs++];
             input->arg = (uint8_t)i;
             input->tensor = tensor;
+            if (!strcmp(arg->name, "self")) row->self = row->inputs - 1;
             input->optional = arg->optional;
             input->operand = tensor || is_one_of(arg->name, operands);
             input->role = !tensor                       ? GEMS_EW_VALUE
@@ -46,6 +47,12 @@ static gems_status take_arguments(gems_ew_row *row, const gems_schema *schema) {
             return gems_fail(GEMS_VALUE_ERROR, "%s: argument %s is not for elementwise work",
                              schema->text, arg->name);
         }
+    }
+    if (row->op->expr && strstr(row->op->expr, "numel")) {
+        if (row->parameters == GEMS_EW_PARAMETERS)
+            return gems_fail(GEMS_VALUE_ERROR, "%s: too many parameters", schema->text);
+        row->parameter[row->parameters++] =
+            (gems_ew_parameter){row->input[row->self].arg, GEMS_T_SCALAR, false, true, "numel"};
     }
     row->outputs = schema->nreturns;
     if (row->outputs < 1 || row->outputs > GEMS_EW_OUTPUTS)

@@ -2,12 +2,19 @@
 #ifndef GEMS_MODES_H
 #define GEMS_MODES_H
 
-/* elementwise: how a new output is laid out. */
-typedef enum gems_ew_layout {
+/* elementwise: how a new output is laid out, and bits. */
+enum gems_ew_mode {
     GEMS_EW_BY_INPUTS,     /* as TensorIterator decides from the inputs in their order */
     GEMS_EW_BY_LAST_FIRST, /* the last input decides before the others: ATen swaps them */
-    GEMS_EW_CONTIGUOUS
-} gems_ew_layout;
+    GEMS_EW_CONTIGUOUS,
+    GEMS_EW_BY_SELF,       /* as the input self, whose shape it has */
+    GEMS_EW_FIRST_LAST,    /* the first input decides after the others */
+    GEMS_EW_LAYOUT = 7,
+    GEMS_EW_SHAPE_OF_SELF = 8, /* other inputs do not make it larger */
+    GEMS_EW_NOT_NEGATIVE = 16, /* ATen may raise on a parameter below 0 */
+    GEMS_EW_POSITIVE = 32,     /* ATen may raise on a parameter of 0 and below */
+    GEMS_EW_OUT_EXACT = 64     /* an out tensor has the result's dtype */
+};
 
 /* copy: what is written, and for a factory where its shape comes from. */
 enum gems_copy_mode {

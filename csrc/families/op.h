@@ -35,7 +35,7 @@ typedef struct gems_op {
     const char *functions;     /* further names in flag_gems.ops: "sum_dim,sum_dim_out" */
     const gems_family *family;
     const char *expr;          /* elementwise: the expression; others: the family's own word */
-    const char *helper;        /* kernel text that expr needs, or NULL */
+    const char *helper;        /* kernel text that expr needs, or the name of its file ("special.cuh"); or NULL */
     uint64_t dtypes;           /* mask of dtypes that it computes in; others decline */
     uint8_t promotion;         /* gems_promotion */
     uint8_t gradient;          /* gems_gradient */

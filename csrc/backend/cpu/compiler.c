@@ -131,7 +131,7 @@ void gems_cpu_options(gems_cpu_mode mode, char *text, size_t size) {
         [GEMS_CPU_FAST] = "-O3 -DGEMS_FAST=1",
         [GEMS_CPU_FAITHFUL] = "-O1 -DGEMS_FAST=0",
         [GEMS_CPU_CHECKED] = "-O1 -g1 -DGEMS_FAST=0 -DGEMS_CHECKED=1 -fsanitize=thread"};
-    static const char *const files[] = {"cpu/simt.h", "cpu/checked.h", "cpu/math.h",
+    static const char *const files[] = {"cpu/simt.h", "cpu/checked.h", "cpu/math.h", "cpu/angles.h",
                                         "cpu/tensor_core.h", "cpu/export.h"};
     uint64_t digest = DIGEST_START;
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
@@ -158,6 +158,7 @@ static gems_text whole_source(gems_cpu_mode mode, const char *text, const char *
     add_file(&source, "cpu/simt.h");
     if (mode == GEMS_CPU_CHECKED) add_file(&source, "cpu/checked.h");
     add_file(&source, "cpu/math.h");
+    add_file(&source, "cpu/angles.h");
     if (mode != GEMS_CPU_FAST) add_file(&source, "cpu/tensor_core.h");
     gems_text_add(&source, "#line 1 \"" PROGRAM "\"\n%s\n", text);
     add_file(&source, "cpu/export.h");
