@@ -1,6 +1,7 @@
 /* How a strided copy is done: which kernel, which vector, which index width. */
 #include "copy_views.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -363,4 +364,39 @@ bool gems_format_strides(const gems_tensor *t, int format, int64_t *strides) {
         return true;
     default: return false;
     }
+}
+
+bool gems_like_channels_last(const gems_tensor *t) {
+    static const int order4[] = {1, 3, 2, 0}, order5[] = {1, 4, 3, 2, 0};
+    const int *order = t->ndim == 4 ? order4 : order5;
+    int64_t least = 0;
+    if (t->ndim != 4 && t->ndim != 5) return false;
+    if (t->strides[1] == 0) return false;
+    for (int i = 0; i < t->ndim; i++) {
+        int d = order[i];
+        if (t->sizes[d] == 0 || t->strides[d] < least) return false;
+        if (d == 0 && least == t->strides[1]) return false;
+        least = t->strides[d] * (t->sizes[d] > 1 ? t->sizes[d] : 1);
+    }
+    return true;
+}
+
+bool gems_number_fits(const gems_value *value, int dtype) {
+    static const int64_t low[] = {0, INT8_MIN, INT16_MIN, INT32_MIN};
+    static const int64_t high[] = {UINT8_MAX, INT8_MAX, INT16_MAX, INT32_MAX};
+    if (value->kind == GEMS_COMPLEX) return dtype == GEMS_C128;
+    if (dtype == GEMS_BOOL || dtype == GEMS_F64 || dtype == GEMS_C128) return true;
+    double number = value->kind == GEMS_FLOAT ? value->f : (double)value->i;
+    switch (dtype) {
+    case GEMS_F16: return !isfinite(number) || fabs(number) <= 65504.0;
+    case GEMS_BF16: return !isfinite(number) || fabs(number) <= 3.3895313892515355e38;
+    case GEMS_C64:
+    case GEMS_F32: return !isfinite(number) || fabs(number) <= 3.4028234663852886e38;
+    case GEMS_I64: return value->kind != GEMS_FLOAT || fabs(number) < 9.2233720368547758e18;
+    default: break;
+    }
+    if (dtype > GEMS_I32) return false;
+    if (value->kind == GEMS_FLOAT)
+        return number >= (double)low[dtype] && number <= (double)high[dtype];
+    return value->i >= low[dtype] && value->i <= high[dtype];
 }
