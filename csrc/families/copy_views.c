@@ -8,6 +8,7 @@
 #define THREADS    256
 #define UNROLL     4 /* loads in flight of a thread, kernels/copy.cu */
 #define MOST_DIMS  8 /* of Strided in kernels/gems.cuh */
+#define SHORT      16 /* elements of a row, to the fast cpu backend */
 #define TILE_LEAST 8 /* a shorter side is not worth a tile */
 #define FLAG_WIDE  1 /* 64-bit index */
 #define FLAG_SPLAT 2 /* one source element for a whole vector */
@@ -130,9 +131,28 @@ static gems_status copy_spread(gems_call *call, const gems_iter *iter, gems_view
 /* Rank of the program that takes ndim dims. */
 static int rank_of(int ndim) { return ndim <= 2 ? 2 : ndim <= 4 ? 4 : 8; }
 
-static gems_status copy_strided(gems_call *call, const gems_iter *iter, gems_view out,
+/* A loop over a few elements costs more than a step in memory: the nearest dim that is long goes innermost. */
+static void lengthen(gems_iter *iter) {
+    int best = 0;
+    for (int d = 1; d < iter->ndim && iter->size[best] < SHORT; d++)
+        if (iter->size[d] > iter->size[best]) best = d;
+    if (!best) return;
+    int64_t size = iter->size[best];
+    memmove(iter->size + 1, iter->size, (size_t)best * sizeof *iter->size);
+    iter->size[0] = size;
+    for (int k = 0; k < iter->operands; k++) {
+        int64_t stride = iter->stride[k][best];
+        memmove(iter->stride[k] + 1, iter->stride[k], (size_t)best * sizeof *iter->stride[k]);
+        iter->stride[k][0] = stride;
+    }
+}
+
+static gems_status copy_strided(gems_call *call, const gems_iter *given, gems_view out,
                                 gems_view in) {
     const gems_device_info *info = gems_device_information(call->device);
+    gems_iter ordered = *given;
+    const gems_iter *iter = &ordered;
+    if (info->fast) lengthen(&ordered);
     if (iter->ndim > MOST_DIMS) return gems_decline("more dimensions than the strided copy takes");
     for (int d = 0; d < iter->ndim; d++)
         if (iter->size[d] > INT32_MAX)

@@ -196,6 +196,19 @@ static bool jumps(const ordered *o) {
     return false;
 }
 
+/* The diagonal of two dims, as a strided copy: dim a stands for it, dim b for one element. */
+static void as_diagonal(const gems_index_map *map, int64_t *sizes, int64_t *to, int64_t *from,
+                        int64_t *skip) {
+    int a = map->a, b = map->b;
+    int64_t at_a = map->k < 0 ? -map->k : 0, at_b = map->k > 0 ? map->k : 0;
+    int64_t down = sizes[a] - at_a, across = sizes[b] - at_b, length = down < across ? down : across;
+    *skip = length > 0 ? at_a * to[a] + at_b * to[b] : 0;
+    sizes[a] = length > 0 ? length : 0;
+    sizes[b] = 1;
+    to[a] += to[b];
+    from[a] += from[b]; /* one of them is 0 */
+}
+
 /* The elements that have a source, as a strided copy. */
 static gems_status copy_region(gems_call *call, const gems_index_map *map, const gems_tensor *out) {
     int64_t sizes[GEMS_MAX_DIMS], to[GEMS_MAX_DIMS], from[GEMS_MAX_DIMS];
@@ -211,6 +224,11 @@ static gems_status copy_region(gems_call *call, const gems_index_map *map, const
         from[d] = dim->in;
         target += first * out->strides[d] * size;
         source += (first - dim->lo) * dim->in * size;
+    }
+    if (map->keep == GEMS_KEEP_AT) {
+        int64_t skip;
+        as_diagonal(map, sizes, to, from, &skip);
+        target += skip * size;
     }
     return gems_copy_views(call, sizes, map->ndim, (gems_view){target, to, map->dtype},
                            (gems_view){(void *)(uintptr_t)source, from, map->dtype});
@@ -229,10 +247,11 @@ gems_status gems_index_map_into(gems_call *call, const gems_index_map *given, co
         forward = forward && (map.dim[d].in >= 0 || map.dim[d].size == 1);
     }
     if (plain && forward) return copy_region(call, &map, out);
-    if (!jumps(&o) || !forward || map.edge != GEMS_EDGE_OUT || map.rest == GEMS_REST_ONLY)
+    /* a diagonal beside a fill of everything costs a CPU less than to look for it in each row */
+    bool apart = map.keep == GEMS_KEEP_AT ? gems_device_information(call->device)->fast : jumps(&o);
+    if (!apart || !forward || map.edge != GEMS_EDGE_OUT || map.rest == GEMS_REST_ONLY)
         return launch(call, &map, &o, out->data);
-    if (map.keep == GEMS_KEEP_AT) return launch(call, &map, &o, out->data);
-    if (map.keep) { /* everything through a tile, then what is not kept */
+    if (map.keep && map.keep != GEMS_KEEP_AT) { /* everything through a tile, then what is not kept */
         GEMS_TRY(copy_region(call, &map, out));
         map.rest = GEMS_REST_ONLY;
         map.in = out->data;
