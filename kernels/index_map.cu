@@ -192,11 +192,12 @@ extern "C" __global__ void index_map(T* out, const T* in, const T* other, Patter
     memcpy(&value, &pattern, sizeof value);
 #if GEMS_CPU && GEMS_FAST
     auto chunk = grid_chunk<Index>(m.n);
-    for (Index i = chunk.first; i < chunk.last;) {
-        Index r = i / m.inner, at = i - r * m.inner, end = at + (chunk.last - i);
-        if (end > m.inner) end = m.inner;
+    if (chunk.first >= chunk.last) return;
+    Index r = chunk.first / m.inner, at = chunk.first - r * m.inner;
+    for (Index left = chunk.last - chunk.first; left > 0; r++, at = 0) {
+        Index end = m.inner - at < left ? m.inner : at + left;
         run_of(m, row_of(m, r), out, in, other, value, at, end);
-        i += end - at;
+        left -= end - at;
     }
 #else
     if constexpr (kV == 0) {
