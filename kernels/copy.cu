@@ -70,9 +70,28 @@ struct Tiles {
     int64_t size[8], stride[8][2];
 };
 
+// For the fast cpu mode: parts of a tile of a known size, put together in registers (a loop along a stride becomes gathers).
+template <int A, int B>
+GEMS_DI void transpose_block(Dst* to, int64_t out_b, const Src* from, int64_t in_a) {
+    Vec<Src, A> row[B];
+    GEMS_UNROLL for (int a = 0; a < A; a++) GEMS_UNROLL for (int b = 0; b < B; b++) row[b].v[a] = from[a * in_a + b];
+    GEMS_UNROLL for (int b = 0; b < B; b++) store<A>(to + b * out_b, converted(row[b]));
+}
+GEMS_DI void transpose(Dst* to, int64_t out_b, const Src* from, int64_t in_a, int wide, int high) {
+    constexpr int A = sizeof(Src) <= 4 ? 16 : sizeof(Src) == 8 ? 8 : 4, B = sizeof(Src) == 16 ? 4 : 8;
+    int a = 0;
+    for (; a + A <= wide; a += A) {
+        int b = 0;
+        for (; b + B <= high; b += B) transpose_block<A, B>(to + b * out_b + a, out_b, from + a * in_a + b, in_a);
+        for (; b < high; b++) transpose_block<A, 1>(to + b * out_b + a, out_b, from + a * in_a + b, in_a);
+    }
+    for (; a < wide; a++)
+        for (int b = 0; b < high; b++) to[b * out_b + a] = converted<1>(Vec<Src, 1>{{from[a * in_a + b]}}).v[0];
+}
+
 extern "C" __global__ void copy_tile(Dst* __restrict__ out, const Src* __restrict__ in, Tiles t) {
     constexpr int kPad = sizeof(Src) < 4 ? 4 / sizeof(Src) : 1;  // columns fall on different banks
-    __shared__ Src tile[kSide][kSide + kPad];
+    __shared__ Src tile[kFast ? 1 : kSide][kSide + kPad];
     for (uint32_t number = blockIdx.x; number < t.total; number += gridDim.x) {
         uint32_t rest = number;
         int64_t a0 = (int64_t)(rest % t.tiles_a) * kSide;
@@ -90,9 +109,7 @@ extern "C" __global__ void copy_tile(Dst* __restrict__ out, const Src* __restric
         int wide = t.size_a - a0 < kSide ? (int)(t.size_a - a0) : kSide;
         int high = t.size_b - b0 < kSide ? (int)(t.size_b - b0) : kSide;
         if constexpr (kFast) {
-            for (int a = 0; a < wide; a++) memcpy(tile[a], from + a * t.in_a, (size_t)high * sizeof(Src));
-            for (int b = 0; b < high; b++)
-                for (int a = 0; a < wide; a++) to[b * t.out_b + a] = converted<1>(Vec<Src, 1>{{tile[a][b]}}).v[0];
+            transpose(to, t.out_b, from, t.in_a, wide, high);
         } else {
             constexpr int kCells = kSide * kSide;
 #if !GEMS_CPU

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -41,7 +42,40 @@ def fitting(name: str) -> list[Any] | None:
         "nll_loss_backward": [x(1)[0], x(5, 7), target, None, 1, -100, torch.tensor(5.0)],
         "nll_loss2d_forward": [x(2, 3, 4, 4), plane, None, 1, -100],
         "nll_loss2d_backward": [x(1)[0], x(2, 3, 4, 4), plane, None, 1, -100, torch.tensor(32.0)],
+        **moves(x),
     }.get(name)
+
+
+def moves(x: Callable[..., Tensor]) -> dict[str, list[Any]]:
+    """The same for index maps and copies of views."""
+    pads = {1: [2, 1], 2: [1, 2, 2, 0], 3: [1, 0, 2, 1, 0, 1]}
+    shapes = {1: (5, 7), 2: (2, 5, 7), 3: (2, 3, 5, 7)}
+    return {
+        **{f"{kind}_pad{n}d": [x(*shapes[n]), pads[n]] for kind in ("reflection", "replication") for n in pads},
+        "constant_pad_nd": [x(5, 7), [1, 2, -1, 1], 0],
+        "flip": [x(5, 7), [0, 1]],
+        "roll": [x(5, 7), [2, -3], [0, 1]],
+        "diag_embed": [x(5, 7), 1],
+        "diagonal_backward": [x(2, 5), [5, 2, 7], 1, 0, 2],
+        "select_backward": [x(5, 7), [5, 3, 7], 1, 1],
+        "slice_backward": [x(5, 3), [5, 7], 1, 0, 7, 3],
+        "select_scatter": [x(5, 7), x(5), 1, 2],
+        "slice_scatter": [x(5, 7), x(2, 7), 0, 1, 4, 2],
+        "diagonal_scatter": [x(5, 7), x(4), -1],
+        "repeat": [x(5, 7), [2, 3]],
+        "pixel_shuffle": [x(8, 3, 5), 2],
+        "pixel_unshuffle": [x(2, 6, 4), 2],
+        "channel_shuffle": [x(2, 6, 5), 3],
+        "as_strided_copy": [x(5, 7), [3, 4], [2, 3]],
+        "expand_copy": [x(5, 7), [2, 5, 7]],
+        "narrow_copy": [x(5, 7), 1, 2, 4],
+        "permute_copy": [x(5, 7), [1, 0]],
+        "select_copy.int": [x(5, 7), 1, 3],
+        "squeeze_copy.dims": [x(5, 7), [0, 1]],
+        "transpose_copy.int": [x(5, 7), 0, 1],
+        "unfold_copy": [x(5, 7), 1, 3, 2],
+        "view_copy": [x(5, 7), [7, 5]],
+    }
 
 
 def laid_out(value: Any, layout: str) -> Any:

@@ -33,6 +33,8 @@ NAMES = {
     "_log_softmax_backward_data": ("log_softmax",),
     "native_dropout_backward": (),
     "threshold_backward": ("nn.functional.relu",),
+    "constant_pad_nd": ("nn.functional.pad",),
+    **{f"{kind}_pad{n}d": ("nn.functional.pad",) for kind in ("reflection", "replication") for n in (1, 2, 3)},
 }
 RANDOM = {"uniform_", "normal_", "exponential_", "bernoulli_", "native_dropout", "random_"}
 

@@ -32,22 +32,6 @@ typedef struct {
 /* torch.cat ignores tensors of shape [0], whatever the rank of the others. */
 static bool skipped(const gems_tensor *t) { return t->ndim == 1 && t->numel == 0; }
 
-/* Whether the strides are those of a channels-last tensor, by torch's rule for ambiguous ones. */
-static bool channels_last(const gems_tensor *t) {
-    static const int order4[] = {1, 3, 2, 0}, order5[] = {1, 4, 3, 2, 0};
-    const int *order = t->ndim == 4 ? order4 : order5;
-    int64_t least = 0;
-    if (t->ndim != 4 && t->ndim != 5) return false;
-    if (t->strides[1] == 0) return false;
-    for (int i = 0; i < t->ndim; i++) {
-        int d = order[i];
-        if (t->sizes[d] == 0 || t->strides[d] < least) return false;
-        if (d == 0 && least == t->strides[1]) return false;
-        least = t->strides[d] * (t->sizes[d] > 1 ? t->sizes[d] : 1);
-    }
-    return true;
-}
-
 /* Sizes, dtype and strides of the result. */
 static gems_status resolve(const gems_call *call, request *r) {
     const gems_value *list = &call->args[0];
@@ -64,7 +48,7 @@ static gems_status resolve(const gems_call *call, request *r) {
             return gems_decline("tensors on several devices");
         r->dtype = gems_promote(r->dtype, t->dtype);
         if (r->dtype == GEMS_NO_DTYPE) return gems_decline("dtypes that do not promote");
-        last = last && channels_last(t);
+        last = last && gems_like_channels_last(t);
         if (!lead && (stack || !skipped(t))) lead = t;
     }
     if (!lead || (!stack && !lead->ndim)) return gems_decline("nothing to put together");

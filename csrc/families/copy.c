@@ -3,7 +3,6 @@
 #include "copy_views.h"
 #include "modes.h"
 
-#include <math.h>
 #include <string.h>
 
 static bool same_place(const gems_call *call, const gems_tensor *t) {
@@ -79,27 +78,6 @@ static gems_status run_clone(gems_call *call, bool cast) {
 
 /* ---- fills ---- */
 
-/* Whether ATen takes the number for the dtype: it refuses what overflows. */
-static bool number_fits(const gems_value *value, int dtype) {
-    static const int64_t low[] = {0, INT8_MIN, INT16_MIN, INT32_MIN};
-    static const int64_t high[] = {UINT8_MAX, INT8_MAX, INT16_MAX, INT32_MAX};
-    if (value->kind == GEMS_COMPLEX) return dtype == GEMS_C128;
-    if (dtype == GEMS_BOOL || dtype == GEMS_F64 || dtype == GEMS_C128) return true;
-    double number = value->kind == GEMS_FLOAT ? value->f : (double)value->i;
-    switch (dtype) {
-    case GEMS_F16: return !isfinite(number) || fabs(number) <= 65504.0;
-    case GEMS_BF16: return !isfinite(number) || fabs(number) <= 3.3895313892515355e38;
-    case GEMS_C64:
-    case GEMS_F32: return !isfinite(number) || fabs(number) <= 3.4028234663852886e38;
-    case GEMS_I64: return value->kind != GEMS_FLOAT || fabs(number) < 9.2233720368547758e18;
-    default: break;
-    }
-    if (dtype > GEMS_I32) return false;
-    if (value->kind == GEMS_FLOAT)
-        return number >= (double)low[dtype] && number <= (double)high[dtype];
-    return value->i >= low[dtype] && value->i <= high[dtype];
-}
-
 static gems_status fill(gems_call *call, const gems_value *value) {
     const gems_tensor *out = &call->out[0];
     uint8_t bits[16] = {0};
@@ -123,7 +101,7 @@ static gems_status run_fill(gems_call *call, bool zero) {
             if (!gems_load_number(from, &number)) return gems_decline("the value's dtype");
             from = NULL;
         }
-        if (!from && !number_fits(&number, self->dtype))
+        if (!from && !gems_number_fits(&number, self->dtype))
             return gems_decline("the value does not fit the dtype");
     }
     if (!gems_format_strides(self, GEMS_FORMAT_PRESERVE, strides))
@@ -189,7 +167,7 @@ static gems_status run_factory(gems_call *call, int kind, int how) {
         }
     }
     if (dtype >= GEMS_DTYPES || !gems_dtype_size(dtype)) return gems_decline("the dtype");
-    if (!number_fits(&number, dtype)) return gems_decline("the value does not fit the dtype");
+    if (!gems_number_fits(&number, dtype)) return gems_decline("the value does not fit the dtype");
     GEMS_TRY(gems_output(call, 0, ndim, sizes, strides, dtype));
     return fill(call, &number);
 }

@@ -1,12 +1,14 @@
 /* How a strided copy is done: which kernel, which vector, which index width. */
 #include "copy_views.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #define THREADS    256
 #define UNROLL     4 /* loads in flight of a thread, kernels/copy.cu */
 #define MOST_DIMS  8 /* of Strided in kernels/gems.cuh */
+#define SHORT      16 /* elements of a row, to the fast cpu backend */
 #define TILE_LEAST 8 /* a shorter side is not worth a tile */
 #define FLAG_WIDE  1 /* 64-bit index */
 #define FLAG_SPLAT 2 /* one source element for a whole vector */
@@ -129,9 +131,28 @@ static gems_status copy_spread(gems_call *call, const gems_iter *iter, gems_view
 /* Rank of the program that takes ndim dims. */
 static int rank_of(int ndim) { return ndim <= 2 ? 2 : ndim <= 4 ? 4 : 8; }
 
-static gems_status copy_strided(gems_call *call, const gems_iter *iter, gems_view out,
+/* A loop over a few elements costs more than a step in memory: the nearest dim that is long goes innermost. */
+static void lengthen(gems_iter *iter) {
+    int best = 0;
+    for (int d = 1; d < iter->ndim && iter->size[best] < SHORT; d++)
+        if (iter->size[d] > iter->size[best]) best = d;
+    if (!best) return;
+    int64_t size = iter->size[best];
+    memmove(iter->size + 1, iter->size, (size_t)best * sizeof *iter->size);
+    iter->size[0] = size;
+    for (int k = 0; k < iter->operands; k++) {
+        int64_t stride = iter->stride[k][best];
+        memmove(iter->stride[k] + 1, iter->stride[k], (size_t)best * sizeof *iter->stride[k]);
+        iter->stride[k][0] = stride;
+    }
+}
+
+static gems_status copy_strided(gems_call *call, const gems_iter *given, gems_view out,
                                 gems_view in) {
     const gems_device_info *info = gems_device_information(call->device);
+    gems_iter ordered = *given;
+    const gems_iter *iter = &ordered;
+    if (info->fast) lengthen(&ordered);
     if (iter->ndim > MOST_DIMS) return gems_decline("more dimensions than the strided copy takes");
     for (int d = 0; d < iter->ndim; d++)
         if (iter->size[d] > INT32_MAX)
@@ -363,4 +384,39 @@ bool gems_format_strides(const gems_tensor *t, int format, int64_t *strides) {
         return true;
     default: return false;
     }
+}
+
+bool gems_like_channels_last(const gems_tensor *t) {
+    static const int order4[] = {1, 3, 2, 0}, order5[] = {1, 4, 3, 2, 0};
+    const int *order = t->ndim == 4 ? order4 : order5;
+    int64_t least = 0;
+    if (t->ndim != 4 && t->ndim != 5) return false;
+    if (t->strides[1] == 0) return false;
+    for (int i = 0; i < t->ndim; i++) {
+        int d = order[i];
+        if (t->sizes[d] == 0 || t->strides[d] < least) return false;
+        if (d == 0 && least == t->strides[1]) return false;
+        least = t->strides[d] * (t->sizes[d] > 1 ? t->sizes[d] : 1);
+    }
+    return true;
+}
+
+bool gems_number_fits(const gems_value *value, int dtype) {
+    static const int64_t low[] = {0, INT8_MIN, INT16_MIN, INT32_MIN};
+    static const int64_t high[] = {UINT8_MAX, INT8_MAX, INT16_MAX, INT32_MAX};
+    if (value->kind == GEMS_COMPLEX) return dtype == GEMS_C128;
+    if (dtype == GEMS_BOOL || dtype == GEMS_F64 || dtype == GEMS_C128) return true;
+    double number = value->kind == GEMS_FLOAT ? value->f : (double)value->i;
+    switch (dtype) {
+    case GEMS_F16: return !isfinite(number) || fabs(number) <= 65504.0;
+    case GEMS_BF16: return !isfinite(number) || fabs(number) <= 3.3895313892515355e38;
+    case GEMS_C64:
+    case GEMS_F32: return !isfinite(number) || fabs(number) <= 3.4028234663852886e38;
+    case GEMS_I64: return value->kind != GEMS_FLOAT || fabs(number) < 9.2233720368547758e18;
+    default: break;
+    }
+    if (dtype > GEMS_I32) return false;
+    if (value->kind == GEMS_FLOAT)
+        return number >= (double)low[dtype] && number <= (double)high[dtype];
+    return value->i >= low[dtype] && value->i <= high[dtype];
 }

@@ -46,5 +46,10 @@ bool gems_format_strides(const gems_tensor *t, int format, int64_t *strides);
 enum { GEMS_FORMAT_CONTIGUOUS, GEMS_FORMAT_PRESERVE, GEMS_FORMAT_CHANNELS_LAST, GEMS_FORMAT_CHANNELS_LAST_3D };
 /* Strides of a channels-last tensor of rank 4 or 5. */
 void gems_channels_last_strides(const int64_t *sizes, int ndim, int64_t *strides);
+/* Whether the strides are those of a channels-last tensor, by torch's rule for ambiguous ones. */
+bool gems_like_channels_last(const gems_tensor *t);
+
+/* Whether ATen takes the number for the dtype: it refuses what overflows. */
+bool gems_number_fits(const gems_value *value, int dtype);
 
 #endif

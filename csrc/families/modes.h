@@ -33,6 +33,46 @@ enum gems_copy_mode {
 
 enum gems_cat_mode { GEMS_CAT_CAT, GEMS_CAT_STACK };
 
+/* index_map: what is moved. From GEMS_VIEW_COPY on, a copy of the view that a name says. */
+enum gems_index_mode {
+    GEMS_PAD_CONSTANT,
+    GEMS_PAD_REFLECT,
+    GEMS_PAD_REPLICATE,
+    GEMS_FLIP,
+    GEMS_ROT90,
+    GEMS_ROLL,
+    GEMS_TRIU,
+    GEMS_TRIL,
+    GEMS_DIAG_EMBED,
+    GEMS_DIAGONAL_BACKWARD,
+    GEMS_SELECT_BACKWARD,
+    GEMS_SLICE_BACKWARD,
+    GEMS_SELECT_SCATTER,
+    GEMS_SLICE_SCATTER,
+    GEMS_DIAGONAL_SCATTER,
+    GEMS_REPEAT,
+    GEMS_PIXEL_SHUFFLE,
+    GEMS_PIXEL_UNSHUFFLE,
+    GEMS_CHANNEL_SHUFFLE,
+    GEMS_VIEW_COPY = 32,
+    GEMS_VIEW_ALIAS = GEMS_VIEW_COPY,
+    GEMS_VIEW_AS_STRIDED,
+    GEMS_VIEW_DIAGONAL,
+    GEMS_VIEW_EXPAND,
+    GEMS_VIEW_NARROW,
+    GEMS_VIEW_PERMUTE,
+    GEMS_VIEW_SELECT,
+    GEMS_VIEW_SLICE,
+    GEMS_VIEW_SQUEEZE,
+    GEMS_VIEW_SQUEEZE_DIM,
+    GEMS_VIEW_SQUEEZE_DIMS,
+    GEMS_VIEW_T,
+    GEMS_VIEW_TRANSPOSE,
+    GEMS_VIEW_UNFOLD,
+    GEMS_VIEW_UNSQUEEZE,
+    GEMS_VIEW_RESHAPE
+};
+
 /* reduce: the reduction; max.dim and min.dim give values beside places. */
 enum gems_reduction {
     GEMS_SUM,

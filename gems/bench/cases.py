@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from flag_gems.bench import moves
 from flag_gems.rows import Row, name_of
 from torch import Tensor
 
@@ -187,9 +188,13 @@ class Maker:
         ValueError
             When an argument's kind is none that is known here.
         """
+        args: list[Any]
+        if self.row["family"] == "index_map":
+            args = moves.arguments(name_of(self.row), self.tensor, self.n, self.columns)
+            return Case(name_of(self.row), "x".join(map(str, args[0].shape)), args, {})
         makers = {"reduce": self.rowwise, "row_norm": self.rowwise, "matmul": self.matmul, "gather": self.gather}
         tensor_of = makers.get(self.row["family"], self.elementwise)
-        args: list[Any] = []
+        args = []
         kwargs: dict[str, Any] = {}
         shape = f"{self.n}"
         for argument in schema_of(self.row).arguments:
