@@ -82,8 +82,21 @@ enum gems_random_mode {
     GEMS_NORMAL,
     GEMS_EXPONENTIAL,
     GEMS_BERNOULLI,
+    GEMS_CAUCHY,
+    GEMS_LOG_NORMAL,
+    GEMS_GEOMETRIC,
+    GEMS_RANDOM, /* integers */
     GEMS_DROPOUT,
-    GEMS_DROPOUT_BACKWARD
+    GEMS_DROPOUT_BACKWARD,
+    GEMS_NORMAL_TENSORS,    /* mean or std are tensors */
+    GEMS_BERNOULLI_TENSOR,  /* of a tensor of probabilities: self, */
+    GEMS_BERNOULLI_TENSORS, /* or the second argument */
+    GEMS_MULTINOMIAL,
+    GEMS_RANDPERM,
+    GEMS_RANDOM_KIND = 15,
+    GEMS_RANDOM_LIKE = 16,  /* a factory: as another tensor, */
+    GEMS_RANDOM_SIZED = 32, /* of a size; neither: in place, or a new tensor in the place of self, */
+    GEMS_RANDOM_DENSE = 64  /* which is contiguous whatever self is */
 };
 
 /* row_norm */
