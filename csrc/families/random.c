@@ -324,6 +324,8 @@ static gems_status run(gems_call *call) {
     case GEMS_NORMAL_TENSORS: return gems_run_normal_tensors(call);
     case GEMS_BERNOULLI_TENSOR:
     case GEMS_BERNOULLI_TENSORS: return gems_run_bernoulli_tensor(call);
+    case GEMS_MULTINOMIAL: return gems_run_multinomial(call);
+    case GEMS_RANDPERM: return gems_run_randperm(call);
     default: return run_fill(call);
     }
 }
@@ -332,18 +334,22 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     static const char *const entries[] = {
         "random_dense",         "random_strided", "dropout",         "masked_scale",
         "masked_scale_strided", "normal_dense",   "normal_strided", "bernoulli_dense",
-        "bernoulli_strided"};
-    if (key->kernel < GEMS_FILL_RANDOM || key->kernel > GEMS_BERNOULLI_P_STRIDED)
+        "bernoulli_strided",    "multinomial",    "permutation"};
+    static const uint8_t modes[GEMS_RANDOM_KIND + 1] = {[GEMS_NORMAL_TENSORS] = GEMS_NORMAL,
+                                    [GEMS_MULTINOMIAL] = GEMS_EXPONENTIAL,
+                                    [GEMS_RANDPERM] = GEMS_RANDOM};
+    if (key->kernel < GEMS_FILL_RANDOM || key->kernel > GEMS_PERMUTE)
         return gems_fail(GEMS_RUNTIME_ERROR, "not a key of the random family");
     int kernel = key->kernel - GEMS_FILL_RANDOM, kind = op->mode & GEMS_RANDOM_KIND;
     gems_text_add(&program->head, "typedef %s T;\n", gems_dtype_kernel(key->dtype[0]));
     gems_text_add(&program->head, "#define RANDOM_KERNEL %d\n", kernel);
     gems_text_add(&program->head, "constexpr int kMode = %d, kV = %d;\n",
-                  kind == GEMS_NORMAL_TENSORS ? GEMS_NORMAL : kind, key->tune[0]);
+                  modes[kind] ? modes[kind] : kind, key->tune[0]);
     gems_text_add(&program->head, "constexpr bool kPairs = %d;\n", key->tune[1]);
     snprintf(program->name, sizeof program->name, "%.*s %s %s", (int)strcspn(op->schema, "("),
              op->schema, entries[kernel], gems_dtype_name(key->dtype[0]));
     program->files[0] = "random.cu";
+    if (key->kernel >= GEMS_PICK) return gems_pick_program(key, program);
     if (key->kernel >= GEMS_NORMAL_DENSE) {
         gems_text_add(&program->head, "typedef %s P;\n", gems_dtype_kernel(key->dtype[1]));
         gems_text_add(&program->head, "constexpr bool kMean = %d, kStd = %d;\n", key->tune[2],
@@ -371,6 +377,14 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     case GEMS_NORMAL_TENSORS:
     case GEMS_BERNOULLI_TENSOR:
     case GEMS_BERNOULLI_TENSORS: return gems_random_inputs_warm(op, dtype, i, info, key);
+    case GEMS_MULTINOMIAL:
+        key->kernel = i ? GEMS_FILL_RANDOM : GEMS_PICK;
+        key->tune[0] = (uint8_t)i;
+        return !i || info->fast; /* on a GPU there is no race */
+    case GEMS_RANDPERM:
+        key->kernel = GEMS_PERMUTE;
+        key->flags = info->fast;
+        return !i;
     default:
         key->kernel = i ? GEMS_FILL_RANDOM_STRIDED : GEMS_FILL_RANDOM;
         key->tune[0] = !i || info->fast;

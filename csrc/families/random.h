@@ -17,7 +17,9 @@ enum {
     GEMS_NORMAL_DENSE, /* mean or std are tensors */
     GEMS_NORMAL_STRIDED,
     GEMS_BERNOULLI_P_DENSE, /* the probabilities are */
-    GEMS_BERNOULLI_P_STRIDED
+    GEMS_BERNOULLI_P_STRIDED,
+    GEMS_PICK,   /* multinomial */
+    GEMS_PERMUTE /* randperm */
 };
 
 /* Twins of Strided<NT, int32_t> in kernels/gems.cuh. */
@@ -44,5 +46,13 @@ gems_status gems_run_normal_tensors(gems_call *call);
 gems_status gems_run_bernoulli_tensor(gems_call *call);
 bool gems_random_inputs_warm(const gems_op *op, int dtype, int i, const gems_device_info *info,
                              gems_key *key);
+/* Whether low <= v <= high for every element of a float tensor of the CPU. */
+bool gems_random_within(const gems_tensor *t, double low, double high);
+
+/* ---- random_pick.c ---- */
+gems_status gems_run_multinomial(gems_call *call);
+gems_status gems_run_randperm(gems_call *call);
+/* Files and entries of a key of theirs. */
+gems_status gems_pick_program(const gems_key *key, gems_program *program);
 
 #endif

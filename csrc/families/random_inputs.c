@@ -19,8 +19,7 @@ static double value_at(const gems_tensor *t, int64_t at) {
     return value.kind == GEMS_FLOAT ? value.f : (double)value.i;
 }
 
-/* Whether low <= v <= high for every element of a float tensor of the CPU. */
-static bool within(const gems_tensor *t, double low, double high) {
+bool gems_random_within(const gems_tensor *t, double low, double high) {
     const int64_t *operands[1] = {t->strides};
     int64_t place[GEMS_MAX_DIMS] = {0}, at = 0;
     gems_iter iter;
@@ -121,7 +120,7 @@ gems_status gems_run_normal_tensors(gems_call *call) {
         if (gems_random_too_large(call, std)) return gems_decline("more than the kernel's index");
         GEMS_TRY(broadcast_to(std, sizes, ndim, stds));
         if (call->device_type != GEMS_CPU) return gems_decline("deviations that cannot be looked at");
-        if (!within(std, 0, 1.0 / 0.0)) return gems_decline("a negative standard deviation");
+        if (!gems_random_within(std, 0, 1.0 / 0.0)) return gems_decline("a negative standard deviation");
     }
     GEMS_TRY(gems_output(call, 0, ndim, sizes, NULL, first->dtype));
     const gems_tensor *out = &call->out[0];
@@ -173,7 +172,7 @@ gems_status gems_run_bernoulli_tensor(gems_call *call) {
         return gems_decline("more than the kernel's index");
     if (!gems_format_strides(self, two ? GEMS_FORMAT_PRESERVE : GEMS_FORMAT_CONTIGUOUS, strides))
         return gems_decline("no such memory format");
-    if (call->device_type == GEMS_CPU && self->numel && !within(p, 0, 1))
+    if (call->device_type == GEMS_CPU && self->numel && !gems_random_within(p, 0, 1))
         return gems_decline("a probability outside [0, 1]");
     if (entry->variant == GEMS_INPLACE) {
         GEMS_TRY(gems_output_self(call));
