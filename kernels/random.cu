@@ -1,5 +1,6 @@
 // Random numbers, element for element those of ATen's CUDA kernels. The head names T, RANDOM_KERNEL, kMode (the distribution),
-// kV (vector stores, or the elements of one of ATen's threads in dropout). Twin of csrc/families/random.c.
+// kV (vector stores, or the elements of one of ATen's threads in dropout), kPairs (integers of two words each). Twin of
+// csrc/families/random.c.
 //
 // ATen's grid has `threads` threads; thread s draws from subsequence s, four 32-bit numbers a round. Element
 // (round * each + i) * threads + s is number i of that round. Here a thread takes kGroup neighbouring subsequences, so that
@@ -8,7 +9,8 @@ using namespace gems;
 
 typedef opmath_t<T> Op;
 constexpr int kGroup = kFast ? 64 : 4;  // 64: loops that a compiler vectorises rather than unrolls
-enum { kUniform, kNormal, kExponential, kBernoulli };
+enum { kUniform, kNormal, kExponential, kBernoulli, kCauchy, kLogNormal, kGeometric, kRandom };
+constexpr bool kGauss = kMode == kNormal || kMode == kLogNormal;
 
 // One Philox call for each of kGroup subsequences from `first` on: number i of subsequence s is r[i][s].
 GEMS_DI void draw(uint64_t seed, uint64_t offset, uint32_t first, uint32_t (&r)[4][kGroup]) {
@@ -54,21 +56,27 @@ GEMS_DI float quarter_sin(float v, int shift) {
 GEMS_DI float fast_sin(float v) { return quarter_sin(v, 0); }
 GEMS_DI float fast_cos(float v) { return quarter_sin(v, 1); }
 GEMS_DI float fast_log(float v) { return log(v); }
+GEMS_DI float fast_exp(float v) { return exp(v); }
+GEMS_DI float fast_tan(float v) { return tan(v); }
 GEMS_DI double sin_pi(double v) { return sin(v * 3.1415926535897932); }
 GEMS_DI double cos_pi(double v) { return cos(v * 3.1415926535897932); }
 #else  // what ATen's kernels use there
 GEMS_DI float fast_sin(float v) { return __sinf(v); }
 GEMS_DI float fast_cos(float v) { return __cosf(v); }
 GEMS_DI float fast_log(float v) { return __logf(v); }
+GEMS_DI float fast_exp(float v) { return __expf(v); }
+GEMS_DI float fast_tan(float v) { return __tanf(v); }
 GEMS_DI double sin_pi(double v) { return ::sinpi(v); }
 GEMS_DI double cos_pi(double v) { return ::cospi(v); }
 #endif
 GEMS_DI double fast_log(double v) { return log(v); }
+GEMS_DI double fast_exp(double v) { return exp(v); }
+GEMS_DI double fast_tan(double v) { return tan(v); }
 
 // Number i of a call whose words are w, before the distribution's own numbers come in: uniform in (0, 1], or normal.
 template <int I>
 GEMS_DI float raw(float, uint32_t w0, uint32_t w1) {
-    if constexpr (kMode == kNormal) {
+    if constexpr (kGauss) {
         float angle = (float)w1 * 1.4629180792671596e-09f + 7.3145903963357981e-10f;
         float s = sqrt(-2.0f * log(uniform01(w0)));
         return (I % 2 ? fast_cos(angle) : fast_sin(angle)) * s;
@@ -78,7 +86,7 @@ GEMS_DI float raw(float, uint32_t w0, uint32_t w1) {
 }
 template <int I>
 GEMS_DI double raw_double(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
-    if constexpr (kMode == kNormal) {
+    if constexpr (kGauss) {
         double v = (double)((uint64_t)w2 ^ ((uint64_t)w3 << 21)) * 2.2204460492503131e-16 + 1.1102230246251565e-16;
         double s = sqrt(-2.0 * log(uniform53(w0, w1)));
         return (I ? cos_pi(v) : sin_pi(v)) * s;
@@ -87,42 +95,81 @@ GEMS_DI double raw_double(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
     }
 }
 
-constexpr bool kDouble = is_same<T, double>;
+constexpr bool kDouble = is_same<T, double> && kMode != kRandom;
 typedef either<kDouble, double, float> Real;
-constexpr int kEach = kDouble ? 2 : 4;
+constexpr int kEach = kDouble || kPairs ? 2 : 4;
 
-// The distribution: a and b are from and to; mean and std; lambda; the probability.
-struct Shape {
+// The distribution: a and b are from and to; mean and std; lambda; the probability; median and sigma.
+struct Reals {
     Real a, b, range;
     T from, to;
-    GEMS_DI Shape(double x, double y) {
+    GEMS_DI Reals(double x, double y) {
         if constexpr (kMode == kUniform) {
-            from = from_op<T>((Op)x), to = from_op<T>((Op)y);
-            a = to_op(from), b = to_op(to), range = to_op(from_op<T>((Op)(b - a)));
+            from = convert<T>((Real)x), to = convert<T>((Real)y);
+            a = (Real)to_op(from), b = (Real)to_op(to), range = (Real)to_op(convert<T>((Real)(b - a)));
         } else {
             a = (Real)x, b = (Real)y, range = 0;
         }
     }
     GEMS_DI T operator()(Real v) const {
+        constexpr Real half = Limits<Real>::eps() / 2;
         if constexpr (kMode == kUniform) {
-            T value = from_op<T>((Op)(v * range + a));
+            T value = convert<T>((Real)(v * range + a));
             return to_op(value) == b ? from : value;
         } else if constexpr (kMode == kNormal) {
-            return from_op<T>((Op)(v * b + a));
+            return convert<T>((Real)(v * b + a));
+        } else if constexpr (kMode == kLogNormal) {
+            return convert<T>(fast_exp((Real)(v * b + a)));
         } else if constexpr (kMode == kExponential) {
-            constexpr Real half = Limits<Real>::eps() / 2;
             Real l = v >= Real(1) - half ? -half : fast_log(v);
-            return from_op<T>((Op)(Real(-1) / a * l));
+            return convert<T>((Real)(Real(-1) / a * l));
+        } else if constexpr (kMode == kCauchy) {
+            constexpr Real eps = Limits<Real>::eps(), most = 1 - eps;
+            Real u = kDouble ? v : v > most ? most : v < eps ? eps : v;
+            return convert<T>((Real)(a + b * fast_tan((Real)3.14159265358979323846 * (u - Real(0.5)))));
+        } else if constexpr (kMode == kGeometric) {
+            return convert<T>((Real)ceil(fast_log(v) / fast_log((Real)(Real(1) - a))));
         } else {
             return convert<T>(v < a);
         }
     }
 };
 
+// Integers from `base`, `range` of them; a range of 0 stands for all 64 bits.
+struct Integers {
+    int64_t base;
+    uint64_t range;
+    double inverse;
+    bool power;
+    GEMS_DI Integers(int64_t from, uint64_t count)
+        : base(from), range(count), inverse(1.0 / (double)count), power((count & (count - 1)) == 0) {}
+    GEMS_DI T operator()(uint64_t v) const {
+        return convert<T>((int64_t)((power ? v & (range - 1) : v % range) + (uint64_t)base));
+    }
+    GEMS_DI T operator()(uint32_t v) const {
+#if GEMS_CPU  // a division that vectorises: the quotient is off by one at most
+        int64_t r = (int64_t)v - (int64_t)((double)v * inverse) * (int64_t)range;
+        r += r < 0 ? (int64_t)range : 0;
+        r -= r >= (int64_t)range ? (int64_t)range : 0;
+        return convert<T>(r + base);
+#else
+        return convert<T>((int64_t)(v % (uint32_t)range) + base);
+#endif
+    }
+};
+typedef either<kMode == kRandom, Integers, Reals> Shape;
+typedef either<kMode == kRandom, int64_t, double> First;
+typedef either<kMode == kRandom, uint64_t, double> Second;
+
 template <int I>
-GEMS_DI T number(const Shape& shape, const uint32_t (&r)[4][kGroup], int s) {
+GEMS_DI T number(const Reals& shape, const uint32_t (&r)[4][kGroup], int s) {
     if constexpr (kDouble) return shape(raw_double<I>(r[0][s], r[1][s], r[2][s], r[3][s]));
     else return shape(raw<I>(0.0f, r[I & 2][s], r[(I & 2) + 1][s]));
+}
+template <int I>
+GEMS_DI T number(const Integers& shape, const uint32_t (&r)[4][kGroup], int s) {
+    if constexpr (kPairs) return shape((uint64_t)r[2 * (I & 1)][s] << 32 | r[2 * (I & 1) + 1][s]);
+    else return shape(r[I][s]);
 }
 
 #if RANDOM_KERNEL == 0
@@ -147,7 +194,7 @@ GEMS_DI void put(T* out, int64_t at, int32_t n, const Shape& shape, const uint32
 }
 
 extern "C" __global__ void random_dense(T* __restrict__ out, int32_t n, uint64_t seed, uint64_t offset, uint32_t threads,
-                                        uint32_t rounds, double a, double b, Strided<1, int32_t>) {
+                                        uint32_t rounds, First a, Second b, Strided<1, int32_t>) {
     Shape shape(a, b);
     uint32_t groups = threads / kGroup;
     GEMS_FOR_GRID(item, (int64_t)groups * rounds) {
@@ -157,7 +204,7 @@ extern "C" __global__ void random_dense(T* __restrict__ out, int32_t n, uint64_t
         draw(seed, offset + (uint64_t)round * 4, first, r);
         put<0>(out, at, n, shape, r);
         put<1>(out, at + threads, n, shape, r);
-        if constexpr (!kDouble) {
+        if constexpr (kEach == 4) {
             put<2>(out, at + 2 * (int64_t)threads, n, shape, r);
             put<3>(out, at + 3 * (int64_t)threads, n, shape, r);
         }
@@ -177,7 +224,7 @@ GEMS_DI void put(T* out, const Strided<1, int32_t>& m, int64_t at, const Shape& 
 }
 
 extern "C" __global__ void random_strided(T* __restrict__ out, int32_t n, uint64_t seed, uint64_t offset, uint32_t threads,
-                                          uint32_t rounds, double a, double b, Strided<1, int32_t> m) {
+                                          uint32_t rounds, First a, Second b, Strided<1, int32_t> m) {
     Shape shape(a, b);
     uint32_t groups = threads / kGroup;
     GEMS_FOR_GRID(item, (int64_t)groups * rounds) {
@@ -187,7 +234,7 @@ extern "C" __global__ void random_strided(T* __restrict__ out, int32_t n, uint64
         draw(seed, offset + (uint64_t)round * 4, first, r);
         put<0>(out, m, at, shape, r);
         put<1>(out, m, at + threads, shape, r);
-        if constexpr (!kDouble) {
+        if constexpr (kEach == 4) {
             put<2>(out, m, at + 2 * (int64_t)threads, shape, r);
             put<3>(out, m, at + 3 * (int64_t)threads, shape, r);
         }
@@ -257,7 +304,7 @@ extern "C" __global__ void dropout(T* __restrict__ out, uint8_t* __restrict__ ma
 }
 #endif
 
-#if RANDOM_KERNEL >= 3
+#if RANDOM_KERNEL == 3 || RANDOM_KERNEL == 4
 GEMS_DI T scaled(T grad, uint8_t keep, Op scale) { return from_op<T>((Op)keep * to_op(grad) * scale); }
 #endif
 

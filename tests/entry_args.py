@@ -12,7 +12,7 @@ SHAPE = (5, 7)
 MASKS = {"condition", "mask"}
 INDEXES = {"index", "indices", "target"}
 # Numbers by argument name, where 2 would not do.
-NUMBERS = {"p": 0.25, "lambd": 1.5, "negative_slope": 0.1, "beta": 1, "alpha": 1, "dim": 1, "num_weights": 9, "to": 2}
+NUMBERS = {"p": 0.25, "lambd": 1.5, "negative_slope": 0.1, "beta": 1, "alpha": 1, "dim": 1, "num_weights": 9, "to": 2, "high": 9}
 
 
 def tensor(name: str, dtype: torch.dtype, device: str, shape: tuple[int, ...] = SHAPE) -> Tensor:
@@ -23,6 +23,8 @@ def tensor(name: str, dtype: torch.dtype, device: str, shape: tuple[int, ...] = 
     if name in INDEXES:
         return (torch.arange(count, device=device) % min(shape)).view(shape)
     values = torch.arange(1, count + 1, device=device).view(shape)
+    if name == "p":
+        values = values % 8  # probabilities, eighths of them
     return values.to(dtype) if not dtype.is_floating_point else (values / 8).to(dtype)
 
 

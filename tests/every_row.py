@@ -27,6 +27,7 @@ def fitting(name: str) -> list[Any] | None:
     target, plane = torch.arange(5) % 7, torch.arange(32).view(2, 4, 4) % 3
     stat = torch.ones(5, 1)
     return {
+        "bernoulli": [x(5, 7) / 5],
         "mm": [x(5, 7), x(7, 6)],
         "bmm": [x(3, 5, 7), x(3, 7, 6)],
         "addmm": [x(6), x(5, 7), x(7, 6)],

@@ -36,7 +36,10 @@ NAMES = {
     "constant_pad_nd": ("nn.functional.pad",),
     **{f"{kind}_pad{n}d": ("nn.functional.pad",) for kind in ("reflection", "replication") for n in (1, 2, 3)},
 }
-RANDOM = {"uniform_", "normal_", "exponential_", "bernoulli_", "native_dropout", "random_"}
+# Rows that two calls give different numbers of.
+DISTRIBUTIONS = ("uniform", "normal", "exponential", "bernoulli", "cauchy", "log_normal", "geometric", "random")
+RANDOM = {"native_dropout", "normal_functional", "rand", "randn", "rand_like", "randn_like", "randint", "randint_like"}
+RANDOM |= {*DISTRIBUTIONS, *(name + "_" for name in DISTRIBUTIONS), "multinomial", "randperm"}
 
 
 def base_of(row: dict[str, Any]) -> str:

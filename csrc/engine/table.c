@@ -104,9 +104,25 @@ static gems_status add_inplace(int op, const char *name, const char *text) {
     return add(op, derived);
 }
 
+/* A factory's text without dtype, layout, device and pin_memory: its out forms have none. */
+static const char *without_options(const char *text, char *room, size_t size) {
+    const char *first = strstr(text, "ScalarType? dtype="), *last = strstr(text, "bool? pin_memory=None");
+    if (!first || !last) return text;
+    last += strlen("bool? pin_memory=None");
+    if (!strncmp(last, ", ", 2))
+        last += 2;
+    else if (!strncmp(first - 5, ", *, ", 5))
+        first -= 5;
+    else
+        first -= 2;
+    snprintf(room, size, "%.*s%s", (int)(first - text), text, last);
+    return room;
+}
+
 /* "add.out" from the functional text; names: of the out arguments, by commas. */
 static gems_status add_out(int op, const char *name, const char *names, const char *text) {
-    char derived[512], outs[160] = "", returns[96] = "";
+    char derived[512], plain[512], outs[160] = "", returns[96] = "";
+    text = without_options(text, plain, sizeof plain);
     const char *open = strchr(text, '('), *end = arguments_end(text);
     if (!open || !end) return gems_fail(GEMS_VALUE_ERROR, "no out form: %s", text);
     int count = 0;

@@ -30,17 +30,13 @@ static gems_status run_copy(gems_call *call) {
 
 /* ---- clone, _to_copy ---- */
 
-/* The memory format of an argument, `preserve` when it is left out; -1 when it is something else.
- */
-static int format_of(const gems_call *call, int arg) {
+int gems_format_arg(const gems_call *call, int arg) {
     if (arg >= call->nargs || gems_arg_none(call, arg)) return GEMS_FORMAT_PRESERVE;
     int64_t format = gems_arg_int(call, arg);
     return format < 0 || format > GEMS_FORMAT_CHANNELS_LAST_3D ? -1 : (int)format;
 }
 
-/* Layout, device and pin_memory of a factory, from argument `first` on: a strided tensor of the
- * call's own device. A device comes as type << 32 | index, index -1 for the current one. */
-static bool plain_options(const gems_call *call, int first) {
+bool gems_plain_options(const gems_call *call, int first) {
     const gems_value *layout = &call->args[first], *device = &call->args[first + 1];
     const gems_value *pin = &call->args[first + 2];
     if (device->kind != GEMS_NONE) {
@@ -58,10 +54,10 @@ static gems_status run_clone(gems_call *call, bool cast) {
     int64_t strides[GEMS_MAX_DIMS];
     if (!self) return gems_decline("clone of something that is no tensor");
     if (!same_place(call, self)) return gems_decline("copy between devices");
-    int dtype = self->dtype, format = format_of(call, cast ? 6 : 1);
+    int dtype = self->dtype, format = gems_format_arg(call, cast ? 6 : 1);
     if (cast) {
         if (!gems_arg_none(call, 1)) dtype = (int)gems_arg_int(call, 1);
-        if (!plain_options(call, 2))
+        if (!gems_plain_options(call, 2))
             return gems_decline("another layout or device, or pinned memory");
     }
     if (format < 0 || !gems_format_strides(self, format, strides))
@@ -124,19 +120,20 @@ static int dtype_of_number(const gems_value *value) {
     }
 }
 
-/* zeros, ones, full: of a size, like a tensor, or new_ from a tensor. */
+/* zeros, ones, full: of a size, like a tensor, or new_ from a tensor; scalar_tensor. */
 static gems_status run_factory(gems_call *call, int kind, int how) {
-    const gems_tensor *self = how == GEMS_COPY_SIZED ? NULL : gems_arg_tensor(call, 0);
-    int at = how == GEMS_COPY_SIZED ? 0 : 1, ndim = 0, dtype = 0;
+    bool alone = how == GEMS_COPY_SIZED || how == GEMS_COPY_SCALAR;
+    const gems_tensor *self = alone ? NULL : gems_arg_tensor(call, 0);
+    int at = alone ? 0 : 1, ndim = 0, dtype = 0;
     const int64_t *sizes = NULL, *strides = NULL;
     int64_t like[GEMS_MAX_DIMS];
     gems_value number = {.kind = GEMS_INT, .i = kind == GEMS_COPY_ONE};
-    if (how != GEMS_COPY_SIZED && (!self || !same_place(call, self)))
+    if (!alone && (!self || !same_place(call, self)))
         return gems_decline("self is on another device");
     if (how == GEMS_COPY_LIKE) {
         sizes = self->sizes;
         ndim = self->ndim;
-    } else {
+    } else if (how != GEMS_COPY_SCALAR) {
         const gems_value *size = &call->args[at++];
         if (size->kind != GEMS_INTS || size->ints.n > GEMS_MAX_DIMS)
             return gems_decline("the size");
@@ -156,11 +153,12 @@ static gems_status run_factory(gems_call *call, int kind, int how) {
         else if (self)
             dtype = self->dtype;
         else
-            dtype = kind == GEMS_COPY_FULL ? dtype_of_number(&number) : gems_default_dtype();
-        if (!plain_options(call, at + 1))
+            dtype = kind == GEMS_COPY_FULL && how == GEMS_COPY_SIZED ? dtype_of_number(&number)
+                                                                    : gems_default_dtype();
+        if (!gems_plain_options(call, at + 1))
             return gems_decline("another layout or device, or pinned memory");
         if (how == GEMS_COPY_LIKE) {
-            int format = format_of(call, at + 4);
+            int format = gems_format_arg(call, at + 4);
             if (format < 0 || !gems_format_strides(self, format, like))
                 return gems_decline("no such memory format for this rank");
             strides = like;

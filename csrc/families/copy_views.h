@@ -49,6 +49,12 @@ void gems_channels_last_strides(const int64_t *sizes, int ndim, int64_t *strides
 /* Whether the strides are those of a channels-last tensor, by torch's rule for ambiguous ones. */
 bool gems_like_channels_last(const gems_tensor *t);
 
+/* ---- arguments that factories share (copy.c) ---- */
+/* The memory format of an argument, `preserve` when it is left out; -1 when it is something else. */
+int gems_format_arg(const gems_call *call, int arg);
+/* Layout, device and pin_memory of a factory, from argument `first` on: a strided tensor of the call's own device.
+ * A device comes as type << 32 | index, index -1 for the current one. */
+bool gems_plain_options(const gems_call *call, int first);
 /* Whether ATen takes the number for the dtype: it refuses what overflows. */
 bool gems_number_fits(const gems_value *value, int dtype);
 

@@ -7,13 +7,13 @@
 
 #include "../base/dtype.h"
 
-#define RADIX_BITS    6 /* of one pass, kernels/segment.cu */
+#define RADIX_BITS    6 /* of one pass, kernels/radix.cuh */
 #define RADIX_THREADS 128
 #define RADIX_TILE    2048 /* indices of one block */
 #define SCAN_THREADS  1024
 #define THREADS       256
 
-/* Kernels of kernels/segment.cu; of kernels/segment_fast.cu, where one thread sorts. */
+/* Kernels of kernels/radix.cuh and segment.cu; of kernels/segment_fast.cu, where one thread sorts. */
 enum { PREPARE, COUNT, SCAN, PLACE, EDGES, SUM };
 enum { SORT_FAST, SUM_FAST };
 
@@ -140,7 +140,8 @@ gems_status gems_segment_program(const gems_key *key, gems_program *program) {
     gems_text_add(&program->head,
                   "constexpr int kV = %d, kRadixBits = %d, kRadixThreads = %d, kTile = %d;\n",
                   key->tune[0], RADIX_BITS, RADIX_THREADS, RADIX_TILE);
-    program->files[0] = fast ? "segment_fast.cu" : "segment.cu";
+    program->files[0] = fast ? "segment_fast.cu" : "radix.cuh";
+    program->files[1] = fast ? NULL : "segment.cu";
     for (int i = 0; i < 6; i++) program->entries[i] = entries[i];
     program->entry_count = 6;
     if (fast) {

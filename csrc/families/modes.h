@@ -28,7 +28,23 @@ enum gems_copy_mode {
     GEMS_COPY_KIND = 15,
     GEMS_COPY_LIKE = 16,  /* a factory: as another tensor, */
     GEMS_COPY_NEW = 32,   /* of a size, with another tensor's options, */
-    GEMS_COPY_SIZED = 48  /* of a size */
+    GEMS_COPY_SIZED = 48, /* of a size, */
+    GEMS_COPY_SCALAR = 64 /* without dimensions */
+};
+
+/* factory: what is made. GEMS_ARANGE_STEP, GEMS_RANGE_STEP: from start, end and step. */
+enum gems_factory_mode {
+    GEMS_ARANGE, /* to an end */
+    GEMS_ARANGE_START,
+    GEMS_ARANGE_STEP,
+    GEMS_RANGE,
+    GEMS_RANGE_STEP,
+    GEMS_LINSPACE,
+    GEMS_LOGSPACE,
+    GEMS_EYE,
+    GEMS_EYE_M,
+    GEMS_TRIL_INDICES,
+    GEMS_TRIU_INDICES
 };
 
 enum gems_cat_mode { GEMS_CAT_CAT, GEMS_CAT_STACK };
@@ -113,8 +129,21 @@ enum gems_random_mode {
     GEMS_NORMAL,
     GEMS_EXPONENTIAL,
     GEMS_BERNOULLI,
+    GEMS_CAUCHY,
+    GEMS_LOG_NORMAL,
+    GEMS_GEOMETRIC,
+    GEMS_RANDOM, /* integers */
     GEMS_DROPOUT,
-    GEMS_DROPOUT_BACKWARD
+    GEMS_DROPOUT_BACKWARD,
+    GEMS_NORMAL_TENSORS,    /* mean or std are tensors */
+    GEMS_BERNOULLI_TENSOR,  /* of a tensor of probabilities: self, */
+    GEMS_BERNOULLI_TENSORS, /* or the second argument */
+    GEMS_MULTINOMIAL,
+    GEMS_RANDPERM,
+    GEMS_RANDOM_KIND = 15,
+    GEMS_RANDOM_LIKE = 16,  /* a factory: as another tensor, */
+    GEMS_RANDOM_SIZED = 32, /* of a size; neither: in place, or a new tensor in the place of self, */
+    GEMS_RANDOM_DENSE = 64  /* which is contiguous whatever self is */
 };
 
 /* row_norm */

@@ -105,8 +105,16 @@ struct gems_family {
     bool allows_alias;                 /* an output may be the same memory as an input, element by element */
 };
 
-extern const gems_family gems_family_elementwise, gems_family_reduce, gems_family_row_norm,
-    gems_family_matmul, gems_family_copy, gems_family_cat, gems_family_gather, gems_family_random,
-    gems_family_index_map;
+/* The families, each in a file of its name. */
+extern const gems_family gems_family_elementwise;
+extern const gems_family gems_family_reduce;
+extern const gems_family gems_family_row_norm;
+extern const gems_family gems_family_matmul;
+extern const gems_family gems_family_copy;
+extern const gems_family gems_family_cat;
+extern const gems_family gems_family_gather;
+extern const gems_family gems_family_random;
+extern const gems_family gems_family_factory;
+extern const gems_family gems_family_index_map;
 
 #endif

@@ -10,7 +10,7 @@
 
 typedef struct function {
     PyObject_HEAD char name[96];
-    char document[640];
+    char document[2048];
     uint16_t entries[MAX_OVERLOADS];
     int count;
     PyObject *packet; /* torch.ops.aten.<name>, when first needed */
@@ -73,9 +73,8 @@ done:
 }
 
 /* Calls torch's operator with our kernel forced (force) or passed over. */
-static PyObject *through_torch(function *f, PyObject *const *args, Py_ssize_t count,
-                               PyObject *keywords, bool force) {
-    PyObject *operator= packet(f);
+static PyObject *through(function *f, PyObject *operator, PyObject *const *args, Py_ssize_t count,
+                         PyObject *keywords, bool force) {
     if (!operator) {
         if (!PyErr_Occurred()) gems_set_declined(f->name, gems_reason());
         return NULL;
@@ -97,6 +96,21 @@ static PyObject *through_torch(function *f, PyObject *const *args, Py_ssize_t co
     PyObject *result = PyObject_Vectorcall(operator, args, (size_t)count, keywords);
     __atomic_fetch_sub(&gems_special_gates, 1, __ATOMIC_RELAXED);
     gems_this_thread = before;
+    return result;
+}
+
+static PyObject *through_torch(function *f, PyObject *const *args, Py_ssize_t count,
+                               PyObject *keywords, bool force) {
+    return through(f, packet(f), args, count, keywords, force);
+}
+
+/* The same by torch's public function of the name, which a default device applies to. */
+static PyObject *through_public(function *f, PyObject *const *args, Py_ssize_t count,
+                                PyObject *keywords) {
+    PyObject *public = PyObject_GetAttrString(gems_py.torch, f->name);
+    if (!public) PyErr_Clear();
+    PyObject *result = through(f, public ? public : packet(f), args, count, keywords, true);
+    Py_XDECREF(public);
     return result;
 }
 
@@ -134,6 +148,15 @@ static bool needs_dispatcher(const gems_frame *frame) {
            !keys[0]; /* writing an inference tensor outside of inference mode: torch raises */
 }
 
+/* A factory of torch's: no tensor says where the result is to be. */
+static bool is_factory(const gems_frame *frame) {
+    const gems_schema *schema = &frame->call.entry->schema;
+    if (!gems_py.torch || frame->has_torch || frame->has_numpy) return false;
+    for (int i = 0; i < schema->nargs; i++)
+        if (schema->args[i].type == GEMS_T_DEVICE) return true;
+    return false;
+}
+
 static PyObject *declined(function *f, gems_frame *frame, PyObject *const *args, Py_ssize_t count,
                           PyObject *keywords) {
     const gems_entry *entry = frame->call.entry;
@@ -156,6 +179,7 @@ static PyObject *mismatch(function *f, PyObject *const *args, Py_ssize_t count,
 
 static PyObject *run(function *f, gems_frame *frame, PyObject *const *args, Py_ssize_t count,
                      PyObject *keywords) {
+    if (is_factory(frame) && gems_modes_active()) return through_public(f, args, count, keywords);
     if (needs_dispatcher(frame)) return through_torch(f, args, count, keywords, true);
     int64_t start = __builtin_expect(gems_observing, 0) ? gems_now() : 0;
     gems_status status = gems_frame_run(frame);
