@@ -282,12 +282,17 @@ static gems_status run_index(gems_call *call) {
     if (gems_copy_carrier(self->dtype) == GEMS_NO_DTYPE)
         return gems_decline("dtype without a kernel");
     int64_t strides[GEMS_MAX_DIMS], self_strides[GEMS_MAX_DIMS];
-    const int64_t *inputs[1 + INDEX_MOST] = {self_strides};
+    int64_t deciding[1 + INDEX_MOST][GEMS_MAX_DIMS]; /* a dim of one element decides nothing */
+    const int64_t *inputs[1 + INDEX_MOST];
     steps by = {{0}, {0}};
     for (int d = 0; d < x.ndim; d++)
         self_strides[d] = x.self_dim[d] < 0 ? 0 : self->strides[x.self_dim[d]];
+    for (int k = 0; k <= x.count; k++) {
+        inputs[k] = deciding[k];
+        for (int d = 0; d < x.ndim; d++)
+            deciding[k][d] = x.shape[d] == 1 ? 0 : k ? x.strides[k - 1][d] : self_strides[d];
+    }
     for (int k = 0; k < x.count; k++) {
-        inputs[1 + k] = x.strides[k];
         by.size[k] = self->sizes[x.dim[k]];
         by.step[k] = self->strides[x.dim[k]];
     }
