@@ -122,6 +122,8 @@ static gems_status add_mask(gems_call *call, const gems_tensor *self, const gems
                             int dim, places_list *list) {
     if (call->device_type != GEMS_CPU)
         return gems_decline("a mask, whose count would have to be waited for");
+    if (!strcmp(call->entry->schema.name, "_unsafe_index"))
+        return gems_decline("a mask, which this operator refuses");
     if (list->found >= 0) return gems_decline("several masks");
     if (!mask->ndim || dim + mask->ndim > self->ndim) return gems_decline("a mask's rank");
     if (list->count + mask->ndim > INDEX_MOST)
