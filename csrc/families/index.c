@@ -277,6 +277,29 @@ static gems_status pick(gems_call *call, const gems_indexing *x, const gems_tens
     return gems_range_close(call, flag);
 }
 
+/* The strides that index k has for TensorIterator, which decide on those of a new result: ATen views
+ * the index with dims of one element around its own, and these have strides too. */
+static void viewed_strides(const gems_indexing *x, int k, int64_t *strides) {
+    const int64_t *shape = x->shape + x->first, *own = x->strides[k] + x->first;
+    int d = x->ndim - 1, last = x->first + x->places;
+    int64_t base = x->places ? own[x->places - 1] : 1, viewed = 1, numel = 1;
+    for (int p = x->places - 1; p >= 0; p--) {
+        numel *= shape[p];
+        if (p > 0 && (shape[p - 1] == 1 || own[p - 1] == numel * base)) continue;
+        for (; d >= 0; d--) {
+            int64_t size = d >= x->first && d < last ? x->shape[d] : 1;
+            if (viewed >= numel && size != 1) break;
+            strides[d] = viewed * base;
+            viewed *= size;
+        }
+        if (p > 0) base = own[p - 1];
+        viewed = numel = 1;
+    }
+    for (; d >= 0; d--) strides[d] = 1;
+    for (d = 0; d < x->ndim; d++)
+        if ((d < x->first || d >= last) && x->shape[d] != 1) strides[d] = 0;
+}
+
 static gems_status run_index(gems_call *call) {
     gems_indexing x;
     GEMS_TRY(gems_indexing_read(call, &x));
@@ -284,17 +307,14 @@ static gems_status run_index(gems_call *call) {
     if (gems_copy_carrier(self->dtype) == GEMS_NO_DTYPE)
         return gems_decline("dtype without a kernel");
     int64_t strides[GEMS_MAX_DIMS], self_strides[GEMS_MAX_DIMS];
-    int64_t deciding[1 + INDEX_MOST][GEMS_MAX_DIMS]; /* a dim of one element decides nothing */
-    const int64_t *inputs[1 + INDEX_MOST];
+    int64_t deciding[INDEX_MOST][GEMS_MAX_DIMS];
+    const int64_t *inputs[1 + INDEX_MOST] = {self_strides};
     steps by = {{0}, {0}};
     for (int d = 0; d < x.ndim; d++)
         self_strides[d] = x.self_dim[d] < 0 ? 0 : self->strides[x.self_dim[d]];
-    for (int k = 0; k <= x.count; k++) {
-        inputs[k] = deciding[k];
-        for (int d = 0; d < x.ndim; d++)
-            deciding[k][d] = x.shape[d] == 1 ? 0 : k ? x.strides[k - 1][d] : self_strides[d];
-    }
     for (int k = 0; k < x.count; k++) {
+        viewed_strides(&x, k, deciding[k]);
+        inputs[1 + k] = deciding[k];
         by.size[k] = self->sizes[x.dim[k]];
         by.step[k] = self->strides[x.dim[k]];
     }
