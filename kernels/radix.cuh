@@ -1,5 +1,5 @@
-// A stable radix sort of int32 keys with their positions, kRadixBits a pass: count, scan, place. The head names kRadixBits,
-// kRadixThreads, kTile (keys of one block).
+// One pass of a stable radix sort of keys with their positions. The head names kRadixBits, kRadixThreads, kTile (keys of one
+// block).
 using namespace gems;
 
 constexpr int kDigits = 1 << kRadixBits, kItems = kTile / kRadixThreads;

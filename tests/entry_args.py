@@ -48,6 +48,10 @@ def value(argument: Any, dtype: torch.dtype, device: str) -> Any:
             return False
         case "List[int]" | "List[SymInt]":
             return [SHAPE[1]] if name == "normalized_shape" else [0] if name == "dim" else [4, 3]
+        case "List[Optional[Tensor]]":
+            return [tensor("index", dtype, device, SHAPE[:1])]
+        case "str":
+            return "amax"
         case "List[bool]":
             return [True, True, True]
         case "ScalarType":
@@ -65,6 +69,8 @@ def arguments(name: str, dtype: torch.dtype, device: str) -> tuple[Any, list[Any
     for argument in function._schema.arguments:
         if argument.is_out:
             kwargs[argument.name] = torch.empty(0, dtype=dtype, device=device)
+        elif argument.name == "reduce" and base in ("scatter", "scatter_"):
+            kwargs["reduce"] = "add"  # the older operator has words of its own
         elif argument.kwarg_only:
             kwargs[argument.name] = value(argument, dtype, device)
         else:

@@ -26,6 +26,7 @@ def fitting(name: str) -> list[Any] | None:
 
     target, plane = torch.arange(5) % 7, torch.arange(32).view(2, 4, 4) % 3
     stat = torch.ones(5, 1)
+    repeated, along = torch.arange(40) % 7, torch.arange(200).view(5, 40) % 7
     return {
         "bernoulli": [x(5, 7) / 5],
         "mm": [x(5, 7), x(7, 6)],
@@ -36,6 +37,19 @@ def fitting(name: str) -> list[Any] | None:
         "addmv": [x(5), x(5, 7), x(7)],
         "clamp.Tensor": [x(5, 7), x(7), x(5, 1)],
         "index_select": [x(5, 7), 1, torch.tensor([6, 0, 3])],
+        "index.Tensor": [x(5, 7), [torch.tensor([[4, 0, 3], [-1, 2, 2]]), torch.tensor([6, -7, 3])]],
+        "index_add": [x(5, 7), 1, repeated, x(5, 40)],
+        "index_copy": [x(5, 7), 1, repeated, x(5, 40)],
+        "index_reduce": [x(5, 7), 1, repeated, x(5, 40), "mean"],
+        "index_fill.int_Scalar": [x(5, 7), 1, repeated, 2],
+        "index_fill.int_Tensor": [x(5, 7), 1, repeated, torch.tensor(2.0)],
+        "index_put": [x(5, 7), [repeated % 5, repeated], x(40), True],
+        "_index_put_impl": [x(5, 7), [None, repeated], x(5, 40)],
+        "scatter.src": [x(5, 7), 1, along, x(5, 40)],
+        "scatter.value": [x(5, 7), 1, along, 2],
+        "scatter.reduce": [x(5, 7), 1, along, x(5, 40)],
+        "scatter.value_reduce": [x(5, 7), 1, along, 2],
+        "scatter_reduce.two": [x(5, 7), 1, along, x(5, 40), "amin"],
         "embedding_dense_backward": [x(5, 7), torch.tensor([1, 3, 1, 8, 1]), 9, -1, False],
         "native_layer_norm_backward": [x(5, 7), x(5, 7), [7], stat, stat, x(7), x(7), [True, True, True]],
         "_fused_rms_norm_backward": [x(5, 7), x(5, 7), [7], stat, x(7), [True, True]],

@@ -24,11 +24,20 @@ COUNT = 4  # samples of an OpInfo
 # An index out of range stops a GPU's context for good, in ATen as here: no empty tensors for these there.
 INDEXED = {
     "gather",
+    "index_add",
+    "index_copy",
+    "index_fill",
+    "index_put",
+    "index_reduce",
     "index_select",
     "nn.functional.cross_entropy",
     "nn.functional.embedding",
     "nn.functional.nll_loss",
+    "put",
+    "scatter",
     "scatter_add",
+    "scatter_reduce",
+    "take",
 }
 
 

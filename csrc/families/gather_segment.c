@@ -17,11 +17,11 @@
 enum { PREPARE, COUNT, SCAN, PLACE, EDGES, SUM };
 enum { SORT_FAST, SUM_FAST };
 
-/* What the kernels need: n indices, sorted into keys and positions; rows of the weight, of `width`.
- */
+/* What the kernels need beside the sort: where every row's segment is. */
 typedef struct {
-    int32_t *keys[2], *positions[2], *counts, *first, *last;
-    int32_t n, rows, blocks;
+    gems_radix radix;
+    int32_t *first, *last;
+    int32_t rows;
     int64_t padding;
 } sorter;
 
@@ -31,52 +31,67 @@ static gems_status launch(gems_call *call, const gems_plan *plan, int entry, int
     return gems_call_launch(call, plan, entry, grid, block, 0, args);
 }
 
+static int32_t blocks_of(int64_t n) { return (int32_t)((n + RADIX_TILE - 1) / RADIX_TILE); }
+
+size_t gems_radix_cells(int64_t n) { return (size_t)blocks_of(n) << RADIX_BITS; }
+
+gems_status gems_radix_sort(gems_call *call, const gems_plan *plan, int entry, gems_radix *r) {
+    int32_t blocks = blocks_of(r->n), cells = blocks << RADIX_BITS;
+    r->which = 0;
+    for (int32_t shift = 0; shift < 31 && r->most >> shift; shift += RADIX_BITS) {
+        int from = r->which, to = 1 - from;
+        void *count[] = {&r->keys[from], &r->counts, &r->n, &blocks, &shift};
+        void *scan[] = {&r->counts, &cells};
+        void *place[] = {&r->keys[from], &r->positions[from], &r->keys[to], &r->positions[to],
+                         &r->counts,     &r->n,               &blocks,      &shift};
+        GEMS_TRY(launch(call, plan, entry, blocks, RADIX_THREADS, count));
+        GEMS_TRY(launch(call, plan, entry + 1, 1, SCAN_THREADS, scan));
+        GEMS_TRY(launch(call, plan, entry + 2, blocks, RADIX_THREADS, place));
+        r->which = to;
+    }
+    return GEMS_OK;
+}
+
+void gems_radix_head(gems_program *program) {
+    gems_text_add(&program->head,
+                  "constexpr int kRadixBits = %d, kRadixThreads = %d, kTile = %d;\n", RADIX_BITS,
+                  RADIX_THREADS, RADIX_TILE);
+}
+
 /* Splits one scratch buffer. */
-static gems_status make_room(gems_call *call, sorter *s) {
-    size_t n = (size_t)s->n, rows = (size_t)s->rows + 1, cells = (size_t)s->blocks << RADIX_BITS;
+static gems_status make_room(gems_call *call, sorter *s, bool fast) {
+    gems_radix *r = &s->radix;
+    size_t n = (size_t)r->n, rows = (size_t)s->rows + 1, cells = fast ? 0 : gems_radix_cells(r->n);
     void *data;
     GEMS_TRY(gems_scratch(call, (4 * n + 2 * rows + cells) * sizeof(int32_t), &data));
     int32_t *next = data;
     for (int i = 0; i < 2; i++) {
-        s->keys[i] = next;
-        s->positions[i] = next + n;
+        r->keys[i] = next;
+        r->positions[i] = next + n;
         next += 2 * n;
     }
     s->first = next;
     s->last = next + rows;
-    s->counts = next + 2 * rows;
+    r->counts = next + 2 * rows;
     return GEMS_OK;
 }
 
-/* Leaves the positions of every row r in positions[first[r] .. last[r]); returns which of the two
- * buffers. */
+/* Leaves the positions of every row r in positions[first[r] .. last[r]) of the sort's last buffer. */
 static gems_status sort(gems_call *call, const gems_plan *plan, const gems_device_info *info,
-                        sorter *s, void *index, int *which) {
-    int64_t most = s->n > s->rows + 1 ? s->n : s->rows + 1;
-    *which = 0;
+                        sorter *s, void *index) {
+    gems_radix *r = &s->radix;
+    int64_t most = r->n > s->rows + 1 ? r->n : s->rows + 1;
     if (info->fast) {
-        void *args[] = {&index,           &s->n,     &s->rows, &s->padding,
-                        &s->positions[0], &s->first, &s->last};
+        void *args[] = {&index,           &r->n,     &s->rows, &s->padding,
+                        &r->positions[0], &s->first, &s->last};
         return launch(call, plan, SORT_FAST, 1, 1, args);
     }
-    void *prepare[] = {&index,           &s->n,     &s->rows, &s->padding, &s->keys[0],
-                       &s->positions[0], &s->first, &s->last};
+    void *prepare[] = {&index,           &r->n,     &s->rows, &s->padding, &r->keys[0],
+                       &r->positions[0], &s->first, &s->last};
     GEMS_TRY(launch(call, plan, PREPARE, gems_grid_for(info, most, THREADS * 4), THREADS, prepare));
-    int32_t cells = s->blocks << RADIX_BITS;
-    for (int32_t shift = 0; s->rows >> shift; shift += RADIX_BITS) {
-        int from = *which, to = 1 - from;
-        void *count[] = {&s->keys[from], &s->counts, &s->n, &s->blocks, &shift};
-        void *scan[] = {&s->counts, &cells};
-        void *place[] = {
-            &s->keys[from], &s->positions[from], &s->keys[to], &s->positions[to], &s->counts,
-            &s->n,          &s->blocks,          &shift};
-        GEMS_TRY(launch(call, plan, COUNT, s->blocks, RADIX_THREADS, count));
-        GEMS_TRY(launch(call, plan, SCAN, 1, SCAN_THREADS, scan));
-        GEMS_TRY(launch(call, plan, PLACE, s->blocks, RADIX_THREADS, place));
-        *which = to;
-    }
-    void *edges[] = {&s->keys[*which], &s->n, &s->first, &s->last};
-    return launch(call, plan, EDGES, gems_grid_for(info, s->n, THREADS), THREADS, edges);
+    GEMS_TRY(gems_radix_sort(call, plan, COUNT, r));
+    void *edges[] = {&r->keys[r->which], &r->n, &s->first, &s->last};
+    return launch(call, plan, EDGES, gems_grid_for(info, r->n, THREADS), THREADS, edges);
 }
 
 gems_status gems_segment_run(gems_call *call) {
@@ -116,15 +131,13 @@ gems_status gems_segment_run(gems_call *call) {
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
 
-    sorter s = {
-        .n = (int32_t)index->numel, .rows = (int32_t)rows, .padding = gems_arg_int(call, 3)};
-    s.blocks = (int32_t)((index->numel + RADIX_TILE - 1) / RADIX_TILE);
-    if (info->fast) s.blocks = 0;
-    GEMS_TRY(make_room(call, &s));
-    int which;
-    GEMS_TRY(sort(call, plan, info, &s, indices, &which));
+    sorter s = {.radix = {.n = (int32_t)index->numel, .most = (int32_t)rows},
+                .rows = (int32_t)rows,
+                .padding = gems_arg_int(call, 3)};
+    GEMS_TRY(make_room(call, &s, info->fast));
+    GEMS_TRY(sort(call, plan, info, &s, indices));
     bool by_count = gems_arg_int(call, 4) != 0;
-    void *args[] = {&out_data, &values,  &s.positions[which], &s.first, &s.last, &s.rows,
+    void *args[] = {&out_data, &values,  &s.radix.positions[s.radix.which], &s.first, &s.last, &s.rows,
                     &width,    &by_count};
     if (info->fast)
         return launch(call, plan, SUM_FAST, gems_grid_for(info, rows, 32768 / width + 1), 1, args);
@@ -137,9 +150,8 @@ gems_status gems_segment_program(const gems_key *key, gems_program *program) {
                                           "radix_place",     "segment_edges", "segment_sum"};
     bool fast = (key->flags & GATHER_FAST) != 0;
     gems_gather_head(key, program);
-    gems_text_add(&program->head,
-                  "constexpr int kV = %d, kRadixBits = %d, kRadixThreads = %d, kTile = %d;\n",
-                  key->tune[0], RADIX_BITS, RADIX_THREADS, RADIX_TILE);
+    gems_text_add(&program->head, "constexpr int kV = %d;\n", key->tune[0]);
+    gems_radix_head(program);
     program->files[0] = fast ? "segment_fast.cu" : "radix.cuh";
     program->files[1] = fast ? NULL : "segment.cu";
     for (int i = 0; i < 6; i++) program->entries[i] = entries[i];

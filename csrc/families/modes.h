@@ -115,6 +115,19 @@ enum gems_gather_mode {
     GEMS_NLL_LOSS_2D_BACKWARD
 };
 
+enum gems_index_mode { GEMS_INDEX_PICK, GEMS_INDEX_TAKE };
+
+/* scatter: where the elements go. */
+enum gems_scatter_mode {
+    GEMS_SCATTER,     /* scatter, scatter_reduce */
+    GEMS_INDEX_ADD,   /* along a dim, by an index vector */
+    GEMS_INDEX_COPY,
+    GEMS_INDEX_REDUCE,
+    GEMS_INDEX_FILL,
+    GEMS_INDEX_PUT,   /* by a list of indices */
+    GEMS_PUT          /* by places in the flat self */
+};
+
 /* matmul: bits. */
 enum gems_matmul_mode {
     GEMS_MATMUL_PLAIN = 0,

@@ -115,6 +115,8 @@ extern const gems_family gems_family_cat;
 extern const gems_family gems_family_gather;
 extern const gems_family gems_family_random;
 extern const gems_family gems_family_factory;
+extern const gems_family gems_family_index;
 extern const gems_family gems_family_index_map;
+extern const gems_family gems_family_scatter;
 
 #endif

@@ -18,10 +18,12 @@ typedef struct gems_key {
     uint8_t tune[12];      /* small constants of the program: rank, tile configuration, ... */
 } gems_key;
 
+#define GEMS_MAX_FILES 4
+
 /* What a family writes for a key. The jit puts the pieces together in this order:
  * kernels/gems.cuh, then head, then the files. */
 typedef struct gems_program {
-    const char *files[3];      /* embedded kernel texts in order: "tile.cuh", "matmul.cu"; NULL ends */
+    const char *files[GEMS_MAX_FILES]; /* embedded kernel texts in order: "tile.cuh", "matmul.cu"; NULL ends */
     gems_text head;            /* typedefs, constexpr and #define lines that the files need */
     const char *entries[GEMS_MAX_ENTRIES]; /* extern "C" kernels; index = kernel of gems_plan_launch */
     int entry_count;

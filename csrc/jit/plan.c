@@ -187,7 +187,7 @@ gems_status gems_plan_text(const gems_key *key, gems_text *text, gems_program *p
     if (status == GEMS_OK) {
         gems_text_add(text, "%s\n%s\n", gems_kernel_text("gems.cuh"),
                       program->head.data ? program->head.data : "");
-        for (int i = 0; i < 3 && program->files[i]; i++) {
+        for (int i = 0; i < GEMS_MAX_FILES && program->files[i]; i++) {
             const char *file = gems_kernel_text(program->files[i]);
             if (!file) {
                 status = gems_fail(GEMS_RUNTIME_ERROR, "no kernel text %s", program->files[i]);

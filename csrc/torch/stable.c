@@ -176,9 +176,11 @@ static bool carries(const gems_arg *arg, bool lists, bool symbolic) {
     case GEMS_T_BOOL:
     case GEMS_T_DTYPE: return true;
     case GEMS_T_INT: return lists || !symbolic;
+    /* torch moves the tensors out of a list of optional ones, which its caller may share: autograd
+     * gives the indices of index_put to two operators */
+    case GEMS_T_TENSORS: return lists && !arg->list_of_optional;
     case GEMS_T_INTS:
     case GEMS_T_BOOLS:
-    case GEMS_T_TENSORS:
     case GEMS_T_LAYOUT:
     case GEMS_T_MEMORY_FORMAT:
     case GEMS_T_DEVICE: return lists;
