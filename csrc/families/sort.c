@@ -89,6 +89,13 @@ static void own_strides(const gems_tensor *out, const request *r, int64_t *strid
     }
 }
 
+/* Whether an out= tensor is to be resized, which keeps no order of strides. */
+static bool resizes(const gems_call *call, int i) {
+    return call->entry->variant == GEMS_OUT &&
+           call->args[call->entry->out_arg + i].kind == GEMS_TENSOR &&
+           !call->args[call->entry->out_arg + i].t.numel;
+}
+
 static gems_status run_rows(gems_call *call, const request *r) {
     int64_t sizes[GEMS_MAX_DIMS], wanted[GEMS_MAX_DIMS], strides[2][GEMS_MAX_DIMS];
     const gems_tensor *self = r->self;
@@ -103,6 +110,8 @@ static gems_status run_rows(gems_call *call, const request *r) {
     if (call->op->mode == GEMS_SORT || call->op->mode == GEMS_SORT_STABLE) {
         gems_format_strides(self, GEMS_FORMAT_PRESERVE, wanted);
         layout = wanted;
+        if ((resizes(call, 0) || resizes(call, 1)) && self->numel && !gems_is_contiguous(self))
+            return gems_decline("an empty output that is to have self's strides");
     }
     gems_sort_job job = {.dtype = self->dtype,
                          .what = r->what,
