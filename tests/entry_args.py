@@ -11,6 +11,7 @@ from torch import Tensor
 SHAPE = (5, 7)
 MASKS = {"condition", "mask"}
 INDEXES = {"index", "indices", "target"}
+LINES = {"boundaries", "sorted_sequence"}  # in order, of one dim
 # Numbers by argument name, where 2 would not do.
 NUMBERS = {"p": 0.25, "lambd": 1.5, "negative_slope": 0.1, "beta": 1, "alpha": 1, "dim": 1, "num_weights": 9, "to": 2, "high": 9}
 
@@ -35,7 +36,7 @@ def value(argument: Any, dtype: torch.dtype, device: str) -> Any:
         return 3 if name == "min" else argument.default_value  # clamp wants one of its bounds
     match kind:
         case "Tensor":
-            return tensor(name, dtype, device, () if name == "value" else SHAPE)
+            return tensor(name, dtype, device, () if name == "value" else SHAPE[1:] if name in LINES else SHAPE)
         case "List[Tensor]":
             return [tensor("self", dtype, device), tensor("other", dtype, device)]
         case "number":

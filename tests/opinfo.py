@@ -70,6 +70,43 @@ def infos_of(row: dict[str, Any]) -> list[OpInfo]:
     return list({id(info): info for info in infos}.values())
 
 
+def stable_sort(x: Tensor, dim: int = -1, descending: bool = False, **_: Any) -> Any:
+    return torch.sort(x, stable=True, dim=dim, descending=descending)
+
+
+def stable_topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    return tuple(t.narrow(dim, 0, k).contiguous() for t in stable_sort(x, dim, largest))
+
+
+def stable_kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    found = (t.narrow(dim, k - 1, 1).contiguous() for t in stable_sort(x, dim))
+    return tuple(t if keepdim else t.squeeze(dim) for t in found)
+
+
+# What is right where ATen's result is one of several, or wrong: the first of equal elements, as our kernels take it; the
+# median of a tensor in which an element lies several times (ATen's is that of other elements).
+SETTLED = {
+    "sort": stable_sort,
+    "topk": stable_topk,
+    "kthvalue": stable_kthvalue,
+    "median": lambda x, *args, **kwargs: torch.median(x.contiguous(), *args, **kwargs),
+    "nanmedian": lambda x, *args, **kwargs: torch.nanmedian(x.contiguous(), *args, **kwargs),
+}
+
+
+def reference_of(info: OpInfo) -> Any:
+    """The function that an operator's kernels are held to: ATen's own, with one choice among equal elements."""
+    settled = SETTLED.get(info.name)
+    if settled is None:
+        return info.op
+
+    def reference(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        own = info.op(x, *args, **kwargs)  # raises what ATen raises
+        return settled(x, *args, **kwargs) if x.ndim else own
+
+    return reference
+
+
 def samples(info: OpInfo, device: str, dtype: torch.dtype, grad: bool, limit: int) -> Iterator[SampleInput]:
     """At most `limit` samples, spread over all that the database has for a dtype."""
     with warnings.catch_warnings():

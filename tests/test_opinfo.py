@@ -13,7 +13,7 @@ from torch.testing._internal.opinfo.core import OpInfo, SampleInput
 
 import entry_args
 from compare import ALL_DTYPES, FLOATS, Raised, assert_same, outcome, tensors, to_float64
-from opinfo import RANDOM, base_of, copy_of, infos_of, rows, samples
+from opinfo import RANDOM, base_of, copy_of, infos_of, reference_of, rows, samples
 
 QUICK = 6  # samples of an OpInfo and dtype in make test; all of them under make test-all
 QUICK_DTYPES = (torch.float32, torch.bfloat16, torch.int64)
@@ -56,9 +56,10 @@ def forward_and_backward(function: Any, sample: SampleInput) -> Any:
     return result, torch.autograd.grad(wanted, leaves, cotangents, allow_unused=True)
 
 
-def check(function: Any, sample: SampleInput, note: str) -> None:
+def check(info: OpInfo, sample: SampleInput, note: str) -> None:
+    function, reference = info.op, reference_of(info)
     grad = any(t.requires_grad for t in tensors((sample.input, sample.args, sample.kwargs)))
-    aten = outcome(lambda: forward_and_backward(function, arguments(sample, grad)))
+    aten = outcome(lambda: forward_and_backward(reference, arguments(sample, grad)))
     with flag_gems.use_gems():
         ours = outcome(lambda: forward_and_backward(function, arguments(sample, grad)))
 
@@ -119,7 +120,7 @@ def test_samples(info: OpInfo, dtype: torch.dtype, request: pytest.FixtureReques
     limit = 10**6 if request.config.getoption("--all-samples") else QUICK
     for number, sample in enumerate(samples(info, DEVICE, dtype, grad, limit)):
         note = f"{info.name} {dtype} sample {number}: {sample.summary()}"
-        check(info.op, sample, note)
+        check(info, sample, note)
         check_variants(info, sample, note)
 
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from compare import assert_same, outcome, tensors
 from layouts import LAYOUTS
-from opinfo import RANDOM, base_of, copy_of, infos_of, rows, samples
+from opinfo import RANDOM, base_of, copy_of, infos_of, reference_of, rows, samples
 
 DEVICE = flag_gems.device
 COUNT = 4  # samples of an OpInfo
@@ -74,12 +74,16 @@ def arguments(info: OpInfo, dtype: torch.dtype) -> list[tuple[Any, ...]]:
 
 
 def run(info: OpInfo, case: tuple[Any, ...]) -> Any:
+    return call(info.op, case)
+
+
+def call(function: Any, case: tuple[Any, ...]) -> Any:
     first, args, kwargs = case
-    return info.op(first, *args, **kwargs)
+    return function(first, *args, **kwargs)
 
 
 def both(info: OpInfo, case: tuple[Any, ...], note: str) -> None:
-    aten = outcome(lambda: run(info, case))
+    aten = outcome(lambda: call(reference_of(info), case))
     with flag_gems.use_gems():
         ours = outcome(lambda: run(info, case))
     assert_same(ours, aten, None, note)

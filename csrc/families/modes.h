@@ -159,6 +159,19 @@ enum gems_random_mode {
     GEMS_RANDOM_DENSE = 64  /* which is contiguous whatever self is */
 };
 
+/* sort: which elements of sorted rows; what is searched. */
+enum gems_sort_mode {
+    GEMS_SORT,
+    GEMS_SORT_STABLE,
+    GEMS_TOPK,
+    GEMS_KTHVALUE,
+    GEMS_MEDIAN,
+    GEMS_NANMEDIAN,
+    GEMS_SEARCHSORTED,
+    GEMS_BUCKETIZE,
+    GEMS_ISIN
+};
+
 /* row_norm */
 enum gems_row_op {
     GEMS_SOFTMAX,

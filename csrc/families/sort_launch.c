@@ -1,0 +1,194 @@
+/* Rows sorted: which kernel takes them, its geometry and its program. Nothing here knows operators. */
+#include "sort.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "../base/dtype.h"
+
+#define OWN           4   /* kOwn in kernels/sort.cuh */
+#define RADIX_BITS    8   /* kernels/radix_rows.cuh */
+#define RADIX_THREADS 256
+#define SCAN_THREADS  256
+#define SHORT         32  /* kShort in kernels/sort_fast.cu */
+
+/* Items that a block sorts at once: as many as lie in 32 KiB. */
+static int block_items(int dtype) { return gems_dtype_size(dtype) == 8 ? 2048 : 4096; }
+static int radix_tile(int dtype) { return gems_dtype_size(dtype) == 8 ? 2048 : 4096; }
+
+static int log2_up(int64_t n) {
+    int bits = 2;
+    while ((INT64_C(1) << bits) < n) bits++;
+    return bits;
+}
+
+bool gems_lines_make(gems_lines *lines, const int64_t *sizes, int ndim, int dim,
+                     const int64_t *const strides[3]) {
+    int64_t kept[GEMS_MAX_DIMS], own[3][GEMS_MAX_DIMS];
+    const int64_t *all[3] = {own[0], own[1], own[2]};
+    int rank = 0;
+    memset(lines, 0, sizeof *lines);
+    lines->n = ndim ? sizes[dim] : 1;
+    for (int k = 0; k < 3; k++) lines->step[k] = ndim ? strides[k][dim] : 1;
+    if (lines->n == 1) lines->step[0] = 1;
+    for (int d = 0; d < ndim; d++) {
+        if (d == dim) continue;
+        kept[rank] = sizes[d];
+        for (int k = 0; k < 3; k++) own[k][rank] = strides[k][d];
+        rank++;
+    }
+    gems_iter iter;
+    gems_iter_make(&iter, kept, rank, all, 3);
+    lines->count = gems_numel(kept, rank);
+    lines->ndim = iter.ndim;
+    if (iter.ndim > SORT_DIMS || lines->n >= INT32_MAX - (1 << 20) || lines->count >= INT32_MAX)
+        return false;
+    for (int d = 0; d < iter.ndim; d++) {
+        lines->div[d] = gems_fastdiv_make((uint32_t)(iter.size[d] ? iter.size[d] : 1));
+        for (int k = 0; k < 3; k++) lines->start[d][k] = iter.stride[k][d];
+    }
+    return true;
+}
+
+static gems_status launch(gems_call *call, const gems_plan *plan, int entry, int64_t blocks,
+                          uint32_t threads, void **args) {
+    const uint32_t grid[3] = {(uint32_t)blocks, 1, 1}, block[3] = {threads, 1, 1};
+    return gems_call_launch(call, plan, entry, grid, block, 0, args);
+}
+
+static gems_key key_of(const gems_sort_job *job, int kernel, int size) {
+    gems_key key = {.kernel = (uint8_t)kernel, .flags = job->descending ? SORT_DESCENDING : 0};
+    key.dtype[0] = (uint8_t)job->dtype;
+    key.tune[SORT_TUNE_SIZE] = (uint8_t)size;
+    key.tune[SORT_TUNE_WHAT] = (uint8_t)job->what;
+    return key;
+}
+
+/* ---- one thread a block ---- */
+
+static gems_status run_fast(gems_call *call, gems_sort_job *job, const gems_device_info *info) {
+    gems_key key = key_of(job, SORT_FAST, 0);
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &key, &plan));
+    int64_t n = job->lines.n, blocks = gems_grid_for(info, job->lines.count, 16384 / n + 1);
+    int64_t room = n;
+    if (job->what == SORT_WRITE && 4 * job->limit < n)
+        room = job->limit <= SHORT ? SHORT : 2 * job->limit + 64;
+    if (room > n) room = n;
+    size_t item = gems_dtype_size(job->dtype) == 8 ? 16 : 8;
+    void *scratch;
+    GEMS_TRY(gems_scratch(call, 2 * item * (size_t)(room * blocks), &scratch));
+    void *args[] = {&job->in,    &job->values, &job->places, &job->lines,
+                    &job->limit, &job->rank,   &scratch,     &room};
+    return launch(call, plan, 0, blocks, 1, args);
+}
+
+/* ---- blocks of threads ---- */
+
+static gems_status run_block(gems_call *call, gems_sort_job *job, const gems_device_info *info) {
+    int size = log2_up(job->lines.n);
+    gems_key key = key_of(job, SORT_BLOCK, size);
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &key, &plan));
+    int group = (1 << size) / OWN, threads = group < 128 ? 128 : group, rows = threads / group;
+    int64_t blocks = gems_grid_for(info, job->lines.count, rows);
+    void *args[] = {&job->in, &job->values, &job->places, &job->lines, &job->limit, &job->rank};
+    return launch(call, plan, 0, blocks, (uint32_t)threads, args);
+}
+
+static gems_status run_select(gems_call *call, gems_sort_job *job, const gems_device_info *info) {
+    int size = job->what == SORT_WRITE ? log2_up(job->limit) : 2;
+    gems_key key = key_of(job, SORT_SELECT, size);
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &key, &plan));
+    void *args[] = {&job->in, &job->values, &job->places, &job->lines, &job->limit, &job->rank};
+    return launch(call, plan, 0, gems_grid_for(info, job->lines.count, 1),
+                  (uint32_t)block_items(job->dtype) / OWN, args);
+}
+
+/* Three launches a pass; keys and places go from one half of the scratch buffer to the other. */
+static gems_status run_radix(gems_call *call, gems_sort_job *job, const gems_device_info *info) {
+    gems_key key = key_of(job, SORT_RADIX, 0);
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &key, &plan));
+    gems_lines *m = &job->lines;
+    size_t width = gems_dtype_size(job->dtype), all = (size_t)(m->count * m->n);
+    int64_t lines = m->count << RADIX_BITS;
+    int32_t tiles = (int32_t)((m->n + radix_tile(job->dtype) - 1) / radix_tile(job->dtype));
+    int64_t blocks = m->count * tiles;
+    if (blocks >= INT32_MAX) return gems_decline("more blocks than a launch has");
+    size_t words = (all * width + 7) / 8 * 2, counts = (size_t)(lines * tiles);
+    void *data;
+    GEMS_TRY(gems_scratch(call, 8 * words + 4 * (2 * all + counts + (size_t)lines), &data));
+    void *keys[2] = {data, (uint64_t *)data + words / 2};
+    uint32_t *rest = (uint32_t *)((uint64_t *)data + words);
+    void *held[2] = {rest, rest + all}, *count = rest + 2 * all, *total = rest + 2 * all + counts;
+    for (int32_t shift = 0, from = 0; shift < 8 * (int32_t)width; shift += RADIX_BITS) {
+        int to = 1 - from;
+        void *count_args[] = {&job->in, &keys[from], &count, m, &tiles, &shift};
+        void *scan_args[] = {&count, &total, &lines, &tiles};
+        void *place_args[] = {&job->in,      &keys[from],  &held[from], &keys[to], &held[to],
+                              &job->values,  &job->places, m,           &job->limit, &count,
+                              &total,        &tiles,       &shift};
+        GEMS_TRY(launch(call, plan, 0, blocks, RADIX_THREADS, count_args));
+        GEMS_TRY(launch(call, plan, 1, gems_grid_for(info, lines, SCAN_THREADS / 32), SCAN_THREADS,
+                        scan_args));
+        GEMS_TRY(launch(call, plan, 2, blocks, RADIX_THREADS, place_args));
+        from = to;
+    }
+    return GEMS_OK;
+}
+
+gems_status gems_sort_launch(gems_call *call, const gems_sort_job *given) {
+    const gems_device_info *info = gems_device_information(call->device);
+    gems_sort_job job = *given;
+    if (info->fast) return run_fast(call, &job, info);
+    int most = block_items(job.dtype);
+    if (job.lines.n <= most) return run_block(call, &job, info);
+    if (job.what != SORT_WRITE || job.limit <= most) return run_select(call, &job, info);
+    return run_radix(call, &job, info);
+}
+
+/* ---- programs ---- */
+
+gems_status gems_sort_program(const gems_op *op, const gems_key *key, gems_program *p) {
+    static const struct {
+        const char *name, *file;
+    } texts[] = {[SORT_FAST] = {"rows by one thread", "sort_fast.cu"},
+                 [SORT_BLOCK] = {"short rows", "sort_block.cu"},
+                 [SORT_RADIX] = {"long rows", "sort_radix.cu"},
+                 [SORT_SELECT] = {"selected", "select.cu"}};
+    int dtype = key->dtype[0], size = 1 << key->tune[SORT_TUNE_SIZE];
+    gems_text_add(&p->head, "typedef %s T;\n", gems_dtype_kernel(dtype));
+    gems_text_add(&p->head, "constexpr bool kDescending = %s;\nconstexpr int kWhat = %d;\n",
+                  key->flags & SORT_DESCENDING ? "true" : "false", key->tune[SORT_TUNE_WHAT]);
+    p->files[0] = "sort.cuh";
+    p->entry_count = 1;
+    switch (key->kernel) {
+    case SORT_FAST: p->entries[0] = "sort_fast"; break;
+    case SORT_BLOCK:
+        gems_text_add(&p->head, "constexpr int kSize = %d, kThreads = %d;\n", size,
+                      size / OWN < 128 ? 128 : size / OWN);
+        p->entries[0] = "sort_block";
+        break;
+    case SORT_SELECT:
+        gems_text_add(&p->head, "constexpr int kSize = %d, kThreads = %d;\n", size,
+                      block_items(dtype) / OWN);
+        p->entries[0] = "select_rows";
+        break;
+    case SORT_RADIX:
+        gems_text_add(&p->head, "constexpr int kRadixThreads = %d, kTile = %d;\n", RADIX_THREADS,
+                      radix_tile(dtype));
+        p->entries[0] = "sort_count";
+        p->entries[1] = "sort_scan";
+        p->entries[2] = "sort_place";
+        p->entry_count = 3;
+        p->files[1] = "radix_rows.cuh";
+        break;
+    default: return gems_fail(GEMS_RUNTIME_ERROR, "no such kernel");
+    }
+    p->files[key->kernel == SORT_RADIX ? 2 : 1] = texts[key->kernel].file;
+    snprintf(p->name, sizeof p->name, "%.*s %s %s", (int)strcspn(op->schema, "("), op->schema,
+             texts[key->kernel].name, gems_dtype_name(dtype));
+    return GEMS_OK;
+}
