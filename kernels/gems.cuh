@@ -376,6 +376,15 @@ template <class T> GEMS_DI T shuffle_up(T v, int by) {
     memcpy(&v, w, sizeof(T));
     return v;
 }
+// The value of lane `from` of the warp.
+template <class T> GEMS_DI T shuffle_from(T v, int from) {
+    constexpr int words = (sizeof(T) + 3) / 4;
+    uint32_t w[words] = {};
+    memcpy(w, &v, sizeof(T));
+    GEMS_UNROLL for (int i = 0; i < words; i++) w[i] = __shfl_sync(0xffffffffu, w[i], from);
+    memcpy(&v, w, sizeof(T));
+    return v;
+}
 // f gets its operands in thread order. Every thread has the result, the same bits.
 template <class T, class F> GEMS_DI T warp_reduce(T v, F f) {
     GEMS_UNROLL for (int o = 1; o < kWarp; o <<= 1) {

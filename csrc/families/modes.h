@@ -103,6 +103,15 @@ enum gems_reduction {
     GEMS_WITH_VALUES = 16
 };
 
+/* scan: what runs along a dimension; kernels/scan.cuh has the same numbers. */
+enum gems_scan_mode {
+    GEMS_SCAN_SUM,
+    GEMS_SCAN_PROD,
+    GEMS_SCAN_MAX,
+    GEMS_SCAN_MIN,
+    GEMS_SCAN_LOGSUMEXP
+};
+
 enum gems_gather_mode {
     GEMS_EMBEDDING,
     GEMS_INDEX_SELECT,

@@ -33,9 +33,11 @@ typedef __SIZE_TYPE__ size_t;
 #ifdef __clang__
 #define GEMS_UNROLL _Pragma("clang loop unroll(full)")
 #define GEMS_IVDEP _Pragma("clang loop vectorize(assume_safety)")
+#define GEMS_VECTOR GEMS_IVDEP
 #else
 #define GEMS_UNROLL _Pragma("GCC unroll 64")
 #define GEMS_IVDEP _Pragma("GCC ivdep")
+#define GEMS_VECTOR _Pragma("GCC ivdep") _Pragma("GCC unroll 1") // a short loop becomes vectors, not single steps
 #endif
 
 // Where the compiler turns whole vectors of halves into floats by itself; elsewhere integer code does, which vectorises
@@ -95,6 +97,33 @@ GEMS_INLINE void cp_async4(void* smem, const void* gmem, int bytes = 4) {
 }
 GEMS_INLINE void cp_async_commit() {}
 template <int N> GEMS_INLINE void cp_async_wait() {}
+
+// Eight values as one vector of the compiler's, for operators on whole vectors.
+template <class T> struct EightOf { typedef T type __attribute__((vector_size(8 * sizeof(T)))); };
+template <class T> using Eight = typename EightOf<T>::type;
+template <class T> GEMS_INLINE Eight<T> eight(T v) { return Eight<T>{v, v, v, v, v, v, v, v}; }
+template <class T> GEMS_INLINE Eight<T> load_eight(const T* p) {
+    Eight<T> r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
+template <class T> GEMS_INLINE void store_eight(T* p, Eight<T> v) { memcpy(p, &v, sizeof v); }
+// r[i] = f(v[0], ..., v[i]) by an associative f of two vectors; f(zero, x) is x.
+template <class T, class F> GEMS_INLINE Eight<T> lane_scan(Eight<T> v, F f, T zero) {
+#if defined(__has_builtin) && __has_builtin(__builtin_shufflevector)
+    Eight<T> z = eight(zero);
+    v = f(__builtin_shufflevector(z, v, 0, 8, 9, 10, 11, 12, 13, 14), v);
+    v = f(__builtin_shufflevector(z, v, 0, 1, 8, 9, 10, 11, 12, 13), v);
+    v = f(__builtin_shufflevector(z, v, 0, 1, 2, 3, 8, 9, 10, 11), v);
+#else
+    for (int o = 1; o < 8; o *= 2) {
+        Eight<T> left = eight(zero);
+        for (int i = o; i < 8; i++) left[i] = v[i - o];
+        v = f(left, v);
+    }
+#endif
+    return v;
+}
 }
 #else
 namespace gems_cpu {
