@@ -50,7 +50,7 @@ enum gems_factory_mode {
 enum gems_cat_mode { GEMS_CAT_CAT, GEMS_CAT_STACK };
 
 /* index_map: what is moved. From GEMS_VIEW_COPY on, a copy of the view that a name says. */
-enum gems_index_mode {
+enum gems_index_map_mode {
     GEMS_PAD_CONSTANT,
     GEMS_PAD_REFLECT,
     GEMS_PAD_REPLICATE,
