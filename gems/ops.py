@@ -7,9 +7,41 @@ gradient is wanted, or a mode of torch is active, the call goes through `torch.o
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
 from . import _C
 
-_functions = _C.functions()
+
+@functools.cache
+def _operator(name: str, parts: str) -> Callable[..., Any]:
+    """torch's operator of a name, what it is made of being registered."""
+    import torch
+
+    from . import overrides
+
+    wanted = parts.split(",")
+    overrides.register_for_good([e["index"] for e in _C.entries() if e["name"].split(".")[0] in wanted])
+    return getattr(torch.ops.aten, name)
+
+
+def _composite(name: str, parts: str, doc: str) -> Callable[..., Any]:
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return _C.forced(_operator(name.removesuffix("_out"), parts), *args, **kwargs)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return function
+
+
+_functions: dict[str, Callable[..., Any]] = _C.functions()
+if importlib.util.find_spec("torch"):
+    for _row in _C.composite_rows():
+        _text = f"{_row['doc']}\n\naten::{_row['schema']}, by way of the operators that torch makes it of."
+        for _name in _row["functions"] or [_row["schema"].split("(")[0].split(".")[0]]:
+            _functions[_name] = _composite(_name, _row["expr"], _text)
 globals().update(_functions)
 
 __all__ = sorted(_functions)

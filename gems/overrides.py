@@ -265,13 +265,13 @@ _registrations = _Registrations()
 _registrations.hand_over()
 
 
-def _register_for_good(entries: list[int]) -> None:
-    """Called by explicit functions whose call autograd must record."""
+def register_for_good(entries: list[int]) -> None:
+    """Called by explicit functions whose call goes through torch's dispatcher."""
     with _lock:
         _registrations.register(entries, keep=True)
 
 
-_C.set_hooks(register_entries=_register_for_good)
+_C.set_hooks(register_entries=register_for_good)
 
 
 # ---- scopes ----

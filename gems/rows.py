@@ -11,8 +11,8 @@ Row = dict[str, Any]
 
 
 def all_rows() -> list[Row]:
-    """All rows of operators.def: those of aten operators, then this package's own in flag_gems::."""
-    return [*_C.rows(), *(row for row in _C.own_rows() if not row["added"])]
+    """All rows of operators.def: those of aten operators, composite ones, then this package's own in flag_gems::."""
+    return [*_C.rows(), *_C.composite_rows(), *(row for row in _C.own_rows() if not row["added"])]
 
 
 def name_of(row: Row) -> str:
@@ -31,6 +31,8 @@ def functions_of(row: Row) -> list[str]:
         from . import fused
 
         return [name for name in (row["id"], f"{row['id']}_out") if name in fused.__all__]
+    if not row["entries"]:
+        return sorted(row["functions"] or [name_of(row).split(".")[0]])
     return sorted({name for entry in row["entries"] for name in entry["functions"]})
 
 

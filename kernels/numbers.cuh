@@ -1,16 +1,5 @@
-// Functions of elementwise rows: rounding, signs, neighbours, divisors. A row names this file as its helper.
+// Functions of elementwise rows: decimals, signs, neighbours, divisors. A row names this file as its helper.
 using namespace gems;
-
-// Integers are whole already.
-#define EW_ROUNDING(name, function)              \
-    template <class T> GEMS_DI T name(T a) {     \
-        if constexpr (is_float<T>) return function(a); \
-        else return a;                           \
-    }
-EW_ROUNDING(rounded_down, floor)
-EW_ROUNDING(rounded_up, ceil)
-EW_ROUNDING(rounded_to_zero, trunc)
-EW_ROUNDING(rounded_to_even, nearbyint)
 
 // 10^n, exact as long as it can be.
 GEMS_DI double power_of_ten(int64_t n) {
@@ -36,10 +25,6 @@ GEMS_DI T finite_of(T a, T nan, bool has_high, T high, bool has_low, T low) {
     }
 }
 
-template <class T> GEMS_DI T sign_of(T a) {
-    if constexpr (is_same<T, bool>) return a;
-    else return T((T(0) < a) - (a < T(0)));
-}
 template <class T> GEMS_DI bool sign_bit(T a) {
     if constexpr (is_float<T>) return signbit(a);
     else return a < T(0);

@@ -162,8 +162,11 @@ static gems_status write_program(const gems_key *key, gems_program *program) {
     return op->family->program(op, key, program);
 }
 
+bool gems_op_composite(int index) { return gems_op_at(index)->family == &gems_family_composite; }
+
 static gems_status expand(int op) {
     const gems_op *row = gems_op_at(op);
+    if (gems_op_composite(op)) return GEMS_OK;
     GEMS_TRY(add(op, row->schema));
     if (row->inplace) GEMS_TRY(add_inplace(op, row->inplace, row->schema));
     if (row->out) GEMS_TRY(add_out(op, row->out, row->out_names, row->schema));

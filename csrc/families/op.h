@@ -73,6 +73,7 @@ int gems_op_count(void);                /* rows, added ones included */
 int gems_op_room(void);                 /* rows that there can be: what is kept for each has so many places */
 const gems_op *gems_op_at(int index);
 const char *gems_op_id(int index);      /* the row's identifier in operators.def; of an added row its name */
+bool gems_op_composite(int index);      /* torch takes it apart: the row has no entries */
 bool gems_op_own(int index);            /* its schema is in flag_gems:: */
 bool gems_op_added(int index);          /* it is not in operators.def */
 
@@ -111,6 +112,7 @@ extern const gems_family gems_family_reduce;
 extern const gems_family gems_family_row_norm;
 extern const gems_family gems_family_matmul;
 extern const gems_family gems_family_copy;
+extern const gems_family gems_family_composite;
 extern const gems_family gems_family_cat;
 extern const gems_family gems_family_gather;
 extern const gems_family gems_family_random;

@@ -72,6 +72,18 @@ done:
     return result;
 }
 
+/* Calls something of torch with a gate set for this thread. */
+static PyObject *gated(gems_thread_gate gate, PyObject *operator, PyObject *const *args,
+                       Py_ssize_t count, PyObject *keywords) {
+    gems_thread_gate before = gems_this_thread;
+    gems_this_thread = gate;
+    __atomic_fetch_add(&gems_special_gates, 1, __ATOMIC_RELAXED);
+    PyObject *result = PyObject_Vectorcall(operator, args, (size_t)count, keywords);
+    __atomic_fetch_sub(&gems_special_gates, 1, __ATOMIC_RELAXED);
+    gems_this_thread = before;
+    return result;
+}
+
 /* Calls torch's operator with our kernel forced (force) or passed over. */
 static PyObject *through(function *f, PyObject *operator, PyObject *const *args, Py_ssize_t count,
                          PyObject *keywords, bool force) {
@@ -90,13 +102,15 @@ static PyObject *through(function *f, PyObject *operator, PyObject *const *args,
         if (!done) return NULL;
         Py_DECREF(done);
     }
-    gems_thread_gate before = gems_this_thread;
-    gems_this_thread = (gems_thread_gate){f->entries, f->count, force};
-    __atomic_fetch_add(&gems_special_gates, 1, __ATOMIC_RELAXED);
-    PyObject *result = PyObject_Vectorcall(operator, args, (size_t)count, keywords);
-    __atomic_fetch_sub(&gems_special_gates, 1, __ATOMIC_RELAXED);
-    gems_this_thread = before;
-    return result;
+    return gated((gems_thread_gate){f->entries, f->count, force}, operator, args, count, keywords);
+}
+
+PyObject *gems_forced(PyObject *self, PyObject *const *args, Py_ssize_t count,
+                      PyObject *keywords) {
+    (void)self;
+    if (!count) return PyErr_Format(PyExc_TypeError, "forced() takes what it is to call");
+    return gated((gems_thread_gate){NULL, GEMS_ALL_ENTRIES, true}, args[0], args + 1, count - 1,
+                 keywords);
 }
 
 static PyObject *through_torch(function *f, PyObject *const *args, Py_ssize_t count,

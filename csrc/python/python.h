@@ -121,6 +121,8 @@ void gems_count_decline(gems_entry *entry);
 PyObject *gems_library_function(int entry);
 /* direct.c: adds all functions of flag_gems.ops to a dict, name -> builtin. */
 bool gems_direct_functions(PyObject *dict);
+/* Calls args[0] with the rest while this thread's calls of any entry run our kernels, gates or not. */
+PyObject *gems_forced(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
 /* A builtin for a row of this package's own: its overloads, as in flag_gems.ops. New reference. */
 PyObject *gems_own_function(int row);
 /* Interns the names of an entry's arguments; false with an error set. */

@@ -103,11 +103,12 @@ static PyObject *row_dict(int index) {
                          op->bytes, "flops", op->flops, "doc", op->doc, "entries", own);
 }
 
-/* The rows of aten operators, or this package's own. */
-static PyObject *row_list(bool own) {
+typedef enum row_kind { OF_ATEN, COMPOSITE, OF_OURS } row_kind;
+
+static PyObject *row_list(row_kind kind) {
     PyObject *list = PyList_New(0);
     for (int i = 0; list && i < gems_op_count(); i++) {
-        if (gems_op_own(i) != own) continue;
+        if (kind != (gems_op_own(i) ? OF_OURS : gems_op_composite(i) ? COMPOSITE : OF_ATEN)) continue;
         PyObject *dict = row_dict(i);
         if (!dict || PyList_Append(list, dict)) Py_CLEAR(list);
         Py_XDECREF(dict);
@@ -118,13 +119,19 @@ static PyObject *row_list(bool own) {
 static PyObject *rows(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
-    return row_list(false);
+    return row_list(OF_ATEN);
 }
 
 static PyObject *own_rows(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
-    return row_list(true);
+    return row_list(OF_OURS);
+}
+
+static PyObject *composite_rows(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    return row_list(COMPOSITE);
 }
 
 /* ---- rows that are added ---- */
@@ -218,8 +225,12 @@ static PyObject *functions(PyObject *self, PyObject *unused) {
 
 PyMethodDef gems_table_methods[] = {
     {"rows", rows, METH_NOARGS, "rows(): the operator table, a dict a row of an aten operator."},
+    {"composite_rows", composite_rows, METH_NOARGS,
+     "composite_rows(): the rows of composite operators, which have no entries."},
     {"own_rows", own_rows, METH_NOARGS,
      "own_rows(): the rows of flag_gems::, those that were added included."},
+    {"forced", (PyCFunction)(void (*)(void))gems_forced, METH_FASTCALL | METH_KEYWORDS,
+     "forced(function, ...): calls it; on this thread every registered operator runs our kernel meanwhile."},
     {"entry", entry_of, METH_O, "entry(index): one overload, also of flag_gems::."},
     {"add_row", (PyCFunction)(void (*)(void))add_row, METH_VARARGS | METH_KEYWORDS,
      "add_row(schema, expr, promotion, dtypes, helper=None, out=None, out_names=None, masks=0, doc=None): the dict of a "

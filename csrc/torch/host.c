@@ -8,6 +8,7 @@ _Thread_local gems_thread_gate gems_this_thread;
 int gems_special_gates;
 
 bool gems_gate_special(const gems_entry *entry) {
+    if (gems_this_thread.count == GEMS_ALL_ENTRIES) return gems_this_thread.force;
     for (int i = 0; i < gems_this_thread.count; i++)
         if (gems_this_thread.entries[i] == entry->index) return gems_this_thread.force;
     return __atomic_load_n(&entry->gate, __ATOMIC_RELAXED);

@@ -107,11 +107,12 @@ extern gems_torch_python gems_python;
 
 /* True: the entry's kernel may run on this thread. */
 static inline bool gems_gate_open(const gems_entry *entry);
+#define GEMS_ALL_ENTRIES (-1)
 /* Set around a call that flag_gems.ops passes to the dispatcher: the function's entries run their
  * kernel although the gate is closed (force), or ATen's although it is open (skip). */
 typedef struct gems_thread_gate {
     const uint16_t *entries;
-    int count;
+    int count; /* GEMS_ALL_ENTRIES: it concerns every entry */
     bool force;
 } gems_thread_gate;
 extern _Thread_local gems_thread_gate gems_this_thread;
