@@ -218,7 +218,7 @@ template <class P> GEMS_DI Complex<P> pow(Complex<P> a, Complex<P> b) { return e
 // ---- what expressions of rows call
 template <class P> GEMS_DI Complex<P> once(Complex<P> a) { return Complex<P>(P(1)) * a; }
 template <class P> GEMS_DI Complex<P> power(Complex<P> a, Complex<P> b) { return pow(a, b); }
-template <class P> GEMS_DI Complex<P> sgn(Complex<P> a) {
+template <class P> GEMS_DI Complex<P> sign_of(Complex<P> a) {
     const P size = magnitude(a.re, a.im);
     return size == P(0) ? Complex<P>(P(0)) : divided(a, size);
 }
