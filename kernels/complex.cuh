@@ -190,6 +190,40 @@ template <class P> GEMS_DI Complex<P> tan(Complex<P> a) {
     const Complex<P> w = tanh(Complex<P>(-a.im, a.re));
     return {w.im, -w.re};
 }
+// The inverse functions by square roots of 1 - a and 1 + a, of which nothing is lost near the branch points (W. Kahan).
+template <class P> GEMS_DI Complex<P> asin(Complex<P> a) {
+    const Complex<P> low = sqrt(Complex<P>(P(1) - a.re, -a.im)), high = sqrt(Complex<P>(P(1) + a.re, a.im));
+    const bool end = is_infinite(a), still = (a.re == P(0)) & (a.im != a.im);
+    const P re = atan2(a.re, end ? abs(a.im) : (low * high).re), im = asinh((conj(low) * high).im);
+    return {still ? a.re : re, end ? copysign(Limits<P>::inf(), a.im) : copysign(im, a.im)};
+}
+template <class P> GEMS_DI Complex<P> acos(Complex<P> a) {
+    const Complex<P> low = sqrt(Complex<P>(P(1) - a.re, -a.im)), high = sqrt(Complex<P>(P(1) + a.re, a.im));
+    const bool end = is_infinite(a), still = (a.re == P(0)) & (a.im != a.im);
+    const P re = end ? atan2(abs(a.im), a.re) : P(2) * atan2(low.re, high.re), im = asinh((conj(high) * low).im);
+    return {still ? P(1.57079632679489661923) : re, copysign(end ? Limits<P>::inf() : im, -a.im)};
+}
+template <class P> GEMS_DI Complex<P> asinh(Complex<P> a) {
+    const Complex<P> w = asin(Complex<P>(-a.im, a.re));
+    return {w.im, -w.re};
+}
+template <class P> GEMS_DI Complex<P> acosh(Complex<P> a) {
+    const Complex<P> w = acos(a);
+    return {abs(w.im), copysign(w.re, a.im)};
+}
+template <class P> GEMS_DI Complex<P> atanh(Complex<P> a) {
+    const P x = abs(a.re), y = abs(a.im), size = x > y ? x : y;
+    const bool far = size > (sizeof(P) == 4 ? P(1e8) : P(1e16)), end = is_infinite(a), still = x == P(0);
+    const P away = P(1) - x, near = away * away + y * y, ratio = far ? y / size : y, across = far ? x / size : x;
+    const P re = far ? across / (across * across + ratio * ratio) / size : P(0.25) * log1p(P(4) * x / near);
+    const P im = x + y != x + y ? x + y : far ? P(1.57079632679489661923) : P(0.5) * atan2(P(2) * y, away * (P(1) + x) - y * y);
+    return {copysign(still | (end & (a.re == a.re || y == Limits<P>::inf())) ? P(0) : re, a.re),
+            copysign(end ? (a.im == a.im ? P(1.57079632679489661923) : a.im) : im, a.im)};
+}
+template <class P> GEMS_DI Complex<P> atan(Complex<P> a) {
+    const Complex<P> w = atanh(Complex<P>(-a.im, a.re));
+    return {w.im, -w.re};
+}
 template <class P> GEMS_DI Complex<P> sigmoid(Complex<P> a) {
     return Complex<P>(P(1)) / (Complex<P>(P(1)) + exp(-a));
 }
@@ -218,7 +252,7 @@ template <class P> GEMS_DI Complex<P> pow(Complex<P> a, Complex<P> b) { return e
 // ---- what expressions of rows call
 template <class P> GEMS_DI Complex<P> once(Complex<P> a) { return Complex<P>(P(1)) * a; }
 template <class P> GEMS_DI Complex<P> power(Complex<P> a, Complex<P> b) { return pow(a, b); }
-template <class P> GEMS_DI Complex<P> sgn(Complex<P> a) {
+template <class P> GEMS_DI Complex<P> sign_of(Complex<P> a) {
     const P size = magnitude(a.re, a.im);
     return size == P(0) ? Complex<P>(P(0)) : divided(a, size);
 }

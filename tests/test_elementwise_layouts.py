@@ -1,4 +1,4 @@
-"""Where elementwise results lie and what may overlap, drawn at random beside ATen: strides of outputs, in-place, out=."""
+"""Where elementwise results lie and what may overlap, drawn at random beside ATen."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def shapes(draw: st.DrawFn) -> tuple[int, ...]:
 
 @st.composite
 def operand(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Sizes that broadcast to a shape, and strides: any order of the dims, steps, expanded dims, odd ones of single elements."""
+    """Sizes that broadcast to a shape, and strides: dims in any order, steps, expanded, odd ones of single elements."""
     sizes = list(shape[draw(st.integers(0, len(shape))) if draw(st.booleans()) else 0 :])
     for d in range(len(sizes)):
         if draw(st.integers(0, 4)) == 0:
@@ -58,8 +58,8 @@ OPERATORS: dict[str, tuple[Callable[..., Tensor], tuple[torch.dtype, ...], tuple
     "abs": (torch.abs, (COMPLEX,), ()),
     "mul.Tensor": (torch.mul, (REAL, REAL), ()),
     "add.Scalar": (torch.ops.aten.add.Scalar, (REAL,), (2, 1)),
-    "eq.Tensor": (torch.eq, (COMPLEX, REAL), ()),
-    "rsub.Tensor": (torch.rsub, (REAL, COMPLEX), (1,)),
+    "eq.Tensor": (torch.eq, (COMPLEX, COMPLEX), ()),
+    "rsub.Tensor": (torch.rsub, (REAL, REAL), (1,)),
     "where.self": (torch.where, (MASK, REAL, REAL), ()),
     "addcmul": (torch.addcmul, (REAL, REAL, REAL), (1,)),
     "clamp.Tensor": (torch.clamp, (REAL, REAL, REAL), ()),
@@ -70,17 +70,19 @@ KEYWORDS = ("addcmul", "rsub.Tensor")  # whose numbers go by name in torch
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_strides_of_outputs(name: str, data: st.DataObject) -> None:
-    """As TensorIterator decides: channels last, permuted, mixed, broadcast, ambiguous."""
+    """As TensorIterator decides: channels last, permuted, mixed, broadcast, ambiguous. Of one dtype: on a CPU ATen copies
+    an input of another one, and goes by how the copy lies."""
     function, dtypes, numbers = OPERATORS[name]
     shape = data.draw(shapes())
     layouts = [data.draw(operand(shape)) for _ in dtypes]
     tensors = [strided(layout, dtype) for layout, dtype in zip(layouts, dtypes, strict=True)]
     expected = outcome(lambda: function(*tensors, *(() if name in KEYWORDS else numbers)))
     assert not isinstance(expected, Raised), expected
-    values = [gpu(*layout, dtype, data=(i + 2) << 28) for i, (layout, dtype) in enumerate(zip(layouts, dtypes, strict=True))]
+    places = zip(layouts, dtypes, range(2, 2 + len(dtypes)), strict=True)
+    values = [gpu(*layout, dtype, data=i << 28) for layout, dtype, i in places]
     assert run(name, *values, *(cpu_value(n) for n in numbers)) == OK, library().gems_reason()
     out = output()
     got = tuple(out.sizes[: out.ndim]), tuple(out.strides[: out.ndim])
@@ -100,7 +102,7 @@ def view(draw: st.DrawFn, sizes: tuple[int, ...]) -> tuple[tuple[int, ...], tupl
     return sizes, tuple(strides), draw(st.sampled_from([0, 0, 0, 1, 2, 6, 12, 24]))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_overlap(data: st.DataObject) -> None:
     """Output and inputs in one storage: ATen's result, or its error, whatever overlaps what."""
