@@ -54,6 +54,18 @@ static bool same_layout(const gems_tensor *a, const gems_tensor *b) {
     return true;
 }
 
+/* Whether an out tensor of the call is to get another shape. */
+static bool is_resized(const gems_call *call, int ndim, const int64_t *sizes) {
+    if (call->entry->variant != GEMS_OUT) return false;
+    for (int i = 0; i < call->entry->nouts; i++) {
+        const gems_value *out = &call->args[call->entry->out_arg + i];
+        if (out->kind == GEMS_TENSOR &&
+            (out->t.ndim != ndim || memcmp(out->t.sizes, sizes, (size_t)ndim * sizeof *sizes)))
+            return true;
+    }
+    return false;
+}
+
 /* Where the operands have an input of the row. */
 static int place_of(const operands *in, int input) {
     int place = 0;
@@ -92,7 +104,8 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
             if (call->args[call->entry->out_arg + i].kind == GEMS_TENSOR &&
                 call->args[call->entry->out_arg + i].t.dtype != arguments->types.result)
                 return gems_decline("the output has another dtype");
-    if (!canonical && call->entry->variant == GEMS_FUNCTIONAL) {
+    bool resized = !canonical && is_resized(call, ndim, sizes);
+    if (!canonical && (resized || call->entry->variant == GEMS_FUNCTIONAL)) {
         const int64_t *views[GEMS_EW_INPUTS];
         int count = in->inputs;
         for (int i = 0; i < count; i++) {
@@ -114,6 +127,12 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
             gems_output_strides(sizes, ndim, views, count, strides);
             chosen = strides;
         }
+    }
+    if (resized && chosen) {
+        int64_t contiguous[GEMS_MAX_DIMS];
+        gems_contiguous_strides(sizes, ndim, contiguous);
+        if (memcmp(contiguous, chosen, (size_t)ndim * sizeof *contiguous))
+            return gems_decline("an empty out that does not become contiguous");
     }
     for (int i = 0; i < row->outputs; i++)
         GEMS_TRY(gems_output(call, i, ndim, sizes, chosen, arguments->types.result));
