@@ -33,8 +33,8 @@ GEMS_DI float digamma(float x) { return digamma_of(x); }
 template <class T> GEMS_DI T logit(T a, bool has_eps, T eps) {
     if (has_eps && eps >= T(0)) {
         const T high = T(1) - eps;
-        a = a < eps ? eps : a;
-        a = a > high ? high : a;
+        T most = a > high ? high : a;
+        a = a < eps ? eps : most;
     }
     return log(a / (T(1) - a));
 }

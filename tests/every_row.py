@@ -27,8 +27,18 @@ def fitting(name: str) -> list[Any] | None:
     target, plane = torch.arange(5) % 7, torch.arange(32).view(2, 4, 4) % 3
     stat = torch.ones(5, 1)
     repeated, along = torch.arange(40) % 7, torch.arange(200).view(5, 40) % 7
+    losses = dict.fromkeys(
+        ("mse_loss_backward", "soft_margin_loss_backward", "binary_cross_entropy_backward"), [x(5, 7), x(5, 7), x(5, 7)]
+    )
+    losses = {name: [*args, *([None] if name.startswith("binary") else []), 1] for name, args in losses.items()}
+    bent = dict.fromkeys(("smooth_l1_loss_backward", "huber_loss_backward"), [x(5, 7), x(5, 7), x(5, 7), 1, 0.5])
     return {
         "bernoulli": [x(5, 7) / 5],
+        **losses,
+        **bent,
+        "glu": [x(5, 8), 1],
+        "glu_backward": [x(5, 4), x(5, 8), 1],
+        "addr": [x(5, 7), x(5), x(7)],
         "mm": [x(5, 7), x(7, 6)],
         "bmm": [x(3, 5, 7), x(3, 7, 6)],
         "addmm": [x(6), x(5, 7), x(7, 6)],

@@ -178,7 +178,7 @@ static bool keep_results(gems_kept *k, const gems_call *call) {
     for (int i = 0; i < GEMS_KEPT_RESULTS; i++) {
         const gems_tensor *t = &call->out[i];
         if (!(call->made >> i & 1)) continue;
-        if (t->ndim > GEMS_KEPT_DIMS || ((uintptr_t)t->data & GEMS_KEPT_ALIGN)) return false;
+        if (t->ndim > GEMS_KEPT_DIMS || !t->data || (uintptr_t)t->data & GEMS_KEPT_ALIGN) return false;
         int at = k->results++;
         k->result[at].ndim = (uint8_t)t->ndim;
         k->result[at].dtype = t->dtype;

@@ -64,6 +64,18 @@ static bool same_layout(const gems_tensor *a, const gems_tensor *b) {
     return true;
 }
 
+/* Whether an out tensor of the call is to get another shape. */
+static bool is_resized(const gems_call *call, int ndim, const int64_t *sizes) {
+    if (call->entry->variant != GEMS_OUT) return false;
+    for (int i = 0; i < call->entry->nouts; i++) {
+        const gems_value *out = &call->args[call->entry->out_arg + i];
+        if (out->kind == GEMS_TENSOR &&
+            (out->t.ndim != ndim || memcmp(out->t.sizes, sizes, (size_t)ndim * sizeof *sizes)))
+            return true;
+    }
+    return false;
+}
+
 /* Where the operands have an input of the row. */
 static int place_of(const operands *in, int input) {
     int place = 0;
@@ -98,7 +110,25 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
             if (!gems_broadcast(sizes, &ndim, in->t[i]->sizes, in->t[i]->ndim))
                 return gems_decline("the shapes do not broadcast");
     }
-    int layout = call->op->mode & GEMS_EW_LAYOUT;
+    const gems_tensor *column = row->inputs > 2 && row->input[1].column ? arguments->tensor[1] : NULL;
+    if (column && call->entry->variant == GEMS_INPLACE && arguments->tensor[2] &&
+        arguments->tensor[2]->ndim == 1) { /* ATen's addr_ would enlarge a self that came through a stack */
+        const gems_tensor *self = arguments->tensor[0];
+        if (self->ndim != 2 || self->sizes[0] != column->sizes[0] ||
+            self->sizes[1] != arguments->tensor[2]->sizes[0])
+            return gems_fail(GEMS_RUNTIME_ERROR, "self has not the shape of the outer product");
+    }
+    if (column && (ndim != 2 || !arguments->tensor[2] || arguments->tensor[2]->ndim != 1 ||
+                   sizes[0] != column->sizes[0] || sizes[1] != arguments->tensor[2]->sizes[0]))
+        return gems_decline("not the shape of an outer product");
+    if (row->joined) {
+        const gems_tensor *whole = &call->args[row->input[1].arg].t, *half = arguments->tensor[1];
+        if (ndim != half->ndim || memcmp(sizes, half->sizes, (size_t)ndim * sizeof *sizes))
+            return gems_decline("not the shape of a half");
+        return gems_output(call, 0, ndim, whole->sizes, NULL, arguments->types.result);
+    }
+    int layout = row->buffer && call->device_type == GEMS_CPU ? GEMS_EW_CONTIGUOUS
+                                                              : call->op->mode & GEMS_EW_LAYOUT;
     const gems_tensor *self = arguments->tensor[row->self];
     if (layout == GEMS_EW_BY_SELF || call->op->mode & GEMS_EW_SHAPE_OF_SELF)
         if (!self || self->ndim != ndim ||
@@ -109,7 +139,8 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
             if (call->args[call->entry->out_arg + i].kind == GEMS_TENSOR &&
                 call->args[call->entry->out_arg + i].t.dtype != arguments->types.result)
                 return gems_decline("the output has another dtype");
-    if (!canonical && call->entry->variant == GEMS_FUNCTIONAL) {
+    bool resized = !canonical && is_resized(call, ndim, sizes);
+    if (!canonical && (resized || call->entry->variant == GEMS_FUNCTIONAL)) {
         const int64_t *views[GEMS_EW_INPUTS];
         int count = in->inputs;
         for (int i = 0; i < count; i++) {
@@ -131,8 +162,18 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
             chosen = *alike && real ? in->t[0]->strides : strides; /* as empty_like has them */
         }
     }
-    for (int i = 0; i < row->outputs; i++)
-        GEMS_TRY(gems_output(call, i, ndim, sizes, chosen, arguments->types.result));
+    if (resized && chosen) {
+        int64_t contiguous[GEMS_MAX_DIMS];
+        gems_contiguous_strides(sizes, ndim, contiguous);
+        if (memcmp(contiguous, chosen, (size_t)ndim * sizeof *contiguous))
+            return gems_decline("an empty out that does not become contiguous");
+    }
+    static const int64_t nothing[1] = {0};
+    for (int i = 0; i < row->outputs; i++) {
+        bool left = i && row->buffer && call->device_type != GEMS_CPU;
+        GEMS_TRY(gems_output(call, i, left ? 1 : ndim, left ? nothing : sizes, left ? NULL : chosen,
+                             arguments->types.result));
+    }
     return GEMS_OK;
 }
 
@@ -451,8 +492,14 @@ static gems_status run(gems_call *call) {
     if (!call->nonempty) return GEMS_OK;
     fill_key(row, &arguments, &w.key);
     all.count = all.inputs;
+    gems_tensor halves[2];
     for (int i = 0; i < row->outputs; i++) {
         const gems_tensor *out = &call->out[i];
+        if (i && row->buffer && call->device_type != GEMS_CPU) continue; /* left empty */
+        if (row->joined) {
+            halves[i] = gems_ew_half(&call->out[0], arguments.dim, i, arguments.view_sizes);
+            out = &halves[i];
+        }
         w.key.dtype[GEMS_EW_INPUTS + i] = out->dtype;
         alike = alike && (!all.count || same_layout(out, all.t[0]) ||
                           (gems_is_contiguous(out) && gems_is_contiguous(all.t[0])));
@@ -462,7 +509,7 @@ static gems_status run(gems_call *call) {
     if (alike)
         plan_dense(info, &all, &w);
     else
-        GEMS_TRY(plan_strided(info, &all, &call->out[0], &w));
+        GEMS_TRY(plan_strided(info, &all, all.t[all.inputs], &w));
     return launch(call, info, row, &all, &arguments, &w);
 }
 
@@ -514,7 +561,8 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
         else
             key->dtype[k] = row->input[k].role == GEMS_EW_MASK ? GEMS_BOOL : (uint8_t)dtype;
     }
-    for (int k = 0; k < row->outputs; k++) key->dtype[GEMS_EW_INPUTS + k] = types.result;
+    int outputs = row->buffer && info->arch ? 1 : row->outputs;
+    for (int k = 0; k < outputs; k++) key->dtype[GEMS_EW_INPUTS + k] = types.result;
     warm_second(row, class, key);
     size_t widest = gems_dtype_size(types.result), size = gems_dtype_size(dtype);
     key->kernel = class == WARM_STRIDED                       ? GEMS_EW_STRIDED

@@ -6,6 +6,8 @@
  *     mask or condition (a bool of its own) and a Tensor called value (0-dim, converted);
  *   - parameters (other Scalar, float, int and bool arguments) go by the schema's names;
  *   - has_b tells whether an optional input was given, has_eps the same of an optional parameter;
+ *   - a Tensor called buffer is no input, and a result of that name is left empty but for a CPU, as ATen does;
+ *   - a Tensor called vec1 stands as a column, and is as long as the result is high;
  *   - numel is the number of elements of the argument self;
  *   - a literal with a point or an exponent has the type that is computed in;
  *   - several outputs: expressions with a comma between;
@@ -33,7 +35,9 @@ typedef enum gems_ew_role {
 typedef struct gems_ew_input {
     uint8_t arg;    /* index in the schema */
     uint8_t role;   /* gems_ew_role */
+    uint8_t half;   /* 1, 2: of a tensor along dim; 0: all of it */
     bool tensor;    /* a Tensor, not a Scalar */
+    bool column;
     bool optional;
     bool operand;   /* as a number too it is an operand of ATen's TensorIterator: not min, max, exponent */
 } gems_ew_input;
@@ -58,6 +62,9 @@ typedef struct gems_ew_row {
     int inputs, parameters, outputs, choices;
     int selector;             /* argument that chooses; -1: there is one choice */
     int self;                 /* the input called self; 0 when none is */
+    int dim;                  /* argument along which an input is halved; -1: none is */
+    bool joined;              /* the values are the halves of one result */
+    bool buffer;              /* the second result is a buffer */
     bool plain;               /* inputs are tensors, all given, that promote; no choice divides integers */
     gems_ew_input input[GEMS_EW_INPUTS];
     gems_ew_parameter parameter[GEMS_EW_PARAMETERS];
@@ -107,10 +114,16 @@ typedef struct gems_ew_arguments {
     gems_ew_types types;
     uint8_t choice, numbers, absent, absent_parameters;
     const gems_tensor *tensor[GEMS_EW_INPUTS];   /* NULL: number or absent */
+    gems_tensor view[2];                         /* the halves, or the column */
+    int64_t view_sizes[GEMS_MAX_DIMS], view_strides[2];
+    int dim;                                     /* halved, of a tensor's dims */
     const void *argument[GEMS_EW_INPUTS + GEMS_EW_PARAMETERS]; /* kernel arguments of numbers, then of parameters */
     int arguments;
     union { _Alignas(16) uint8_t bytes[16]; } store[GEMS_EW_INPUTS + GEMS_EW_PARAMETERS];
 } gems_ew_arguments;
+
+/* Makes half 0 or 1 of a tensor along a dim; sizes: those of a half, kept by the caller. */
+gems_tensor gems_ew_half(const gems_tensor *t, int dim, int half, const int64_t *sizes);
 
 /* Reads the arguments of a call: choice, promotion, numbers and parameters in the compute type. Declines what ATen
  * is to judge or what the row does not take. Borrows from call. */

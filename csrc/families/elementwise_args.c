@@ -186,10 +186,47 @@ static gems_status add_input_number(const gems_ew_row *row, gems_ew_arguments *o
     (GEMS_ALL_MASK | GEMS_COMPLEX_MASK | GEMS_BIT(GEMS_U16) | GEMS_BIT(GEMS_U32) | GEMS_BIT(GEMS_U64) | \
      GEMS_BIT(GEMS_F8E4M3) | GEMS_BIT(GEMS_F8E5M2))
 
+gems_tensor gems_ew_half(const gems_tensor *t, int dim, int half, const int64_t *sizes) {
+    gems_tensor view = *t;
+    int64_t offset = half * (t->sizes[dim] / 2) * t->strides[dim];
+    view.numel = t->numel / 2;
+    view.sizes = sizes;
+    if (t->data) view.data = (char *)t->data + offset * (int64_t)gems_dtype_size(t->dtype);
+    return view;
+}
+
+/* The halves of a tensor along the argument dim, or a vector as a column. */
+static gems_status take_view(const gems_ew_row *row, const gems_call *call, gems_ew_arguments *out,
+                             int i) {
+    const gems_ew_input *input = &row->input[i];
+    const gems_tensor *t = &call->args[input->arg].t;
+    if (t->device_type != call->device_type) return gems_decline("a tensor on another device");
+    if (!(GEMS_BIT(t->dtype) & READABLE)) return gems_decline("dtype without a kernel");
+    gems_tensor *view = &out->view[input->half == 2];
+    if (input->half) {
+        int dim = t->ndim ? gems_wrap_dim(gems_arg_int(call, row->dim), t->ndim) : -1;
+        if (dim < 0 || t->sizes[dim] % 2) return gems_decline("no dim with two halves");
+        memcpy(out->view_sizes, t->sizes, (size_t)t->ndim * sizeof *t->sizes);
+        out->view_sizes[dim] /= 2;
+        out->dim = dim;
+        *view = gems_ew_half(t, dim, input->half - 1, out->view_sizes);
+    } else {
+        if (t->ndim != 1) return gems_decline("vec1 is no vector");
+        *view = *t;
+        view->ndim = 2;
+        out->view_sizes[0] = t->sizes[0], out->view_sizes[1] = 1;
+        out->view_strides[0] = t->strides[0], out->view_strides[1] = 1;
+        view->sizes = out->view_sizes, view->strides = out->view_strides;
+    }
+    out->tensor[i] = view;
+    return GEMS_OK;
+}
+
 static gems_status take_tensor(const gems_ew_row *row, const gems_call *call,
                                gems_ew_arguments *out, int i, bool dimensioned) {
     const gems_ew_input *input = &row->input[i];
     const gems_tensor *t = &call->args[input->arg].t;
+    if (input->half || input->column) return take_view(row, call, out, i);
     bool number = t->ndim == 0 && t->device_type == GEMS_CPU &&
                   (dimensioned || call->device_type != GEMS_CPU) &&
                   !(call->entry->variant == GEMS_INPLACE && input->arg == 0);

@@ -68,8 +68,9 @@ static void add_inputs(gems_text *text, const gems_ew_row *row, const gems_key *
     }
     gems_text_add(text, "\n#define EW_OUTPUTS(X)");
     for (int i = 0; i < row->outputs; i++)
-        gems_text_add(text, " X(%d, %s, EW_EXPRESSION_%d)", i,
-                      gems_dtype_kernel(key->dtype[GEMS_EW_INPUTS + i]), i);
+        if (key->dtype[GEMS_EW_INPUTS + i] != GEMS_NO_DTYPE)
+            gems_text_add(text, " X(%d, %s, EW_EXPRESSION_%d)", i,
+                          gems_dtype_kernel(key->dtype[GEMS_EW_INPUTS + i]), i);
     gems_text_add(text, "\n");
 }
 
@@ -117,7 +118,9 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
     if (!row) return GEMS_ERROR;
     const gems_ew_choice *choice = &row->choice[key->flags >> GEMS_EW_CHOICE_SHIFT & 7];
     gems_text *text = &program->head;
-    int tensors = row->outputs, read = 0;
+    int tensors = 0, read = 0;
+    for (int i = 0; i < row->outputs; i++)
+        tensors += key->dtype[GEMS_EW_INPUTS + i] != GEMS_NO_DTYPE;
     for (int i = 0; i < row->inputs; i++)
         read += !((key->tune[GEMS_EW_NUMBERS] | key->tune[GEMS_EW_ABSENT]) >> i & 1);
     tensors += read;

@@ -20,8 +20,10 @@ static gems_status take_arguments(gems_ew_row *row, const gems_schema *schema) {
     for (int i = 0; i < schema->nargs; i++) {
         const gems_arg *arg = &schema->args[i];
         bool tensor = arg->type == GEMS_T_TENSOR;
+        bool halved = tensor && row->op->mode & GEMS_EW_HALVES && !strcmp(arg->name, "self");
+        if (tensor && !strcmp(arg->name, "buffer")) continue;
         if (tensor || (arg->type == GEMS_T_SCALAR && is_one_of(arg->name, number_inputs))) {
-            if (row->inputs == GEMS_EW_INPUTS)
+            if (row->inputs + halved >= GEMS_EW_INPUTS)
                 return gems_fail(GEMS_VALUE_ERROR, "%s: too many inputs", schema->text);
             gems_ew_input *input = &row->input[row->inputs++];
             input->arg = (uint8_t)i;
@@ -34,6 +36,12 @@ static gems_status take_arguments(gems_ew_row *row, const gems_schema *schema) {
                               ? GEMS_EW_MASK
                           : !strcmp(arg->name, "value") ? GEMS_EW_SINGLE
                                                         : GEMS_EW_VALUE;
+            input->column = tensor && !strcmp(arg->name, "vec1");
+            if (halved) {
+                input->half = 1;
+                row->input[row->inputs] = *input;
+                row->input[row->inputs++].half = 2;
+            }
         } else if (arg->type == GEMS_T_SCALAR || arg->type == GEMS_T_FLOAT ||
                    arg->type == GEMS_T_INT || arg->type == GEMS_T_BOOL) {
             if (row->parameters == GEMS_EW_PARAMETERS)
@@ -54,7 +62,11 @@ static gems_status take_arguments(gems_ew_row *row, const gems_schema *schema) {
         row->parameter[row->parameters++] =
             (gems_ew_parameter){row->input[row->self].arg, GEMS_T_SCALAR, false, true, "numel"};
     }
-    row->outputs = schema->nreturns;
+    row->dim = row->op->mode & GEMS_EW_HALVES ? gems_schema_arg(schema, "dim") : -1;
+    row->joined = row->dim >= 0 && row->inputs == 3;
+    row->buffer = schema->nreturns == 2 && row->op->out_names &&
+                  !strcmp(row->op->out_names, "output,buffer");
+    row->outputs = row->joined ? 2 : schema->nreturns;
     if (row->outputs < 1 || row->outputs > GEMS_EW_OUTPUTS)
         return gems_fail(GEMS_VALUE_ERROR, "%s: number of outputs", schema->text);
     return GEMS_OK;
@@ -107,7 +119,8 @@ static bool is_plain(const gems_ew_row *row) {
     bool plain = row->inputs > 0 && row->op->promotion != GEMS_KEEP;
     for (int i = 0; i < row->choices; i++) plain = plain && !row->choice[i].divides;
     for (int i = 0; i < row->inputs; i++)
-        plain = plain && row->input[i].tensor && !row->input[i].optional &&
+        plain = plain && row->input[i].tensor && !row->input[i].optional && !row->input[i].half &&
+                !row->input[i].column &&
                 row->input[i].role == GEMS_EW_VALUE;
     return plain;
 }

@@ -13,7 +13,8 @@ enum gems_ew_mode {
     GEMS_EW_SHAPE_OF_SELF = 8, /* other inputs do not make it larger */
     GEMS_EW_NOT_NEGATIVE = 16, /* ATen may raise on a parameter below 0 */
     GEMS_EW_POSITIVE = 32,     /* ATen may raise on a parameter of 0 and below */
-    GEMS_EW_OUT_EXACT = 64     /* an out tensor has the result's dtype */
+    GEMS_EW_OUT_EXACT = 64,    /* an out tensor has the result's dtype */
+    GEMS_EW_HALVES = 128       /* self is two inputs, its halves along dim; two values make one result of its shape */
 };
 
 /* copy: what is written, and for a factory where its shape comes from. */
