@@ -88,6 +88,20 @@ static gems_status pad_constant(gems_call *call, const gems_tensor *self) {
     return gems_index_map_run(call, &map, strides);
 }
 
+/* Whether an out= tensor already lies as ATen's own pads would restride it, or is to be resized to a contiguous one. */
+static bool lies_as(const gems_call *call, int ndim, const int64_t *sizes, const int64_t *strides) {
+    int64_t contiguous[GEMS_MAX_DIMS];
+    if (call->entry->variant != GEMS_OUT) return true;
+    const gems_value *out = &call->args[call->entry->out_arg];
+    if (out->kind != GEMS_TENSOR) return false;
+    gems_contiguous_strides(sizes, ndim, contiguous);
+    bool fits = out->t.ndim == ndim && !memcmp(out->t.sizes, sizes, (size_t)ndim * sizeof *sizes);
+    const int64_t *has = fits ? out->t.strides : contiguous;
+    for (int d = 0; d < ndim; d++)
+        if (sizes[d] != 1 && has[d] != strides[d]) return false;
+    return true;
+}
+
 /* Reflection and replication of the last 1 to 3 dims, with one or two dims before them. */
 static gems_status pad_edges(gems_call *call, const gems_tensor *self, bool reflect) {
     gems_index_map map;
@@ -113,6 +127,7 @@ static gems_status pad_edges(gems_call *call, const gems_tensor *self, bool refl
         gems_contiguous_strides(sizes, map.ndim, strides);
     else if (!suggested(call, self, sizes, strides))
         return gems_decline("a channels-last tensor");
+    if (!lies_as(call, map.ndim, sizes, strides)) return gems_decline("the output has other strides");
     return gems_index_map_run(call, &map, strides);
 }
 
