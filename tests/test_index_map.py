@@ -311,6 +311,42 @@ def test_bytes_of_other_dtypes_are_copied_as_they_are() -> None:
         check("as_strided_copy", lambda x=x: torch.as_strided_copy(x, [3, 2], [1, 3]).view(torch.uint8))
 
 
+# ---- conversions
+
+OTHERS = (torch.complex64, torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint64)
+
+
+def pairs() -> list[Any]:
+    """Pairs with a dtype that has no arithmetic here, the quick ones with float32 and complex64."""
+    plain = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, *FLOATS[:4], torch.uint32)
+    found = [(a, b) for a in OTHERS for b in (*plain, *OTHERS) if a != b] + [(a, b) for a in plain for b in OTHERS]
+    quick = (torch.float32, torch.complex64)
+    return [pytest.param(a, b, marks=[] if a in quick or b in quick else pytest.mark.slow) for a, b in found]
+
+
+@pytest.mark.parametrize(("source", "target"), pairs())
+def test_conversions(source: torch.dtype, target: torch.dtype) -> None:
+    values = torch.tensor([0, 1, 2, 3, 7, 13, 17, 100, 120, 0.5, 3.5, 0.0625, 1e-3, 448], dtype=torch.float64)
+    if source.is_floating_point and (target.is_floating_point or target.is_complex):
+        special = [float("nan"), float("inf"), -float("inf"), -0.0, -1.5, 470.0, -500.0, 1e5, 61440.0, 1e-30]
+        values = torch.cat([values, torch.tensor(special, dtype=torch.float64)])
+    x = (values if source.is_floating_point else values.clamp(max=120)).to(DEVICE).to(source)
+    warns = source.is_complex and not target.is_complex and target != torch.bool
+    for call in (
+        lambda: x.to(target),
+        lambda: torch.zeros(2, x.numel(), dtype=target, device=DEVICE).copy_(x),
+        lambda: torch.zeros(x.numel(), 1, dtype=target, device=DEVICE)[::2].copy_(x[::2, None]),
+    ):
+        expected = outcome(call)
+        with flag_gems.use_gems(include=["_to_copy", "copy_"]):
+            flag_gems.reset_stats()
+            got = outcome(call)
+            stats = flag_gems.stats()
+        assert any(counts["fallback" if warns else "kernel"] for counts in stats.values())
+        wide = torch.complex128 if target.is_complex else torch.float64
+        torch.testing.assert_close(got.to(wide), expected.to(wide), rtol=0, atol=0, equal_nan=True)
+
+
 # ---- gradients, composites, sizes, modes
 
 

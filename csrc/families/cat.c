@@ -69,8 +69,7 @@ static gems_status resolve(const gems_call *call, request *r) {
             if ((stack || d != r->dim) && t->sizes[d] != lead->sizes[d])
                 return gems_decline("sizes that do not match");
         if (!stack) r->sizes[r->dim] += t->sizes[r->dim];
-        if (t->dtype != r->dtype &&
-            !((GEMS_BIT(t->dtype) & GEMS_ALL_MASK) && (GEMS_BIT(r->dtype) & GEMS_ALL_MASK)))
+        if (!gems_copy_converts(t->dtype, r->dtype))
             return gems_decline("no conversion kernel between these dtypes");
     }
     r->format = last ? GEMS_FORMAT_CHANNELS_LAST : GEMS_FORMAT_CONTIGUOUS;

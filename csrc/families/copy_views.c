@@ -24,7 +24,16 @@ int gems_copy_carrier(int dtype) {
     }
 }
 
-static bool convertible(int dtype) { return (GEMS_BIT(dtype) & GEMS_ALL_MASK) != 0; }
+#define CONVERTED                                                                            \
+    (GEMS_ALL_MASK | GEMS_COMPLEX_MASK | GEMS_BIT(GEMS_F8E5M2) | GEMS_BIT(GEMS_F8E4M3) | \
+     GEMS_BIT(GEMS_U16) | GEMS_BIT(GEMS_U32) | GEMS_BIT(GEMS_U64))
+
+bool gems_copy_converts(int from, int to) {
+    if (from == to) return gems_copy_carrier(from) != GEMS_NO_DTYPE;
+    if (gems_dtype_is_complex(from) && !gems_dtype_is_complex(to) && to != GEMS_BOOL)
+        return false; /* ATen warns */
+    return (GEMS_BIT(from) & CONVERTED) && (GEMS_BIT(to) & CONVERTED);
+}
 
 /* Twins of Strided<NT, Index> in kernels/gems.cuh. */
 typedef struct {
@@ -246,7 +255,7 @@ gems_status gems_copy_views(gems_call *call, const int64_t *sizes, int ndim, gem
     if (out.dtype == in.dtype) {
         out.dtype = in.dtype = gems_copy_carrier(in.dtype);
         if (in.dtype == GEMS_NO_DTYPE) return gems_decline("dtype without a copy kernel");
-    } else if (!convertible(out.dtype) || !convertible(in.dtype)) {
+    } else if (!gems_copy_converts(in.dtype, out.dtype)) {
         return gems_decline("no conversion kernel between these dtypes");
     }
     const int64_t *strides[2] = {out.strides, in.strides};
