@@ -125,6 +125,33 @@ def test_edge_pads(kind: str, rank: int, batch: bool, data: st.DataObject) -> No
     check(f"{name}.out", lambda: getattr(aten, name).out(x, pads, out=torch.empty_like(aten_result)))
 
 
+@many
+@given(st.sampled_from(["reflection", "replication"]), st.integers(1, 3), st.booleans(), st.data())
+def test_gradients_of_edge_pads(kind: str, rank: int, batch: bool, data: st.DataObject) -> None:
+    """Sums, so within a rounding of ATen's; the same bits twice."""
+    shape = data.draw(st.lists(st.integers(2, 7), min_size=rank + 1 + batch, max_size=rank + 1 + batch))
+    dtype = data.draw(st.sampled_from([torch.bfloat16, torch.float32, torch.float64]))
+    pads = []
+    for size in reversed(shape[-rank:]):
+        most = size - 1 if kind == "reflection" else 9
+        before = data.draw(st.integers(-(size // 2), most))
+        pads += [before, data.draw(st.integers(-((size - 1) // 2), most))]
+    x = numbered(dtype, *shape) / 8
+    grad = getattr(aten, f"{kind}_pad{rank}d")(x, pads).flip(0) + 0.25
+    layout = LAYOUTS[data.draw(st.sampled_from(["contiguous", "transposed", "stepped", "offset", "expanded"]))]
+    grad = grad if layout(grad) is None else layout(grad)
+    name = f"{kind}_pad{rank}d_backward"
+    exact = getattr(aten, name)(grad.double(), x.double(), pads)
+    with flag_gems.use_gems():
+        flag_gems.reset_stats()
+        first, second = (getattr(aten, name)(grad, x, pads) for _ in range(2))
+        third = getattr(aten, name).grad_input(grad, x, pads, grad_input=torch.empty_like(first))
+        stats = flag_gems.stats()
+    torch.testing.assert_close(first, exact.to(dtype))
+    assert bits(first) == bits(second) == bits(third) and first.is_contiguous()
+    assert stats[name]["kernel"] == 2 and stats[f"{name}.grad_input"]["kernel"] == 1
+
+
 # ---- order
 
 
@@ -357,6 +384,8 @@ def test_gradients() -> None:
         "constant_pad_nd": (lambda a: F.pad(a, (1, -1, 2, 0), value=3.0), (x,)),
         "reflection_pad2d": (lambda a: F.pad(a, (1, 2, 1, 0), mode="reflect"), (x,)),
         "replication_pad1d": (lambda a: F.pad(a, (1, 2), mode="replicate"), (x,)),
+        "reflection_pad2d_backward": (lambda a: F.pad(a, (1, 2, 1, 0), mode="reflect"), (x,)),
+        "replication_pad1d_backward": (lambda a: F.pad(a, (1, 2), mode="replicate"), (x,)),
         "flip": (lambda a: a.flip(0, 2), (x,)),
         "roll": (lambda a: a.roll((1, -2), (0, 2)), (x,)),
         "rot90": (lambda a: torch.rot90(a, 3, (0, 2)), (x,)),

@@ -278,11 +278,17 @@ gems_status gems_index_map_run(gems_call *call, const gems_index_map *map, const
     return gems_index_map_into(call, map, &call->out[0]);
 }
 
+static bool backward_of_pad(const gems_op *op) {
+    return op->mode == GEMS_PAD_REFLECT_BACKWARD || op->mode == GEMS_PAD_REPLICATE_BACKWARD;
+}
+
 static gems_status run(gems_call *call) {
+    if (backward_of_pad(call->op)) return gems_pad_backward(call);
     return call->op->mode >= GEMS_VIEW_COPY ? gems_view_copy(call) : gems_index_op(call);
 }
 
 static gems_status program(const gems_op *op, const gems_key *key, gems_program *program) {
+    if (key->kernel == GEMS_PAD_BACKWARD_KERNEL) return gems_pad_backward_program(op, key, program);
     if (key->kernel != KERNEL_MAP) return gems_copy_program(op, key, program);
     static const char *const edges[] = {"out", "clamp", "reflect", "wrap"};
     static const char *const rests[] = {"", " fill", " other", " in place"};
@@ -330,6 +336,12 @@ static const uint8_t *kinds_of(int mode) {
 
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
     const uint8_t *kinds = kinds_of(op->mode);
+    if (backward_of_pad(op)) {
+        key->kernel = GEMS_PAD_BACKWARD_KERNEL;
+        key->dtype[0] = (uint8_t)dtype;
+        key->tune[0] = op->mode == GEMS_PAD_REFLECT_BACKWARD;
+        return i == 0;
+    }
     dtype = gems_copy_carrier(dtype);
     if (dtype == GEMS_NO_DTYPE) return false;
     if (!kinds) return gems_copy_warm(dtype, dtype, i, info, key);
