@@ -1,5 +1,5 @@
-// Gradients of reflection and replication pads: each element of the input sums the elements of the gradient that came from
-// it, in a fixed order. The head names T, Index, kReflect. Twin of csrc/families/pad_backward.c.
+// Gradients of reflection and replication pads: each element of the input sums the elements of the gradient that came
+// from it, in a fixed order. The head names T, Index, kReflect. Twin of csrc/families/pad_backward.c.
 using namespace gems;
 
 // Dims 0 to 2 are padded (a dim that is not there has size 1), innermost first; the others are batches.

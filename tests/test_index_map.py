@@ -1,4 +1,4 @@
-"""Operators that only move elements, beside ATen: the same bits, shapes and strides, forward and backward, in every form.
+"""Operators that only move elements, beside ATen: the same bits, shapes and strides, forward, backward, in every form.
 
 As a program it runs `SMALL` in the cpu mode that the environment names.
 """
@@ -16,10 +16,12 @@ import flag_gems
 import pytest
 import torch
 import torch.nn.functional as F
+from flag_gems import _C
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import sass
 from compare import Raised, assert_same, outcome, tensors
 from layouts import LAYOUTS
 
@@ -207,10 +209,7 @@ def test_triangles(x: Tensor, k: int, name: str) -> None:
         return
 
     def in_place() -> Tensor:
-        wide = torch.zeros(2 * x.numel(), dtype=x.dtype, device=DEVICE)
-        other = wide[: x.numel()].view(x.shape) if x.is_contiguous() else torch.empty_strided(
-            x.shape, x.stride(), dtype=x.dtype, device=DEVICE
-        )
+        other = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=DEVICE)
         return getattr(other.copy_(x), f"{name}_")(k)
 
     check(f"{name}_", in_place)
@@ -256,13 +255,12 @@ def test_parts(x: Tensor, data: st.DataObject) -> None:
     step = data.draw(st.integers(1, 4))
     dense = dense_or_expanded(x)
     one, some = x.select(d, index), x[(slice(None),) * (d % x.ndim) + (slice(start, end, step),)]
+    first, last = 0 if start is None else start, sys.maxsize if end is None else end
     for layout in (lambda t: t.clone(), lambda t: t):
         a, b = layout(one) + 0 if x.dtype != torch.bool else one.clone(), layout(some)
         check("select_scatter", lambda a=a: torch.select_scatter(x, a, d, index), dense)
         check("slice_scatter", lambda b=b: torch.slice_scatter(x, b, d, start, end, step), dense)
         check("select_backward", lambda a=a: aten.select_backward(a, x.shape, d, index))
-        first = 0 if start is None else start
-        last = sys.maxsize if end is None else end
         check("slice_backward", lambda b=b: aten.slice_backward(b, x.shape, d, first, last, step))
 
 
@@ -461,6 +459,19 @@ def test_empty_and_no_dims() -> None:
             lambda x=x: torch.view_copy(x, [-1]) if x.numel() else torch.view_copy(x, [0]),
         ):
             check("flip", call, kernel=None)
+
+
+@pytest.mark.parametrize("arch", ["sm_90a", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_80", "sm_120"))])
+def test_machine_code(arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole vectors on both sides where they line up; a transposing copy goes through shared memory."""
+    monkeypatch.setenv("FLAGGEMS_CACHE_DIR", str(tmp_path))
+    for name in ("constant_pad_nd", "slice_scatter", "roll", "triu"):
+        text = _C.program_text(name, "bfloat16", 0, arch, "cuda")
+        found = sass.kernels(text, ["index_map"], arch)["index_map"]
+        assert found.has("LDG.E.128", "STG.E.128") and found.spill_bytes == 0, (name, found.instructions)
+        assert found.registers <= 40, (name, found.registers)
+    tile = sass.kernels(_C.program_text("t_copy", "float32", 2, arch, "cuda"), ["copy_tile"], arch)["copy_tile"]
+    assert tile.has("STS", "LDS") and tile.spill_bytes == 0
 
 
 SMALL: dict[str, Callable[[], Any]] = {

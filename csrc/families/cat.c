@@ -13,8 +13,8 @@ enum { KERNEL_TABLE = GEMS_COPY_END }; /* gems_key.kernel */
 #define CHUNK_FAST 32768u /* the same on the fast cpu backend */
 #define MOST       336    /* inputs of one launch: the arguments of a kernel have 4 KiB */
 
-/* Twin of Table in kernels/cat.cu. Places are in vectors, in a row of the output: input i has those from at[i] to
- * at[i + 1], and no input (NULL) where something else is put. */
+/* Twin of Table in kernels/cat.cu. Places are in vectors, in a row of the output: input i has those
+ * from at[i] to at[i + 1], and no input (NULL) where something else is put. */
 typedef struct {
     const void *in[MOST];
     uint32_t at[MOST + 1];

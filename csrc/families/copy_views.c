@@ -6,12 +6,12 @@
 #include <string.h>
 
 #define THREADS    256
-#define UNROLL     4 /* loads in flight of a thread, kernels/copy.cu */
-#define MOST_DIMS  8 /* of Strided in kernels/gems.cuh */
+#define UNROLL     4  /* loads in flight of a thread, kernels/copy.cu */
+#define MOST_DIMS  8  /* of Strided in kernels/gems.cuh */
 #define SHORT      16 /* elements of a row, to the fast cpu backend */
-#define TILE_LEAST 8 /* a shorter side is not worth a tile */
-#define FLAG_WIDE  1 /* 64-bit index */
-#define FLAG_SPLAT 2 /* one source element for a whole vector */
+#define TILE_LEAST 8  /* a shorter side is not worth a tile */
+#define FLAG_WIDE  1  /* 64-bit index */
+#define FLAG_SPLAT 2  /* one source element for a whole vector */
 
 int gems_copy_carrier(int dtype) {
     switch (gems_dtype_size(dtype)) {
@@ -24,7 +24,7 @@ int gems_copy_carrier(int dtype) {
     }
 }
 
-#define CONVERTED                                                                            \
+#define CONVERTED                                                                        \
     (GEMS_ALL_MASK | GEMS_COMPLEX_MASK | GEMS_BIT(GEMS_F8E5M2) | GEMS_BIT(GEMS_F8E4M3) | \
      GEMS_BIT(GEMS_U16) | GEMS_BIT(GEMS_U32) | GEMS_BIT(GEMS_U64))
 
@@ -140,7 +140,8 @@ static gems_status copy_spread(gems_call *call, const gems_iter *iter, gems_view
 /* Rank of the program that takes ndim dims. */
 static int rank_of(int ndim) { return ndim <= 2 ? 2 : ndim <= 4 ? 4 : 8; }
 
-/* A loop over a few elements costs more than a step in memory: the nearest dim that is long goes innermost. */
+/* A loop over a few elements costs more than a step in memory: the nearest dim that is long goes
+ * innermost. */
 static void lengthen(gems_iter *iter) {
     int best = 0;
     for (int d = 1; d < iter->ndim && iter->size[best] < SHORT; d++)

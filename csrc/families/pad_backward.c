@@ -48,7 +48,8 @@ gems_status gems_pad_backward(gems_call *call) {
         if (size > INT32_MAX || grad->sizes[from] > INT32_MAX || llabs(before) > INT32_MAX ||
             llabs(after) > INT32_MAX || grad->sizes[from] != size + before + after)
             return gems_decline("the gradient's shape");
-        if (reflect && (before >= size || after >= size)) return gems_decline("a pad as long as the dim");
+        if (reflect && (before >= size || after >= size))
+            return gems_decline("a pad as long as the dim");
         w.size[to] = size;
         w.stride[to][1] = grad->strides[from];
         if (d >= rank) continue;
@@ -90,12 +91,14 @@ gems_status gems_pad_backward(gems_call *call) {
     return gems_call_launch(call, plan, 0, grid, block, 0, args);
 }
 
-gems_status gems_pad_backward_program(const gems_op *op, const gems_key *key, gems_program *program) {
+gems_status gems_pad_backward_program(const gems_op *op, const gems_key *key,
+                                      gems_program *program) {
     const char *name = gems_dtype_kernel(key->dtype[0]);
     if (!name) return gems_fail(GEMS_RUNTIME_ERROR, "not a key of a pad's gradient");
     gems_text_add(&program->head, "typedef %s T;\ntypedef %s Index;\n", name,
                   key->flags & FLAG_WIDE ? "int64_t" : "int32_t");
-    gems_text_add(&program->head, "constexpr bool kReflect = %s;\n", key->tune[0] ? "true" : "false");
+    gems_text_add(&program->head, "constexpr bool kReflect = %s;\n",
+                  key->tune[0] ? "true" : "false");
     snprintf(program->name, sizeof program->name, "%.*s %s", (int)strcspn(op->schema, "("),
              op->schema, gems_dtype_name(key->dtype[0]));
     program->files[0] = "pad_backward.cu";
