@@ -3,10 +3,13 @@
 using namespace gems;
 
 struct Table {
-    const Src* in[kMost];
-    uint32_t inner[kMost], at[kMost], first[kMost + 1];
+    const Src* in[kMost];  // null: nothing is copied there
+    uint32_t at[kMost + 1];
     uint32_t count, outer, out_inner;
 };
+
+// The first chunk of input i: each has at least as many as it needs.
+GEMS_DI uint32_t first_chunk(const Table& t, int i) { return t.outer * (t.at[i] - t.at[0]) / kChunk + (uint32_t)i; }
 
 template <int N>
 GEMS_DI Vec<Dst, N> converted(const Vec<Src, N>& in) {
@@ -25,7 +28,8 @@ extern "C" __global__ void cat_table(Dst* __restrict__ out, const __grid_constan
         GEMS_FOR_GRID(part, (outer + step - 1) / step) {
             int32_t first = part * step, rows = outer - first < step ? outer - first : step;
             for (uint32_t k = 0; k < t.count; k++) {
-                int64_t inner = t.inner[k], out_inner = t.out_inner;
+                int64_t inner = t.at[k + 1] - t.at[k], out_inner = t.out_inner;
+                if (!t.in[k]) continue;
                 const Src* in = t.in[k] + first * inner;
                 Dst* to = out + first * out_inner + t.at[k];
                 if (inner == 1) {
@@ -41,16 +45,18 @@ extern "C" __global__ void cat_table(Dst* __restrict__ out, const __grid_constan
         }
         return;
     }
-    uint32_t total = t.first[t.count];
+    uint32_t total = first_chunk(t, (int)t.count);
     for (uint32_t chunk = blockIdx.x; chunk < total; chunk += gridDim.x) {
         int which = 0, last = (int)t.count - 1;  // the input whose chunk it is
         while (which < last) {
             int middle = (which + last + 1) / 2;
-            if (t.first[middle] <= chunk) which = middle;
+            if (first_chunk(t, middle) <= chunk) which = middle;
             else last = middle - 1;
         }
         const Src* in = t.in[which];
-        uint32_t inner = t.inner[which], all = t.outer * inner, begin = (chunk - t.first[which]) * kChunk;
+        uint32_t inner = t.at[which + 1] - t.at[which], all = t.outer * inner;
+        uint32_t begin = (chunk - first_chunk(t, which)) * kChunk;
+        if (!in || begin >= all) continue;
         uint32_t end = all - begin < kChunk ? all : begin + kChunk;
         Dst* to = out + (int64_t)t.at[which] * kV;
         if constexpr (kFast) {

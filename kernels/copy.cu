@@ -70,7 +70,8 @@ struct Tiles {
     int64_t size[8], stride[8][2];
 };
 
-// For the fast cpu mode: parts of a tile of a known size, put together in registers (a loop along a stride becomes gathers).
+// For the fast cpu mode: parts of a tile of a known size, put together in registers (a loop along a stride becomes
+// gathers).
 template <int A, int B>
 GEMS_DI void transpose_block(Dst* to, int64_t out_b, const Src* from, int64_t in_a) {
     Vec<Src, A> row[B];

@@ -1,6 +1,6 @@
 // Moves by an index map. The head names T (elements are only moved: any type of the size), Index, kV (elements of one
-// access where the output is one dense range, else 0), kRank, and the map's kinds: kEdge, kKeep, kRest, kStep (some dim has
-// a step). Twin of csrc/families/index_map.c.
+// access where the output is one dense range, else 0), kRank, and the map's kinds: kEdge, kKeep, kRest, kStep (some dim
+// has a step). Twin of csrc/families/index_map.c.
 using namespace gems;
 
 enum Edge { kOut, kClamp, kReflect, kWrap };
@@ -187,7 +187,8 @@ GEMS_DI Vec<T, N> vector_at(const Map& m, const Row& w, const T* in, const T* ot
 
 #endif
 
-extern "C" __global__ void index_map(T* out, const T* in, const T* other, Pattern pattern, const __grid_constant__ Map m) {
+extern "C" __global__ void index_map(T* out, const T* in, const T* other, Pattern pattern,
+                                     const __grid_constant__ Map m) {
     T value;
     memcpy(&value, &pattern, sizeof value);
 #if GEMS_CPU && GEMS_FAST

@@ -75,8 +75,14 @@ def moves(x: Callable[..., Tensor]) -> dict[str, list[Any]]:
     """The same for index maps and copies of views."""
     pads = {1: [2, 1], 2: [1, 2, 2, 0], 3: [1, 0, 2, 1, 0, 1]}
     shapes = {1: (5, 7), 2: (2, 5, 7), 3: (2, 3, 5, 7)}
+    padded = {1: (5, 10), 2: (2, 7, 10), 3: (2, 4, 8, 8)}
     return {
         **{f"{kind}_pad{n}d": [x(*shapes[n]), pads[n]] for kind in ("reflection", "replication") for n in pads},
+        **{
+            f"{kind}_pad{n}d_backward": [x(*padded[n]), x(*shapes[n]), pads[n]]
+            for kind in ("reflection", "replication")
+            for n in pads
+        },
         "constant_pad_nd": [x(5, 7), [1, 2, -1, 1], 0],
         "flip": [x(5, 7), [0, 1]],
         "roll": [x(5, 7), [2, -3], [0, 1]],

@@ -34,7 +34,12 @@ NAMES = {
     "native_dropout_backward": (),
     "threshold_backward": ("nn.functional.relu",),
     "constant_pad_nd": ("nn.functional.pad",),
-    **{f"{kind}_pad{n}d": ("nn.functional.pad",) for kind in ("reflection", "replication") for n in (1, 2, 3)},
+    **{
+        f"{kind}_pad{n}d{backward}": ("nn.functional.pad",)
+        for kind in ("reflection", "replication")
+        for n in (1, 2, 3)
+        for backward in ("", "_backward")
+    },
 }
 # Rows that two calls give different numbers of.
 DISTRIBUTIONS = ("uniform", "normal", "exponential", "bernoulli", "cauchy", "log_normal", "geometric", "random")

@@ -11,16 +11,23 @@ enum { KERNEL_TABLE = GEMS_COPY_END }; /* gems_key.kernel */
 #define THREADS    256
 #define CHUNK      1024u  /* vectors that a block takes at once, kernels/cat.cu */
 #define CHUNK_FAST 32768u /* the same on the fast cpu backend */
-#define MOST       200    /* inputs of one launch: the arguments of a kernel have 4 KiB */
+#define MOST       336    /* inputs of one launch: the arguments of a kernel have 4 KiB */
 
-/* Twin of Table in kernels/cat.cu. All counts but `outer` are in vectors. */
+/* Twin of Table in kernels/cat.cu. Places are in vectors, in a row of the output: input i has those
+ * from at[i] to at[i + 1], and no input (NULL) where something else is put. */
 typedef struct {
     const void *in[MOST];
-    uint32_t inner[MOST];     /* of a row of the input */
-    uint32_t at[MOST];        /* where its rows begin in the output's */
-    uint32_t first[MOST + 1]; /* its first chunk */
+    uint32_t at[MOST + 1];
     uint32_t count, outer, out_inner;
 } table;
+
+/* Adds an input; there is room for two more entries. */
+static void append(table *t, const void *in, int64_t begin, int64_t end) {
+    if (t->count && t->at[t->count] != (uint32_t)begin) t->in[t->count++] = NULL;
+    t->in[t->count] = in;
+    t->at[t->count++] = (uint32_t)begin;
+    t->at[t->count] = (uint32_t)end;
+}
 
 /* One call, resolved. */
 typedef struct {
@@ -69,8 +76,7 @@ static gems_status resolve(const gems_call *call, request *r) {
             if ((stack || d != r->dim) && t->sizes[d] != lead->sizes[d])
                 return gems_decline("sizes that do not match");
         if (!stack) r->sizes[r->dim] += t->sizes[r->dim];
-        if (t->dtype != r->dtype &&
-            !((GEMS_BIT(t->dtype) & GEMS_ALL_MASK) && (GEMS_BIT(r->dtype) & GEMS_ALL_MASK)))
+        if (!gems_copy_converts(t->dtype, r->dtype))
             return gems_decline("no conversion kernel between these dtypes");
     }
     r->format = last ? GEMS_FORMAT_CHANNELS_LAST : GEMS_FORMAT_CONTIGUOUS;
@@ -127,20 +133,16 @@ static gems_status launch(gems_call *call, table *t, int64_t outer, int64_t out_
     uint64_t bits = (uint64_t)out_inner;
     uintptr_t in_bits = 0;
     for (uint32_t i = 0; i < t->count; i++) {
-        bits |= t->inner[i] | t->at[i];
+        bits |= t->at[i] | t->at[i + 1];
         in_bits |= (uintptr_t)t->in[i];
     }
     while (vector > 1 && (bits % vector || in_bits % (vector * (uint32_t)size_in) ||
                           (uintptr_t)out->data % (vector * (uint32_t)size_out)))
         vector /= 2;
-    uint32_t chunk = info->fast ? CHUNK_FAST : CHUNK, chunks = 0;
-    for (uint32_t i = 0; i < t->count; i++) {
-        t->inner[i] /= vector;
-        t->at[i] /= vector;
-        t->first[i] = chunks;
-        chunks += (uint32_t)(((uint64_t)outer * t->inner[i] + chunk - 1) / chunk);
-    }
-    t->first[t->count] = chunks;
+    for (uint32_t i = 0; i <= t->count; i++) t->at[i] /= vector;
+    /* as many as the kernel counts: an input may have one that is empty */
+    uint64_t length = (uint64_t)outer * (t->at[t->count] - t->at[0]);
+    uint64_t chunks = length / (info->fast ? CHUNK_FAST : CHUNK) + t->count;
     t->outer = (uint32_t)outer;
     t->out_inner = (uint32_t)((uint64_t)out_inner / vector);
     key.dtype[0] = (uint8_t)(from == out->dtype ? gems_copy_carrier(from) : from);
@@ -149,7 +151,7 @@ static gems_status launch(gems_call *call, table *t, int64_t outer, int64_t out_
     key.tune[0] = (uint8_t)vector;
     key.flags = info->fast;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
-    const uint32_t grid[3] = {gems_grid_for(info, chunks, 1), 1, 1};
+    const uint32_t grid[3] = {gems_grid_for(info, (int64_t)chunks, 1), 1, 1};
     const uint32_t block[3] = {info->fast ? 1 : THREADS, 1, 1};
     void *data = out->data;
     void *args[] = {&data, t};
@@ -182,10 +184,8 @@ static gems_status run(gems_call *call) {
                 continue;
             from = in->dtype;
             if (out->numel <= INT32_MAX && in_order(&r, sizes, strides)) {
-                t.in[t.count] = in->data;
-                t.inner[t.count] = (uint32_t)(unit * sizes[r.dim]);
-                t.at[t.count++] = (uint32_t)(unit * place);
-                if (t.count == MOST) GEMS_TRY(launch(call, &t, outer, out_inner, from));
+                append(&t, in->data, unit * place, unit * (place + sizes[r.dim]));
+                if (t.count > MOST - 2) GEMS_TRY(launch(call, &t, outer, out_inner, from));
                 continue;
             }
             char *data = (char *)out->data +

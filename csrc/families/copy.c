@@ -62,8 +62,7 @@ static gems_status run_clone(gems_call *call, bool cast) {
     }
     if (format < 0 || !gems_format_strides(self, format, strides))
         return gems_decline("no such memory format for this rank");
-    if (dtype != self->dtype &&
-        !((GEMS_BIT(dtype) & GEMS_ALL_MASK) && (GEMS_BIT(self->dtype) & GEMS_ALL_MASK)))
+    if (!gems_copy_converts(self->dtype, dtype))
         return gems_decline("no conversion kernel between these dtypes");
     GEMS_TRY(gems_output(call, 0, self->ndim, self->sizes, strides, dtype));
     const gems_tensor *out = &call->out[0];

@@ -6,12 +6,12 @@
 #include <string.h>
 
 #define THREADS    256
-#define UNROLL     4 /* loads in flight of a thread, kernels/copy.cu */
-#define MOST_DIMS  8 /* of Strided in kernels/gems.cuh */
+#define UNROLL     4  /* loads in flight of a thread, kernels/copy.cu */
+#define MOST_DIMS  8  /* of Strided in kernels/gems.cuh */
 #define SHORT      16 /* elements of a row, to the fast cpu backend */
-#define TILE_LEAST 8 /* a shorter side is not worth a tile */
-#define FLAG_WIDE  1 /* 64-bit index */
-#define FLAG_SPLAT 2 /* one source element for a whole vector */
+#define TILE_LEAST 8  /* a shorter side is not worth a tile */
+#define FLAG_WIDE  1  /* 64-bit index */
+#define FLAG_SPLAT 2  /* one source element for a whole vector */
 
 int gems_copy_carrier(int dtype) {
     switch (gems_dtype_size(dtype)) {
@@ -24,7 +24,16 @@ int gems_copy_carrier(int dtype) {
     }
 }
 
-static bool convertible(int dtype) { return (GEMS_BIT(dtype) & GEMS_ALL_MASK) != 0; }
+#define CONVERTED                                                                        \
+    (GEMS_ALL_MASK | GEMS_COMPLEX_MASK | GEMS_BIT(GEMS_F8E5M2) | GEMS_BIT(GEMS_F8E4M3) | \
+     GEMS_BIT(GEMS_U16) | GEMS_BIT(GEMS_U32) | GEMS_BIT(GEMS_U64))
+
+bool gems_copy_converts(int from, int to) {
+    if (from == to) return gems_copy_carrier(from) != GEMS_NO_DTYPE;
+    if (gems_dtype_is_complex(from) && !gems_dtype_is_complex(to) && to != GEMS_BOOL)
+        return false; /* ATen warns */
+    return (GEMS_BIT(from) & CONVERTED) && (GEMS_BIT(to) & CONVERTED);
+}
 
 /* Twins of Strided<NT, Index> in kernels/gems.cuh. */
 typedef struct {
@@ -131,7 +140,8 @@ static gems_status copy_spread(gems_call *call, const gems_iter *iter, gems_view
 /* Rank of the program that takes ndim dims. */
 static int rank_of(int ndim) { return ndim <= 2 ? 2 : ndim <= 4 ? 4 : 8; }
 
-/* A loop over a few elements costs more than a step in memory: the nearest dim that is long goes innermost. */
+/* A loop over a few elements costs more than a step in memory: the nearest dim that is long goes
+ * innermost. */
 static void lengthen(gems_iter *iter) {
     int best = 0;
     for (int d = 1; d < iter->ndim && iter->size[best] < SHORT; d++)
@@ -246,7 +256,7 @@ gems_status gems_copy_views(gems_call *call, const int64_t *sizes, int ndim, gem
     if (out.dtype == in.dtype) {
         out.dtype = in.dtype = gems_copy_carrier(in.dtype);
         if (in.dtype == GEMS_NO_DTYPE) return gems_decline("dtype without a copy kernel");
-    } else if (!convertible(out.dtype) || !convertible(in.dtype)) {
+    } else if (!gems_copy_converts(in.dtype, out.dtype)) {
         return gems_decline("no conversion kernel between these dtypes");
     }
     const int64_t *strides[2] = {out.strides, in.strides};

@@ -32,6 +32,9 @@ gems_status gems_fill_view(gems_call *call, const int64_t *sizes, int ndim, gems
 /* The dtype that stands for all of its size where elements are only moved; GEMS_NO_DTYPE when no kernel moves it. */
 int gems_copy_carrier(int dtype);
 
+/* Whether elements of one dtype become those of another without a word of ATen's. */
+bool gems_copy_converts(int from, int to);
+
 /* Writes the program of a key whose kernel is one of the above. */
 gems_status gems_copy_program(const gems_op *op, const gems_key *key, gems_program *program);
 

@@ -1,5 +1,5 @@
-/* Index maps: dims are ordered and merged, then one launch moves everything. What is a plain copy, or worth a tile, goes
- * through the strided copies. */
+/* Index maps: dims are ordered and merged, then one launch moves everything. What is a plain copy,
+ * or worth a tile, goes through the strided copies. */
 #include "index_map.h"
 
 #include <stdio.h>
@@ -59,8 +59,8 @@ static bool whole(const gems_index_dim *d) {
 static bool merges(const gems_index_map *map, const ordered *o, const gems_index_dim *outer,
                    int64_t out) {
     const gems_index_dim *inner = &o->dim[o->ndim - 1];
-    bool plain = whole(outer) || (outer->step == 1 && (map->edge == GEMS_EDGE_OUT ||
-                                                       map->edge == GEMS_EDGE_WRAP));
+    bool plain = whole(outer) ||
+                 (outer->step == 1 && (map->edge == GEMS_EDGE_OUT || map->edge == GEMS_EDGE_WRAP));
     return whole(inner) && plain && out == o->out[o->ndim - 1] * inner->size &&
            outer->in == inner->in * inner->size &&
            (map->rest != GEMS_REST_OTHER || outer->other == inner->other * inner->size);
@@ -201,7 +201,8 @@ static void as_diagonal(const gems_index_map *map, int64_t *sizes, int64_t *to, 
                         int64_t *skip) {
     int a = map->a, b = map->b;
     int64_t at_a = map->k < 0 ? -map->k : 0, at_b = map->k > 0 ? map->k : 0;
-    int64_t down = sizes[a] - at_a, across = sizes[b] - at_b, length = down < across ? down : across;
+    int64_t down = sizes[a] - at_a, across = sizes[b] - at_b,
+            length = down < across ? down : across;
     *skip = length > 0 ? at_a * to[a] + at_b * to[b] : 0;
     sizes[a] = length > 0 ? length : 0;
     sizes[b] = 1;
@@ -234,7 +235,8 @@ static gems_status copy_region(gems_call *call, const gems_index_map *map, const
                            (gems_view){(void *)(uintptr_t)source, from, map->dtype});
 }
 
-gems_status gems_index_map_into(gems_call *call, const gems_index_map *given, const gems_tensor *out) {
+gems_status gems_index_map_into(gems_call *call, const gems_index_map *given,
+                                const gems_tensor *out) {
     gems_index_map map = *given;
     ordered o;
     map.dtype = gems_copy_carrier(map.dtype);
@@ -243,7 +245,8 @@ gems_status gems_index_map_into(gems_call *call, const gems_index_map *given, co
     order(&map, out->strides, &o);
     bool plain = map.rest != GEMS_REST_ONLY && !map.keep, forward = true;
     for (int d = 0; d < map.ndim; d++) {
-        plain = plain && (whole(&map.dim[d]) || (map.rest == GEMS_REST_NONE && map.edge == GEMS_EDGE_OUT));
+        plain = plain &&
+                (whole(&map.dim[d]) || (map.rest == GEMS_REST_NONE && map.edge == GEMS_EDGE_OUT));
         forward = forward && (map.dim[d].in >= 0 || map.dim[d].size == 1);
     }
     if (plain && forward) return copy_region(call, &map, out);
@@ -251,7 +254,8 @@ gems_status gems_index_map_into(gems_call *call, const gems_index_map *given, co
     bool apart = map.keep == GEMS_KEEP_AT ? gems_device_information(call->device)->fast : jumps(&o);
     if (!apart || !forward || map.edge != GEMS_EDGE_OUT || map.rest == GEMS_REST_ONLY)
         return launch(call, &map, &o, out->data);
-    if (map.keep && map.keep != GEMS_KEEP_AT) { /* everything through a tile, then what is not kept */
+    if (map.keep &&
+        map.keep != GEMS_KEEP_AT) { /* everything through a tile, then what is not kept */
         GEMS_TRY(copy_region(call, &map, out));
         map.rest = GEMS_REST_ONLY;
         map.in = out->data;
@@ -278,11 +282,17 @@ gems_status gems_index_map_run(gems_call *call, const gems_index_map *map, const
     return gems_index_map_into(call, map, &call->out[0]);
 }
 
+static bool backward_of_pad(const gems_op *op) {
+    return op->mode == GEMS_PAD_REFLECT_BACKWARD || op->mode == GEMS_PAD_REPLICATE_BACKWARD;
+}
+
 static gems_status run(gems_call *call) {
+    if (backward_of_pad(call->op)) return gems_pad_backward(call);
     return call->op->mode >= GEMS_VIEW_COPY ? gems_view_copy(call) : gems_index_op(call);
 }
 
 static gems_status program(const gems_op *op, const gems_key *key, gems_program *program) {
+    if (key->kernel == GEMS_PAD_BACKWARD_KERNEL) return gems_pad_backward_program(op, key, program);
     if (key->kernel != KERNEL_MAP) return gems_copy_program(op, key, program);
     static const char *const edges[] = {"out", "clamp", "reflect", "wrap"};
     static const char *const rests[] = {"", " fill", " other", " in place"};
@@ -298,8 +308,7 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
                   key->flags & FLAG_STEP ? "true" : "false");
     snprintf(program->name, sizeof program->name, "%.*s map %s%s%s %d bytes",
              (int)strcspn(op->schema, "("), op->schema, edges[key->tune[2]],
-             key->tune[3] ? " part" : "", rests[key->tune[4]],
-             (int)gems_dtype_size(key->dtype[0]));
+             key->tune[3] ? " part" : "", rests[key->tune[4]], (int)gems_dtype_size(key->dtype[0]));
     program->files[0] = "index_map.cu";
     program->entries[0] = "index_map";
     program->entry_count = 1;
@@ -330,6 +339,12 @@ static const uint8_t *kinds_of(int mode) {
 
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
     const uint8_t *kinds = kinds_of(op->mode);
+    if (backward_of_pad(op)) {
+        key->kernel = GEMS_PAD_BACKWARD_KERNEL;
+        key->dtype[0] = (uint8_t)dtype;
+        key->tune[0] = op->mode == GEMS_PAD_REFLECT_BACKWARD;
+        return i == 0;
+    }
     dtype = gems_copy_carrier(dtype);
     if (dtype == GEMS_NO_DTYPE) return false;
     if (!kinds) return gems_copy_warm(dtype, dtype, i, info, key);

@@ -52,4 +52,9 @@ gems_status gems_index_map_into(gems_call *call, const gems_index_map *map, cons
 gems_status gems_index_op(gems_call *call);
 gems_status gems_view_copy(gems_call *call);
 
+/* Gradients of pads; families/pad_backward.c. */
+enum { GEMS_PAD_BACKWARD_KERNEL = GEMS_COPY_END + 1 }; /* gems_key.kernel */
+gems_status gems_pad_backward(gems_call *call);
+gems_status gems_pad_backward_program(const gems_op *op, const gems_key *key, gems_program *program);
+
 #endif

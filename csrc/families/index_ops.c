@@ -1,4 +1,5 @@
-/* The rows of index maps: what each operator's arguments say of the map, by ATen's rules for values and layouts. */
+/* The rows of index maps: what each operator's arguments say of the map, by ATen's rules for values
+ * and layouts. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,8 +22,8 @@ static void move_start(gems_index_map *map, int64_t elements) {
     map->in += elements * (int64_t)gems_dtype_size(map->dtype);
 }
 
-/* Torch's suggest_memory_format as strides of new sizes: channels last as t is, else contiguous. False where
- * ATen's own kernels have no rule for it. */
+/* Torch's suggest_memory_format as strides of new sizes: channels last as t is, else contiguous.
+ * False where ATen's own kernels have no rule for it. */
 static bool suggested(const gems_call *call, const gems_tensor *t, const int64_t *sizes,
                       int64_t *strides) {
     if (call->device_type == GEMS_CPU && gems_like_channels_last(t)) {
@@ -88,6 +89,21 @@ static gems_status pad_constant(gems_call *call, const gems_tensor *self) {
     return gems_index_map_run(call, &map, strides);
 }
 
+/* Whether an out= tensor already lies as ATen's own pads would restride it, or is to be resized to
+ * a contiguous one. */
+static bool lies_as(const gems_call *call, int ndim, const int64_t *sizes, const int64_t *strides) {
+    int64_t contiguous[GEMS_MAX_DIMS];
+    if (call->entry->variant != GEMS_OUT) return true;
+    const gems_value *out = &call->args[call->entry->out_arg];
+    if (out->kind != GEMS_TENSOR) return false;
+    gems_contiguous_strides(sizes, ndim, contiguous);
+    bool fits = out->t.ndim == ndim && !memcmp(out->t.sizes, sizes, (size_t)ndim * sizeof *sizes);
+    const int64_t *has = fits ? out->t.strides : contiguous;
+    for (int d = 0; d < ndim; d++)
+        if (sizes[d] != 1 && has[d] != strides[d]) return false;
+    return true;
+}
+
 /* Reflection and replication of the last 1 to 3 dims, with one or two dims before them. */
 static gems_status pad_edges(gems_call *call, const gems_tensor *self, bool reflect) {
     gems_index_map map;
@@ -113,6 +129,8 @@ static gems_status pad_edges(gems_call *call, const gems_tensor *self, bool refl
         gems_contiguous_strides(sizes, map.ndim, strides);
     else if (!suggested(call, self, sizes, strides))
         return gems_decline("a channels-last tensor");
+    if (!lies_as(call, map.ndim, sizes, strides))
+        return gems_decline("the output has other strides");
     return gems_index_map_run(call, &map, strides);
 }
 
@@ -168,7 +186,8 @@ static gems_status rot90(gems_call *call, const gems_tensor *self) {
 }
 
 /* Whether ATen's roll of a dim, a concatenation of two parts, stays channels last. */
-static bool roll_keeps_format(const gems_tensor *self, const int64_t *strides, int d, int64_t start) {
+static bool roll_keeps_format(const gems_tensor *self, const int64_t *strides, int d,
+                              int64_t start) {
     int64_t sizes[GEMS_MAX_DIMS];
     gems_tensor part = *self;
     bool kept = true;
@@ -202,7 +221,8 @@ static gems_status roll(gems_call *call, const gems_tensor *self) {
         GEMS_TRY(gems_output(call, 0, self->ndim, self->sizes, strides, self->dtype));
         if (!gems_is_contiguous(&call->out[0])) return gems_decline("the output has other strides");
         map.ndim = 1;
-        map.dim[0] = (gems_index_dim){.size = numel, .in = 1, .lo = shift, .count = numel, .step = 1};
+        map.dim[0] =
+            (gems_index_dim){.size = numel, .in = 1, .lo = shift, .count = numel, .step = 1};
         gems_tensor line = call->out[0];
         int64_t one = 1;
         line.ndim = 1;
@@ -241,14 +261,15 @@ static gems_status triangle(gems_call *call, const gems_tensor *self, uint8_t ke
     return gems_index_map_run(call, &map, NULL);
 }
 
-/* A map whose source lies on the diagonal of two dims of `sizes`: src has the other dims in their order, then the
- * diagonal. False when src has not that shape. */
+/* A map whose source lies on the diagonal of two dims of `sizes`: src has the other dims in their
+ * order, then the diagonal. False when src has not that shape. */
 static bool diagonal_of(gems_index_map *map, const gems_tensor *src, const int64_t *sizes, int ndim,
                         int64_t offset, int a, int b) {
     int64_t room = offset >= 0 ? sizes[b] - offset : sizes[a] + offset;
     int64_t along = offset >= 0 ? sizes[a] : sizes[b], length = room < along ? room : along;
     gems_index_map_of(map, src);
-    if (src->ndim != ndim - 1 || src->sizes[src->ndim - 1] != (length > 0 ? length : 0)) return false;
+    if (src->ndim != ndim - 1 || src->sizes[src->ndim - 1] != (length > 0 ? length : 0))
+        return false;
     map->ndim = ndim;
     map->keep = GEMS_KEEP_AT;
     map->a = a;
@@ -274,8 +295,8 @@ static gems_status diag_embed(gems_call *call, const gems_tensor *self) {
     int a = gems_wrap_dim(int_or(call, 2, -2), ndim), b = gems_wrap_dim(int_or(call, 3, -1), ndim);
     if (a < 0 || b < 0 || a == b || llabs(offset) > INT32_MAX) return gems_decline("the dims");
     for (int d = 0, from = 0; d < ndim; d++)
-        sizes[d] = d == a || d == b ? self->sizes[self->ndim - 1] + llabs(offset)
-                                    : self->sizes[from++];
+        sizes[d] =
+            d == a || d == b ? self->sizes[self->ndim - 1] + llabs(offset) : self->sizes[from++];
     gems_index_map map;
     if (!diagonal_of(&map, self, sizes, ndim, offset, a, b)) return gems_decline("the shape");
     map.rest = GEMS_REST_FILL;
@@ -310,8 +331,8 @@ static gems_status diagonal_backward(gems_call *call, const gems_tensor *grad) {
 /* ---- parts of a tensor ---- */
 
 /* Bounds of a slice by Python's rules. */
-static bool slice_bounds(const gems_call *call, int arg, int64_t size, int64_t *start, int64_t *count,
-                         int64_t *step) {
+static bool slice_bounds(const gems_call *call, int arg, int64_t size, int64_t *start,
+                         int64_t *count, int64_t *step) {
     int64_t end = int_or(call, arg + 1, INT64_MAX);
     *start = int_or(call, arg, 0);
     *step = int_or(call, arg + 2, 1);
@@ -324,8 +345,8 @@ static bool slice_bounds(const gems_call *call, int arg, int64_t size, int64_t *
     return true;
 }
 
-/* A map whose source is a part of `sizes` along dim d; `fresh`: the source has no such dim. False when it has another
- * shape. */
+/* A map whose source is a part of `sizes` along dim d; `fresh`: the source has no such dim. False
+ * when it has another shape. */
 static bool part_of(gems_index_map *map, const gems_tensor *src, const int64_t *sizes, int ndim,
                     int d, bool fresh, int64_t start, int64_t count, int64_t step) {
     gems_index_map_of(map, src);
@@ -335,13 +356,16 @@ static bool part_of(gems_index_map *map, const gems_tensor *src, const int64_t *
         int from = i - (fresh && i > d);
         if (i == d) {
             if (!fresh && src->sizes[i] != count) return false;
-            map->dim[i] = (gems_index_dim){.size = sizes[i], .in = fresh ? 0 : src->strides[i],
-                                           .lo = start, .count = count, .step = step};
+            map->dim[i] = (gems_index_dim){.size = sizes[i],
+                                           .in = fresh ? 0 : src->strides[i],
+                                           .lo = start,
+                                           .count = count,
+                                           .step = step};
             continue;
         }
         if (src->sizes[from] != sizes[i]) return false;
-        map->dim[i] = (gems_index_dim){.size = sizes[i], .in = src->strides[from],
-                                       .count = sizes[i], .step = 1};
+        map->dim[i] = (gems_index_dim){
+            .size = sizes[i], .in = src->strides[from], .count = sizes[i], .step = 1};
     }
     return true;
 }
@@ -431,8 +455,7 @@ static bool add_dim(pair_view *v, int64_t size, int64_t out, int64_t in) {
 
 static gems_status copy_pair(gems_call *call, const pair_view *v, const gems_tensor *self) {
     const gems_tensor *out = &call->out[0];
-    return gems_copy_views(call, v->sizes, v->ndim,
-                           (gems_view){out->data, v->out, out->dtype},
+    return gems_copy_views(call, v->sizes, v->ndim, (gems_view){out->data, v->out, out->dtype},
                            (gems_view){self->data, v->in, self->dtype});
 }
 
@@ -508,8 +531,7 @@ static gems_status channel_shuffle(gems_call *call, const gems_tensor *self) {
 
 gems_status gems_index_op(gems_call *call) {
     const gems_tensor *self = gems_arg_tensor(call, 0);
-    if (!self || self->device_type != call->device_type ||
-        self->device_index != call->device_index)
+    if (!self || self->device_type != call->device_type || self->device_index != call->device_index)
         return gems_decline("self is on another device");
     if (!(GEMS_BIT(self->dtype) & call->op->dtypes)) return gems_decline("dtype");
     switch (call->op->mode) {

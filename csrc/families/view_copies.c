@@ -1,4 +1,5 @@
-/* Copies of views: sizes and strides as torch's view of the same name has them, and a contiguous copy of that. */
+/* Copies of views: sizes and strides as torch's view of the same name has them, and a contiguous
+ * copy of that. */
 #include <string.h>
 
 #include "../base/dtype.h"
@@ -86,7 +87,8 @@ static bool squeeze_dims(view *v, const gems_value *dims) {
     return true;
 }
 
-/* New sizes with at most one -1 over the same elements in their order; the strides follow where the view has them. */
+/* New sizes with at most one -1 over the same elements in their order; the strides follow where the
+ * view has them. */
 static bool reshape(view *v, const gems_value *sizes) {
     int64_t numel = gems_numel(v->sizes, v->ndim), known = 1, wanted[GEMS_MAX_DIMS];
     int n = sizes->ints.n, inferred = -1;
@@ -127,7 +129,8 @@ static bool reshape(view *v, const gems_value *sizes) {
 static bool as_strided(view *v, const gems_tensor *self, const gems_value *sizes,
                        const gems_value *strides) {
     int64_t most = gems_max_offset(self->sizes, self->strides, self->ndim);
-    if (sizes->ints.n != strides->ints.n || sizes->ints.n > GEMS_MAX_DIMS || !self->numel) return false;
+    if (sizes->ints.n != strides->ints.n || sizes->ints.n > GEMS_MAX_DIMS || !self->numel)
+        return false;
     v->ndim = sizes->ints.n;
     for (int d = 0; d < v->ndim; d++) {
         v->sizes[d] = sizes->ints.v[d];
@@ -140,7 +143,8 @@ static bool as_strided(view *v, const gems_tensor *self, const gems_value *sizes
 }
 
 static bool slice(const gems_call *call, view *v, int d) {
-    int64_t size = d < 0 ? 0 : v->sizes[d], start = 0, end = INT64_MAX, step = gems_arg_int(call, 4);
+    int64_t size = d < 0 ? 0 : v->sizes[d], start = 0, end = INT64_MAX,
+            step = gems_arg_int(call, 4);
     if (!v->ndim || d < 0 || step < 1) return false;
     if (!gems_arg_none(call, 2)) start = gems_arg_int(call, 2);
     if (!gems_arg_none(call, 3)) end = gems_arg_int(call, 3);
@@ -156,7 +160,8 @@ static bool slice(const gems_call *call, view *v, int d) {
 
 static bool narrow(const gems_call *call, view *v, int d) {
     int64_t start = gems_arg_int(call, 2), length = gems_arg_int(call, 3);
-    if (!v->ndim || d < 0 || length < 0 || start < -v->sizes[d] || start > v->sizes[d]) return false;
+    if (!v->ndim || d < 0 || length < 0 || start < -v->sizes[d] || start > v->sizes[d])
+        return false;
     if (start < 0) start += v->sizes[d];
     if (start > v->sizes[d] - length) return false;
     v->start += start * v->strides[d];
@@ -190,7 +195,8 @@ static bool change(const gems_call *call, const gems_tensor *self, view *v) {
     switch (call->op->mode) {
     case GEMS_VIEW_ALIAS: return true;
     case GEMS_VIEW_AS_STRIDED:
-        return list && two->kind == GEMS_INTS && gems_arg_none(call, 3) && as_strided(v, self, one, two);
+        return list && two->kind == GEMS_INTS && gems_arg_none(call, 3) &&
+               as_strided(v, self, one, two);
     case GEMS_VIEW_DIAGONAL:
         return diagonal(v, one->i, gems_wrap_dim(two->i, ndim),
                         gems_wrap_dim(gems_arg_int(call, 3), ndim));
@@ -229,8 +235,7 @@ static bool change(const gems_call *call, const gems_tensor *self, view *v) {
 gems_status gems_view_copy(gems_call *call) {
     const gems_tensor *self = gems_arg_tensor(call, 0);
     view v = {0};
-    if (!self || self->device_type != call->device_type ||
-        self->device_index != call->device_index)
+    if (!self || self->device_type != call->device_type || self->device_index != call->device_index)
         return gems_decline("self is on another device");
     if (gems_copy_carrier(self->dtype) == GEMS_NO_DTYPE) return gems_decline("dtype");
     v.ndim = self->ndim;

@@ -28,6 +28,7 @@ def arguments(name: str, tensor: Callable[..., Tensor], n: int, columns: int) ->
     side = max(8, round((n / 16) ** 0.5) // 4 * 4)
     matrix, image = (rows, columns), (4, 4, side, side)
     volume = (1, 16, max(4, side // 8), 8, side)
+    grown = (1, 16, volume[2] + 2, volume[3] + 4, volume[4] + 2)
     made: dict[str, Callable[[], list[Any]]] = {
         "constant_pad_nd": lambda: [tensor(*image), [1, 1, 1, 1], 0],
         "reflection_pad1d": lambda: [tensor(*matrix), [3, 2]],
@@ -36,6 +37,12 @@ def arguments(name: str, tensor: Callable[..., Tensor], n: int, columns: int) ->
         "replication_pad2d": lambda: [tensor(*image), [1, 1, 2, 2]],
         "reflection_pad3d": lambda: [tensor(*volume), [1, 1, 2, 2, 1, 1]],
         "replication_pad3d": lambda: [tensor(*volume), [1, 1, 2, 2, 1, 1]],
+        "reflection_pad1d_backward": lambda: [tensor(rows, columns + 5), tensor(*matrix), [3, 2]],
+        "replication_pad1d_backward": lambda: [tensor(rows, columns + 5), tensor(*matrix), [3, 2]],
+        "reflection_pad2d_backward": lambda: [tensor(4, 4, side + 4, side + 2), tensor(*image), [1, 1, 2, 2]],
+        "replication_pad2d_backward": lambda: [tensor(4, 4, side + 4, side + 2), tensor(*image), [1, 1, 2, 2]],
+        "reflection_pad3d_backward": lambda: [tensor(*grown), tensor(*volume), [1, 1, 2, 2, 1, 1]],
+        "replication_pad3d_backward": lambda: [tensor(*grown), tensor(*volume), [1, 1, 2, 2, 1, 1]],
         "flip": lambda: [tensor(*matrix), [0, 1]],
         "rot90": lambda: [tensor(*matrix), 1, [0, 1]],
         "roll": lambda: [tensor(*matrix), [3, 5], [0, 1]],
