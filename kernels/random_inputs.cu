@@ -27,11 +27,11 @@ extern "C" __global__ void normal_dense(
 template <int I>
 GEMS_DI void put(T* out, const T* mean, const T* std, double plain, int64_t at, const Strided<3, int32_t>& m, const Reals& shape,
                  const uint32_t (&r)[4][kGroup]) {
-    for (int s = 0; s < kGroup && at + s < m.n; s++) {
-        int32_t off[3];
-        strided_offsets<8>(m, (int32_t)(at + s), off);
-        out[off[0]] = moved(number<I>(shape, r, s), mean, off[1], plain, std, off[2]);
-    }
+    T value[kGroup];
+    GEMS_IVDEP for (int s = 0; s < kGroup; s++) value[s] = number<I>(shape, r, s);
+    for_each_of_group(m, at, [&](int s, const int32_t (&off)[3]) {
+        out[off[0]] = moved(value[s], mean, off[1], plain, std, off[2]);
+    });
 }
 #define PUT(I, at) put<I>(out, mean, std, plain, at, m, shape, r)
 extern "C" __global__ void normal_strided(
