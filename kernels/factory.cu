@@ -83,30 +83,29 @@ extern "C" __global__ void eye_dense(T* __restrict__ out, Index rows, Index colu
     for (Index r = chunk.first; r < chunk.last && r < columns; r++) out[r * columns + r] = one;
     (void)by;
 #else
-    {
-        Index n = rows * columns;
-        GEMS_FOR_GRID(v, n / kV) {
-            Index q, r;
-            divmod((Index)(v * kV), by, q, r);
-            Vec<T, kV> x;
-            GEMS_UNROLL for (int k = 0; k < kV; k++) {
-                x.v[k] = r == 0 && q < columns ? one : zero;
-                if (++r > columns) r = 0, q++;
-            }
-            store<kV>(out + v * kV, x);
+    Index n = rows * columns;
+    GEMS_FOR_GRID(v, n / kV) {
+        Index q, r;
+        divmod((Index)(v * kV), by, q, r);
+        Vec<T, kV> x;
+        GEMS_UNROLL for (int k = 0; k < kV; k++) {
+            x.v[k] = r == 0 && q < columns ? one : zero;
+            if (++r > columns) r = 0, q++;
         }
-        GEMS_FOR_GRID(i, n % kV) {
-            Index q, r, e = n / kV * kV + i;
-            divmod(e, by, q, r);
-            out[e] = r == 0 && q < columns ? one : zero;
-        }
+        store<kV>(out + v * kV, x);
+    }
+    GEMS_FOR_GRID(i, n % kV) {
+        Index q, r, e = n / kV * kV + i;
+        divmod(e, by, q, r);
+        out[e] = r == 0 && q < columns ? one : zero;
     }
 #endif
 }
 #endif
 
 #if FACTORY_KERNEL == 4
-extern "C" __global__ void eye_strided(T* __restrict__ out, Index rows, Index columns, FastDiv by, int64_t along, int64_t across) {
+extern "C" __global__ void eye_strided(T* __restrict__ out, Index rows, Index columns, FastDiv by, int64_t along,
+                                       int64_t across) {
     const T zero = convert<T>(0.0f), one = convert<T>(1.0f);
     GEMS_FOR_GRID(i, rows * columns) {
         Index r, c;

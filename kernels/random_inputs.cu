@@ -69,8 +69,8 @@ GEMS_DI T hit(uint32_t word, P p) {
 #endif
 
 #if RANDOM_KERNEL == 7
-extern "C" __global__ void bernoulli_dense(T* __restrict__ out, const P* __restrict__ p, int32_t n, uint64_t seed, uint64_t offset,
-                                           Strided<3, int32_t>) {
+extern "C" __global__ void bernoulli_dense(T* __restrict__ out, const P* __restrict__ p, int32_t n, uint64_t seed,
+                                           uint64_t offset, Strided<3, int32_t>) {
     int32_t groups = (n + 4 * kGroup - 1) / (4 * kGroup);
     if constexpr (kFast) {
         GEMS_FOR_GRID(item, groups) {
@@ -92,8 +92,8 @@ extern "C" __global__ void bernoulli_dense(T* __restrict__ out, const P* __restr
 #endif
 
 #if RANDOM_KERNEL == 8
-extern "C" __global__ void bernoulli_strided(T* __restrict__ out, const P* __restrict__ p, int32_t n, uint64_t seed, uint64_t offset,
-                                             Strided<3, int32_t> m) {
+extern "C" __global__ void bernoulli_strided(T* __restrict__ out, const P* __restrict__ p, int32_t n, uint64_t seed,
+                                             uint64_t offset, Strided<3, int32_t> m) {
     GEMS_FOR_GRID(s, (n + 3) / 4) {
         Random4 r = Philox(seed, s, offset).next4();
         for (int i = 0; i < 4 && 4 * s + i < n; i++) {

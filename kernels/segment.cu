@@ -1,6 +1,6 @@
 // embedding_dense_backward: a stable radix sort of the indices with their positions, then one ordered sum for every row of
-// the weight. The head names T, Int (of the indices), Index (of the output's vectors), kV. Radix.cuh comes
-// before. Twin of csrc/families/gather_segment.c.
+// the weight. The head names T, Int (of the indices), Index (of the output's vectors), kV; after radix.cuh.
+// Twin of csrc/families/gather_segment.c.
 using namespace gems;
 
 // The key of an index: its row, or `rows` where it has none (padding, out of range).
