@@ -41,7 +41,16 @@ GEMS_DI T at(const Sequence& s, Index i) {
 
 #if FACTORY_KERNEL == 1
 extern "C" __global__ void sequence_dense(T* __restrict__ out, Index n, Sequence s) {
-    if constexpr (kV == 1) {
+    if constexpr (kFast && kInt && kHow == 0) {  // sums alone: a product of 64 bits does not vectorise
+        constexpr int kRun = 32;
+        int64_t lane[kRun];
+        for (int k = 0; k < kRun; k++) lane[k] = (int64_t)((uint64_t)s.by * (uint64_t)k);
+        GEMS_FOR_GRID(g, n / kRun) {
+            uint64_t base = (uint64_t)s.first + (uint64_t)s.by * (uint64_t)(g * kRun);
+            for (int k = 0; k < kRun; k++) out[g * kRun + k] = convert<T>((int64_t)(base + (uint64_t)lane[k]));
+        }
+        GEMS_FOR_GRID(i, n % kRun) out[n / kRun * kRun + i] = at(s, n / kRun * kRun + i);
+    } else if constexpr (kV == 1) {
         GEMS_FOR_GRID(i, n) out[i] = at(s, i);
     } else {
         GEMS_FOR_GRID(v, n / kV) {
@@ -68,35 +77,35 @@ extern "C" __global__ void sequence_strided(T* __restrict__ out, Index n, Sequen
 // A one stands at every multiple of columns + 1 that is not below the square part; `by` divides by columns + 1.
 extern "C" __global__ void eye_dense(T* __restrict__ out, Index rows, Index columns, FastDiv by, int64_t, int64_t) {
     const T zero = convert<T>(0.0f), one = convert<T>(1.0f);
-    if constexpr (kFast) {
-        GEMS_FOR_GRID(r, rows) {
-            T* row = out + r * columns;
-            for (Index c = 0; c < columns; c++) row[c] = zero;
-            if (r < columns) row[r] = one;
+#if GEMS_CPU && GEMS_FAST
+    auto chunk = grid_chunk<Index>(rows);
+    for (Index i = chunk.first * columns, end = chunk.last * columns; i < end; i++) out[i] = zero;
+    for (Index r = chunk.first; r < chunk.last && r < columns; r++) out[r * columns + r] = one;
+    (void)by;
+#else
+    Index n = rows * columns;
+    GEMS_FOR_GRID(v, n / kV) {
+        Index q, r;
+        divmod((Index)(v * kV), by, q, r);
+        Vec<T, kV> x;
+        GEMS_UNROLL for (int k = 0; k < kV; k++) {
+            x.v[k] = r == 0 && q < columns ? one : zero;
+            if (++r > columns) r = 0, q++;
         }
-    } else {
-        Index n = rows * columns;
-        GEMS_FOR_GRID(v, n / kV) {
-            Index q, r;
-            divmod((Index)(v * kV), by, q, r);
-            Vec<T, kV> x;
-            GEMS_UNROLL for (int k = 0; k < kV; k++) {
-                x.v[k] = r == 0 && q < columns ? one : zero;
-                if (++r > columns) r = 0, q++;
-            }
-            store<kV>(out + v * kV, x);
-        }
-        GEMS_FOR_GRID(i, n % kV) {
-            Index q, r, e = n / kV * kV + i;
-            divmod(e, by, q, r);
-            out[e] = r == 0 && q < columns ? one : zero;
-        }
+        store<kV>(out + v * kV, x);
     }
+    GEMS_FOR_GRID(i, n % kV) {
+        Index q, r, e = n / kV * kV + i;
+        divmod(e, by, q, r);
+        out[e] = r == 0 && q < columns ? one : zero;
+    }
+#endif
 }
 #endif
 
 #if FACTORY_KERNEL == 4
-extern "C" __global__ void eye_strided(T* __restrict__ out, Index rows, Index columns, FastDiv by, int64_t along, int64_t across) {
+extern "C" __global__ void eye_strided(T* __restrict__ out, Index rows, Index columns, FastDiv by, int64_t along,
+                                       int64_t across) {
     const T zero = convert<T>(0.0f), one = convert<T>(1.0f);
     GEMS_FOR_GRID(i, rows * columns) {
         Index r, c;

@@ -57,7 +57,10 @@ GEMS_DI float fast_sin(float v) { return quarter_sin(v, 0); }
 GEMS_DI float fast_cos(float v) { return quarter_sin(v, 1); }
 GEMS_DI float fast_log(float v) { return log(v); }
 GEMS_DI float fast_exp(float v) { return exp(v); }
-GEMS_DI float fast_tan(float v) { return tan(v); }
+GEMS_DI float fast_tan(float v) { // within a quarter turn
+    float a = abs(v), t = quarter_sin(a, 0) / quarter_sin(a, 1);
+    return v < 0 ? -t : t;
+}
 GEMS_DI double sin_pi(double v) { return sin(v * 3.1415926535897932); }
 GEMS_DI double cos_pi(double v) { return cos(v * 3.1415926535897932); }
 #else  // what ATen's kernels use there
@@ -172,6 +175,33 @@ GEMS_DI T number(const Integers& shape, const uint32_t (&r)[4][kGroup], int s) {
     else return shape(r[I][s]);
 }
 
+// The elements of a group that begins at `at`, with their offsets; along dim 0 in fast mode, which vectorises.
+template <int NT, class F>
+GEMS_DI void for_each_of_group(const Strided<NT, int32_t>& m, int64_t at, F body) {
+    int left = at + kGroup <= m.n ? kGroup : at < m.n ? (int)(m.n - at) : 0;
+    int32_t off[NT];
+    if constexpr (kFast) {
+        for (int s = 0, run; s < left; s += run) {
+            int32_t i = (int32_t)at + s;
+            strided_offsets<8>(m, i, off);
+            run = left - s;
+            if (m.ndim > 1 && run > (int32_t)m.div[0].d - i % (int32_t)m.div[0].d)
+                run = (int32_t)m.div[0].d - i % (int32_t)m.div[0].d;
+            GEMS_IVDEP for (int k = 0; k < run; k++) {
+                int32_t o[NT];
+                for (int t = 0; t < NT; t++) o[t] = off[t] + k * m.stride[0][t];
+                body(s + k, o);
+            }
+        }
+    } else {
+        GEMS_UNROLL for (int s = 0; s < kGroup; s++) {
+            if (s >= left) break;
+            strided_offsets<8>(m, (int32_t)at + s, off);
+            body(s, off);
+        }
+    }
+}
+
 #if RANDOM_KERNEL == 0
 // Number I of a group goes to kGroup elements in a row.
 template <int I>
@@ -215,12 +245,9 @@ extern "C" __global__ void random_dense(T* __restrict__ out, int32_t n, uint64_t
 #if RANDOM_KERNEL == 1
 template <int I>
 GEMS_DI void put(T* out, const Strided<1, int32_t>& m, int64_t at, const Shape& shape, const uint32_t (&r)[4][kGroup]) {
-    for (int s = 0; s < kGroup; s++) {
-        if (at + s >= m.n) return;
-        int32_t off[1];
-        strided_offsets<8>(m, (int32_t)(at + s), off);
-        out[off[0]] = number<I>(shape, r, s);
-    }
+    T value[kGroup];
+    GEMS_IVDEP for (int s = 0; s < kGroup; s++) value[s] = number<I>(shape, r, s);
+    for_each_of_group(m, at, [&](int s, const int32_t (&off)[1]) { out[off[0]] = value[s]; });
 }
 
 extern "C" __global__ void random_strided(T* __restrict__ out, int32_t n, uint64_t seed, uint64_t offset, uint32_t threads,

@@ -27,11 +27,11 @@ extern "C" __global__ void normal_dense(
 template <int I>
 GEMS_DI void put(T* out, const T* mean, const T* std, double plain, int64_t at, const Strided<3, int32_t>& m, const Reals& shape,
                  const uint32_t (&r)[4][kGroup]) {
-    for (int s = 0; s < kGroup && at + s < m.n; s++) {
-        int32_t off[3];
-        strided_offsets<8>(m, (int32_t)(at + s), off);
-        out[off[0]] = moved(number<I>(shape, r, s), mean, off[1], plain, std, off[2]);
-    }
+    T value[kGroup];
+    GEMS_IVDEP for (int s = 0; s < kGroup; s++) value[s] = number<I>(shape, r, s);
+    for_each_of_group(m, at, [&](int s, const int32_t (&off)[3]) {
+        out[off[0]] = moved(value[s], mean, off[1], plain, std, off[2]);
+    });
 }
 #define PUT(I, at) put<I>(out, mean, std, plain, at, m, shape, r)
 extern "C" __global__ void normal_strided(
@@ -69,8 +69,8 @@ GEMS_DI T hit(uint32_t word, P p) {
 #endif
 
 #if RANDOM_KERNEL == 7
-extern "C" __global__ void bernoulli_dense(T* __restrict__ out, const P* __restrict__ p, int32_t n, uint64_t seed, uint64_t offset,
-                                           Strided<3, int32_t>) {
+extern "C" __global__ void bernoulli_dense(T* __restrict__ out, const P* __restrict__ p, int32_t n, uint64_t seed,
+                                           uint64_t offset, Strided<3, int32_t>) {
     int32_t groups = (n + 4 * kGroup - 1) / (4 * kGroup);
     if constexpr (kFast) {
         GEMS_FOR_GRID(item, groups) {
@@ -92,8 +92,8 @@ extern "C" __global__ void bernoulli_dense(T* __restrict__ out, const P* __restr
 #endif
 
 #if RANDOM_KERNEL == 8
-extern "C" __global__ void bernoulli_strided(T* __restrict__ out, const P* __restrict__ p, int32_t n, uint64_t seed, uint64_t offset,
-                                             Strided<3, int32_t> m) {
+extern "C" __global__ void bernoulli_strided(T* __restrict__ out, const P* __restrict__ p, int32_t n, uint64_t seed,
+                                             uint64_t offset, Strided<3, int32_t> m) {
     GEMS_FOR_GRID(s, (n + 3) / 4) {
         Random4 r = Philox(seed, s, offset).next4();
         for (int i = 0; i < 4 && 4 * s + i < n; i++) {

@@ -35,7 +35,8 @@ extern "C" __global__ void race(int64_t* __restrict__ out, const T* __restrict__
 GEMS_DI double chance(T p) {
     double v = (double)to_op(p);
 #if !GEMS_CPU  // a CPU has looked at them before
-    if (!(v >= 0 && v <= 1.7976931348623157e308)) __assertfail("a probability is negative or not finite", "random_pick.cu", 1, "multinomial", 1);
+    bool good = v >= 0 && v <= 1.7976931348623157e308;
+    if (!good) __assertfail("a probability is negative or not finite", "random_pick.cu", 1, "multinomial", 1);
 #endif
     return v;
 }

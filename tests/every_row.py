@@ -24,6 +24,9 @@ def fitting(name: str) -> list[Any] | None:
     def x(*shape: int) -> Tensor:
         return entry_args.tensor("self", torch.float32, "cpu", shape)
 
+    base, _, overload = name.partition(".")
+    if base in ("linspace", "logspace") and "Tensor" in overload:
+        return [2.5 if kind == "Scalar" else torch.tensor(1.5) for kind in overload.split("_")] + [9]
     target, plane = torch.arange(5) % 7, torch.arange(32).view(2, 4, 4) % 3
     stat = torch.ones(5, 1)
     repeated, along = torch.arange(40) % 7, torch.arange(200).view(5, 40) % 7

@@ -106,7 +106,8 @@ static gems_status add_inplace(int op, const char *name, const char *text) {
 
 /* A factory's text without dtype, layout, device and pin_memory: its out forms have none. */
 static const char *without_options(const char *text, char *room, size_t size) {
-    const char *first = strstr(text, "ScalarType? dtype="), *last = strstr(text, "bool? pin_memory=None");
+    const char *first = strstr(text, "ScalarType? dtype=");
+    const char *last = strstr(text, "bool? pin_memory=None");
     if (!first || !last) return text;
     last += strlen("bool? pin_memory=None");
     if (!strncmp(last, ", ", 2))

@@ -106,12 +106,14 @@ static gems_status arange_of(int dtype, bool inclusive, const gems_value number[
     bool fits = integer ? (up ? whole[1] >= whole[0] : whole[1] <= whole[0])
                         : (up ? real[1] >= real[0] : real[1] <= real[0]);
     if ((!up && !down) || !fits) return gems_decline("a step of 0 or away from the end");
-    double count;
-    if (inclusive)
-        count = dtype == GEMS_I64 ? (double)(whole[1] - whole[0]) / (double)whole[2] + 1
+    double count = ceil((end - start) / step);
+    int64_t length;
+    if (inclusive) {
+        if (__builtin_sub_overflow(whole[1], whole[0], &length))
+            return gems_decline("a length beyond 64 bits");
+        count = dtype == GEMS_I64 ? (double)length / (double)whole[2] + 1
                                   : (end - start) / step + 1;
-    else
-        count = ceil((end - start) / step);
+    }
     if (dtype == GEMS_I64 && !inclusive) {
         if (!count_of_integers(whole[0], whole[1], whole[2], &s->count))
             return gems_decline("more elements than 64 bits count");
@@ -330,8 +332,7 @@ static gems_status run_eye(gems_call *call) {
                   info->fast ? 65536 : (int64_t)THREADS * key.tune[0] * 2, args);
 }
 
-/* Elements of a row of a triangle that begins with `first` and grows by one each row up to `most`,
- * summed over `rows` rows. */
+/* Elements on and below the diagonal `offset` of a matrix. */
 static int64_t triangle(int64_t rows, int64_t columns, int64_t offset) {
     int64_t total = 0, first = offset + 1; /* of the lower triangle */
     if (first <= 0) { /* rows above it are empty */

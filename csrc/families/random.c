@@ -19,7 +19,8 @@ uint32_t gems_aten_threads(const gems_device_info *info, int64_t n) {
     if (info->arch == 75) resident = 1024;
     if (info->arch == 86 || info->arch == 87 || info->arch == 89 || info->arch >= 110)
         resident = 1536;
-    int64_t blocks = (n + GEMS_RANDOM_THREADS - 1) / GEMS_RANDOM_THREADS, most = (int64_t)processors * (resident / GEMS_RANDOM_THREADS);
+    int64_t blocks = (n + GEMS_RANDOM_THREADS - 1) / GEMS_RANDOM_THREADS;
+    int64_t most = (int64_t)processors * (resident / GEMS_RANDOM_THREADS);
     return (uint32_t)(blocks < most ? blocks : most) * GEMS_RANDOM_THREADS;
 }
 
@@ -29,8 +30,8 @@ bool gems_random_too_large(const gems_call *call, const gems_tensor *t) {
     return most >= INT32_MAX - (1 << 24) || t->numel >= INT32_MAX - (1 << 24);
 }
 
-gems_status gems_random_launch(gems_call *call, const gems_plan *plan, int64_t items, int64_t per_block,
-                          void **args) {
+gems_status gems_random_launch(gems_call *call, const gems_plan *plan, int64_t items,
+                               int64_t per_block, void **args) {
     const gems_device_info *info = gems_device_information(call->device);
     const uint32_t grid[3] = {gems_grid_for(info, items, per_block), 1, 1};
     const uint32_t block[3] = {info->fast ? 1 : GEMS_RANDOM_THREADS, 1, 1};
@@ -106,7 +107,8 @@ static gems_status integers(const gems_call *call, int dtype, request *r) {
     }
     if (!open && from >= last->i) return gems_decline("an empty range");
     int64_t to = open ? high : last->i - 1;
-    if (from < low || to > high || from > to || (open && real && from == to)) return gems_decline("bounds beyond the dtype");
+    if (from < low || to > high || from > to || (open && real && from == to))
+        return gems_decline("bounds beyond the dtype");
     r->base = from;
     r->range = (uint64_t)to - (uint64_t)from + 1;
     r->wide = !r->range || r->range >= 1u << 28;
@@ -172,9 +174,11 @@ static gems_status output_of(gems_call *call, const request *r, int dtype) {
         return gems_decline("no such memory format for this rank");
     if (entry->variant == GEMS_OUT) {
         const gems_tensor *out = gems_arg_tensor(call, entry->out_arg);
-        if (!out || !gems_same_sizes(out, r->self)) return gems_decline("the output's shape");
-        for (int d = 0; d < out->ndim; d++)
-            if (out->sizes[d] > 1 && out->strides[d] != strides[d])
+        int64_t resized[GEMS_MAX_DIMS];
+        const int64_t *given = gems_same_sizes(out, r->self) ? out->strides : resized;
+        gems_contiguous_strides(r->self->sizes, r->self->ndim, resized);
+        for (int d = 0; d < r->self->ndim; d++)
+            if (r->self->sizes[d] > 1 && given[d] != strides[d])
                 return gems_decline("the output has other strides");
     }
     return gems_output(call, 0, r->self->ndim, r->self->sizes, strides, dtype);
@@ -226,7 +230,8 @@ static gems_status run_fill(gems_call *call) {
     void *data = out->data, *a = &r.a, *b = &r.b;
     if (kind == GEMS_RANDOM) a = &r.base, b = &r.range;
     void *args[] = {&data, &n, &seed, &offset, &threads, &rounds, a, b, &map};
-    return gems_random_launch(call, plan, (int64_t)threads * rounds, info->fast ? 8192 : GEMS_RANDOM_THREADS * 4, args);
+    return gems_random_launch(call, plan, (int64_t)threads * rounds,
+                              info->fast ? 8192 : GEMS_RANDOM_THREADS * 4, args);
 }
 
 /* ---- dropout ---- */
@@ -248,7 +253,8 @@ static gems_status run_dropout(gems_call *call) {
         return gems_decline("dropout that is off");
     if (!(p >= 0 && p < 1)) return gems_decline("a probability outside [0, 1)");
     if (!gems_is_non_overlapping_and_dense(self)) return gems_decline("an input with gaps");
-    if (gems_random_too_large(call, self)) return gems_decline("more elements than one launch of ATen's draws");
+    if (gems_random_too_large(call, self))
+        return gems_decline("more elements than one launch of ATen's draws");
     GEMS_TRY(gems_output(call, 0, self->ndim, self->sizes, self->strides, self->dtype));
     GEMS_TRY(gems_output(call, 1, self->ndim, self->sizes, self->strides, GEMS_BOOL));
     if (!self->numel) return GEMS_OK;
@@ -264,7 +270,8 @@ static gems_status run_dropout(gems_call *call) {
     GEMS_TRY(call->host->philox(call, NULL, rounds * 4, &seed, &offset));
     void *out = call->out[0].data, *mask = call->out[1].data, *in = self->data;
     void *args[] = {&out, &mask, &in, &n, &keep, &seed, &offset, &threads};
-    return gems_random_launch(call, plan, items, info->fast ? 8192 : GEMS_RANDOM_THREADS * 4, args);
+    return gems_random_launch(call, plan, items, info->fast ? 8192 : GEMS_RANDOM_THREADS * 4,
+                              args);
 }
 
 /* grad * mask * scale */
@@ -312,7 +319,8 @@ static gems_status run_dropout_backward(gems_call *call) {
     }
     void *out_data = out->data, *grad_data = grad->data, *mask_data = mask->data;
     void *args[] = {&out_data, &grad_data, &mask_data, &scale, &map};
-    return gems_random_launch(call, plan, iter.numel, info->fast ? 32768 : (int64_t)GEMS_RANDOM_THREADS * 4 * vector, args);
+    int64_t per_block = info->fast ? 32768 : (int64_t)GEMS_RANDOM_THREADS * 4 * vector;
+    return gems_random_launch(call, plan, iter.numel, per_block, args);
 }
 
 /* ---- the family ---- */

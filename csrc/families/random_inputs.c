@@ -6,6 +6,7 @@
 #include "modes.h"
 #include "random.h"
 
+#include <math.h>
 #include <string.h>
 
 /* ---- values ---- */
@@ -119,8 +120,10 @@ gems_status gems_run_normal_tensors(gems_call *call) {
         GEMS_TRY(same_place(call, std));
         if (gems_random_too_large(call, std)) return gems_decline("more than the kernel's index");
         GEMS_TRY(broadcast_to(std, sizes, ndim, stds));
-        if (call->device_type != GEMS_CPU) return gems_decline("deviations that cannot be looked at");
-        if (!gems_random_within(std, 0, 1.0 / 0.0)) return gems_decline("a negative standard deviation");
+        if (call->device_type != GEMS_CPU)
+            return gems_decline("deviations that cannot be looked at");
+        if (!gems_random_within(std, 0, INFINITY))
+            return gems_decline("a negative standard deviation");
     }
     GEMS_TRY(gems_output(call, 0, ndim, sizes, NULL, first->dtype));
     const gems_tensor *out = &call->out[0];
@@ -142,7 +145,8 @@ gems_status gems_run_normal_tensors(gems_call *call) {
     uint32_t rounds = (uint32_t)(((int64_t)n - 1) / ((int64_t)threads * each)) + 1;
     uint64_t seed, offset;
     GEMS_TRY(call->host->philox(call, generator_of(call, 2), (uint64_t)rounds * 4, &seed, &offset));
-    void *data = out->data, *mean_data = mean ? mean->data : NULL, *std_data = std ? std->data : NULL;
+    void *data = out->data, *mean_data = mean ? mean->data : NULL;
+    void *std_data = std ? std->data : NULL;
     void *args[] = {&data,    &mean_data, &std_data, &n,     &seed, &offset,
                     &threads, &rounds,    &plain,    &scale, &map};
     return gems_random_launch(call, plan, (int64_t)threads * rounds,
@@ -201,7 +205,8 @@ gems_status gems_run_bernoulli_tensor(gems_call *call) {
     void *data = out->data, *p_data = p->data;
     void *args[] = {&data, &p_data, &n, &seed, &offset, &map};
     int64_t items = info->fast && dense ? (n + 255) / 256 : (n + 3) / 4;
-    return gems_random_launch(call, plan, items, info->fast ? (dense ? 128 : 8192) : GEMS_RANDOM_THREADS, args);
+    int64_t per_block = !info->fast ? GEMS_RANDOM_THREADS : dense ? 128 : 8192;
+    return gems_random_launch(call, plan, items, per_block, args);
 }
 
 bool gems_random_inputs_warm(const gems_op *op, int dtype, int i, const gems_device_info *info,

@@ -1,10 +1,11 @@
 /* multinomial and randperm.
  *
- * multinomial without replacement is the race that ATen runs: the largest quotients of a probability
- * and an exponential number. ATen waits for the device to look at the probabilities before it; here
- * that is done on a CPU only, on a GPU the call is left to ATen, whose steps are operators of ours.
- * With replacement a sample is looked up in the running sum of its row, which is kept in double: ATen
- * keeps it in the dtype of the probabilities, so now and then a neighbour is picked there.
+ * multinomial without replacement is the race that ATen runs: the largest quotients of a
+ * probability and an exponential number. ATen waits for the device to look at the probabilities
+ * before it; here that is done on a CPU only, on a GPU the call is left to ATen, whose steps are
+ * operators of ours. With replacement a sample is looked up in the running sum of its row, which is
+ * kept in double: ATen keeps it in the dtype of the probabilities, so now and then a neighbour is
+ * picked there.
  * randperm sorts numbers by random keys, and shuffles those whose keys are the same. */
 #include "../base/dtype.h"
 #include "modes.h"

@@ -252,6 +252,25 @@ static PyObject *list_backends(PyObject *self, PyObject *unused) {
     return list;
 }
 
+/* philox(device, stream, generator, increment): what a kernel on a GPU's stream would get, as
+ * (seed, offset); the reason, a text, when the call would decline. */
+static PyObject *take_philox(PyObject *self, PyObject *args) {
+    int device;
+    unsigned long long stream, increment;
+    PyObject *generator;
+    uint64_t seed, offset;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "iKOK", &device, &stream, &generator, &increment)) return NULL;
+    gems_call call = {.device_type = GEMS_CUDA, .device_index = (int16_t)device};
+    call.device = gems_device_get(GEMS_CUDA, device);
+    call.stream = (void *)(uintptr_t)stream;
+    if (!call.device) return PyUnicode_FromString(gems_reason());
+    gems_status status = gems_philox(&call, generator, increment, &seed, &offset);
+    if (status == GEMS_ERROR) return gems_set_error();
+    if (status == GEMS_DECLINE) return PyUnicode_FromString(gems_reason());
+    return Py_BuildValue("KK", (unsigned long long)seed, (unsigned long long)offset);
+}
+
 PyMethodDef gems_inspect_methods[] = {
     {"warm", warm, METH_VARARGS,
      "warm(backend, arch, row, dtype): compiles a row's main programs; a report dict each."},
@@ -268,6 +287,8 @@ PyMethodDef gems_inspect_methods[] = {
     {"jit_stats", jit_stats, METH_NOARGS,
      "jit_stats(): what the compiler and its cache did in this process."},
     {"plan_count", plan_count, METH_NOARGS, "plan_count(): programs loaded in this process."},
+    {"philox", take_philox, METH_VARARGS,
+     "philox(device, stream, generator, increment): (seed, offset), or why the call declines."},
     {"last_launch", last_launch, METH_NOARGS,
      "last_launch(): the null backend's last launch, or None."},
     {"backends", list_backends, METH_NOARGS,
