@@ -119,15 +119,20 @@ def _define_row(row: dict[str, Any], operator: Any) -> None:
                 torch.library.register_autograd(qualified, backward, setup_context=setup, lib=library)
             else:
                 library.impl(key, torch_rules.refuses_gradient(operator.name, qualified), "Autograd", with_keyset=True)
-            torch.library.register_vmap(qualified, torch_rules.vmap(operator, qualified), lib=library)
+            default = getattr(getattr(torch.ops.flag_gems, key), "default")
+            torch.library.register_vmap(qualified, torch_rules.vmap(operator, default), lib=library)
         else:
             torch.library.register_fake(qualified, torch_rules.fake_out(operator), lib=library)
             library.impl(key, torch_rules.refuses_gradient(operator.name, qualified), "Autograd", with_keyset=True)
 
 
 def _own_operator(row: int) -> Any:
-    """Called by builtins whose call torch must see: the operator of a row."""
-    return packet(_C.own_name(row))
+    """Called once by a builtin when torch must see a call: what takes such calls."""
+    from .expressions import torch_rules
+
+    name = _C.own_name(row)
+    operator = _added.get(name) or own.RowOperator(own.rows()[name])
+    return torch_rules.recorded(operator, packet(name))
 
 
 def install() -> None:

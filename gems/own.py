@@ -11,7 +11,7 @@ from typing import Any
 from . import _C
 
 try:
-    from torch.compiler import is_compiling as _is_compiling
+    from torch.compiler import is_dynamo_compiling as _is_compiling
 except ImportError:  # without torch
 
     def _is_compiling() -> bool:

@@ -447,8 +447,17 @@ def test_vmap_and_functional_gradients() -> None:
     x, y = draw("real", 4, 3, 5), draw("real", 5, seed=1)
     torch.testing.assert_close(torch.vmap(operator, (1, None))(x, y), operator(x, y).transpose(0, 1))
     torch.testing.assert_close(torch.vmap(operator)(x, draw("real", 4, seed=2)), operator(x, draw("real", 4, 1, 1, seed=2)))
-    with pytest.raises(RuntimeError, match="functorch transforms"):
-        torch.func.grad(lambda v: operator(v, y).sum())(x[0])
+    expected = torch.func.grad(lambda v: (F.silu(v) * y).sum())
+    ours = torch.func.grad(lambda v: operator(v, y).sum())
+    torch.testing.assert_close(ours(x[0]), expected(x[0]))
+    torch.testing.assert_close(torch.vmap(ours)(x), torch.vmap(expected)(x))
+
+    def hessian(function: Any) -> Any:
+        return torch.func.jacrev(torch.func.jacrev(function))
+
+    wanted = hessian(lambda v: (F.silu(v) * y).sum())(x[0, 0])
+    torch.testing.assert_close(hessian(lambda v: operator(v, y).sum())(x[0, 0]), wanted)
+    torch.testing.assert_close(torch.vmap(torch.ops.flag_gems.swiglu, (1, None))(x, y), operator(x, y).transpose(0, 1))
 
 
 def test_threads_make_and_call_one_operator_at_once() -> None:
