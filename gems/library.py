@@ -15,6 +15,9 @@ import flag_gems
 
 from . import _C, own
 
+# Of rows in flag_gems:: that are not elementwise: results without values, from fake tensors, by name.
+SHAPES: dict[str, Callable[..., Any]] = {}
+
 _lock = threading.RLock()
 _libraries: list[Any] = []
 _defined: dict[str, Any] = {}
@@ -113,14 +116,17 @@ def _define_row(row: dict[str, Any], operator: Any) -> None:
         for backend in ("CPU", "CUDA"):
             library.impl(key, function, backend)
         if entry["variant"] == "functional":
-            torch.library.register_fake(qualified, torch_rules.fake(operator), lib=library)
+            shapes = torch_rules.fake(operator) if operator.elementwise else SHAPES.get(key)
+            if shapes is not None:
+                torch.library.register_fake(qualified, shapes, lib=library)
             if operator.differentiable:
                 backward, setup = torch_rules.autograd(operator)
                 torch.library.register_autograd(qualified, backward, setup_context=setup, lib=library)
             else:
                 library.impl(key, torch_rules.refuses_gradient(operator.name, qualified), "Autograd", with_keyset=True)
-            default = getattr(getattr(torch.ops.flag_gems, key), "default")
-            torch.library.register_vmap(qualified, torch_rules.vmap(operator, default), lib=library)
+            if operator.elementwise:
+                default = getattr(torch.ops.flag_gems, key).default
+                torch.library.register_vmap(qualified, torch_rules.vmap(operator, default), lib=library)
         else:
             torch.library.register_fake(qualified, torch_rules.fake_out(operator), lib=library)
             library.impl(key, torch_rules.refuses_gradient(operator.name, qualified), "Autograd", with_keyset=True)

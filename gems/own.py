@@ -19,7 +19,6 @@ except ImportError:  # without torch
 
 
 PREFIX = "flag_gems::"
-_TYPES: dict[str, type | None] = {"Tensor": None, "float": float, "int": int, "bool": bool, "str": str}
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Parameter:
     by_keyword: bool = False
 
     def schema(self) -> str:
-        kind = {value: key for key, value in _TYPES.items()}[self.type]
+        kind = {None: "Tensor", float: "float", int: "int", bool: "bool"}[self.type]
         return f"{kind} {self.name}" + (f"={self.default!r}" if self.has_default else "")
 
 
@@ -48,29 +47,15 @@ class Step:
 
 
 def parameters_of(schema: str) -> tuple[Parameter, ...]:
-    """The parameters of an own row's schema.
+    """The parameters of an own row's schema, as torch reads it; those of other kinds have the type object."""
+    import torch
 
-    Raises
-    ------
-    ValueError
-        When one is of a kind that is not known here.
-    """
-    found: list[Parameter] = []
-    by_keyword = False
-    for part in re.sub(r"^[^(]*\(|\) ->.*$", "", schema).split(","):
-        part = part.strip()
-        if part == "*":
-            by_keyword = True
-            continue
-        kind, _, rest = part.partition(" ")
-        name, given, default = rest.partition("=")
-        if kind not in _TYPES:
-            raise ValueError(f"{schema}: a parameter {kind}")
-        value: Any = None
-        if given:
-            of = _TYPES[kind]
-            value = default == "True" if of is bool else default.strip("\"'") if of is str else of(default)  # type: ignore[misc]
-        found.append(Parameter(name, _TYPES[kind], value, bool(given), by_keyword))
+    kinds = {"float": float, "int": int, "bool": bool, "str": str}
+    found = []
+    for arg in torch._C.parse_schema(schema).arguments:
+        kind = str(arg.type)
+        of = None if kind in ("Tensor", "Optional[Tensor]") else kinds.get(kind, object)
+        found.append(Parameter(arg.name, of, arg.default_value, arg.has_default_value(), arg.kwarg_only))
     return tuple(found)
 
 
@@ -177,7 +162,8 @@ class RowOperator(Function):
         self.grads = grad_names(self.outputs, [p.name for p in self.parameters])
         self.elementwise: bool = row["family"] == "elementwise"
         self.backward = rows().get(f"{self.name}_backward")
-        self.differentiable = self.backward is not None or (self.elementwise and row["gradient"] != "none")
+        backward = self.backward is not None or (self.elementwise and row["gradient"] != "none")
+        self.differentiable = backward and "!" not in self.schema
 
     def steps(self, needed: tuple[str, ...], scalars: Mapping[str, Any]) -> list[Step]:
         """The calls that make the gradients of inputs."""

@@ -143,6 +143,7 @@ static gems_status add_alias(int op, const char *name) {
 
 static gems_status write_program(const gems_key *key, gems_program *program) {
     const gems_op *op = gems_op_at(key->op);
+    program->alone = is_own(op->schema);
     return op->family->program(op, key, program);
 }
 

@@ -252,8 +252,8 @@ static gems_status make_module(gems_device *device, const gems_key *key, gems_mo
     }
     if (status != GEMS_OK) {
         atomic_fetch_add(&failed_count, 1);
-        gems_log(GEMS_LOG_ERROR, "%s: no kernel, ATen's runs instead: %s", program.name,
-                 gems_error_text());
+        gems_log(GEMS_LOG_ERROR, "%s: no kernel%s: %s", program.name,
+                 program.alone ? "" : ", ATen's runs instead", gems_error_text());
         *module = NULL;
         *error = strdup(gems_error_text());
         status = GEMS_OK;

@@ -108,6 +108,8 @@ class Operator(Function):
 
     # ---- what library.py asks ----
 
+    elementwise = True
+
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         return self.definition.parameters

@@ -114,8 +114,10 @@ def autograd(operator: Any, positional: list[Any] | None = None) -> tuple[Callab
             made = step.function(*args, **{name: values[name] for name in step.scalars})
             for name, value in zip(step.results, (made,) if isinstance(made, Tensor) else made, strict=True):
                 if name in needed:
-                    shape = torch.broadcast_shapes(*(t.shape for t in saved.values()))
-                    part = _summed(value.expand(shape), saved[name])
+                    # Where it reads few of the tensors it has not the whole shape.
+                    if operator.elementwise and value.shape != grads[0].shape:
+                        value = value.expand(grads[0].shape)
+                    part = _summed(value, saved[name]) if operator.elementwise else value
                     found[name] = found[name] + part if name in found else part
         results = tuple(found.get(p.name) for p in given)
         return results if len(results) > 1 else results[0]
