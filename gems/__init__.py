@@ -34,10 +34,9 @@ def _attach() -> bool:
 
 has_torch = _attach()
 
-from . import logging_utils, ops  # noqa: E402
-from .ops import *  # noqa: E402, F403
+from . import fused, library, logging_utils, ops  # noqa: E402  # noqa: E402
 from .expressions import ExpressionError, pointwise  # noqa: E402
-from . import fused, library  # noqa: E402
+from .ops import *  # noqa: E402, F403
 
 if has_torch:
     from .overrides import (

@@ -1,8 +1,8 @@
 """`torch.ops.flag_gems`: this package's own operators as torch knows them, with fake and autograd kernels.
 
 An operator of the table in flag_gems:: (a fused function), one that a program made (`flag_gems.pointwise`), and the
-composite ones of composites.py. They are defined when `torch.ops.flag_gems.<name>` is first asked for, so that importing
-the package costs nothing.
+composite ones of composites.py. They are defined when `torch.ops.flag_gems.<name>` is first asked for, so that
+importing the package costs nothing.
 """
 
 from __future__ import annotations

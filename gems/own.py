@@ -1,5 +1,4 @@
-"""Functions of flag_gems:: rows: a builtin that goes straight into the engine, and torch's operator where it must see the
-call."""
+"""Functions of rows in flag_gems:: : a builtin that goes straight into the engine, and torch where it must see a call."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Step:
-    """One call of a backward pass: a function, the names of its arguments, and the inputs that its results belong to."""
+    """One call of a backward pass: a function, names of its arguments, and the inputs that its results belong to."""
 
     function: Callable[..., Any]
     tensors: tuple[str, ...]

@@ -154,7 +154,17 @@ def test_one_line_one_kernel() -> None:
 
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 5, 17, 33]), max_size=4)
 DTYPES = st.sampled_from(
-    [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.uint8, torch.int32, torch.int64, torch.bool]
+    [
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+        torch.int8,
+        torch.uint8,
+        torch.int32,
+        torch.int64,
+        torch.bool,
+    ]
 )
 
 
@@ -200,7 +210,9 @@ def test_numbers_stand_for_tensors() -> None:
     operator = pointwise("a * b", grad="auto")
     assert operator(x, 2.5).dtype == torch.float32
     assert operator(torch.arange(3), 2.5).tolist() == [0, 2.5, 5.0]
-    torch.testing.assert_close(torch.autograd.grad(operator(x.requires_grad_(), 2.5).sum(), x)[0], torch.full((5,), 2.5))
+    torch.testing.assert_close(
+        torch.autograd.grad(operator(x.requires_grad_(), 2.5).sum(), x)[0], torch.full((5,), 2.5)
+    )
 
 
 def test_scalars() -> None:
@@ -212,7 +224,7 @@ def test_scalars() -> None:
     shifted = pointwise("flag ? a << k : a + k", k=int, flag=False)
     ints = torch.arange(5, dtype=torch.int32)
     assert torch.equal(shifted(ints, k=3), ints + 3) and torch.equal(shifted(ints, k=3, flag=True), ints << 3)
-    with pytest.raises(Exception, match="do not fit|missing|k"):
+    with pytest.raises(RuntimeError, match="missing value for argument 'k'"):
         shifted(ints)
 
 
@@ -245,9 +257,7 @@ def test_several_outputs() -> None:
 def test_gradients(text: str) -> None:
     operator = pointwise(text, grad="auto")
     shapes = [(2, 3), (3,), (2, 1)]
-    args = [
-        draw("positive", *shapes[i], seed=i).requires_grad_() for i in range(len(operator.definition.names.inputs))
-    ]
+    args = [draw("positive", *shapes[i], seed=i).requires_grad_() for i in range(len(operator.definition.names.inputs))]
     assert torch.autograd.gradcheck(operator, args)
     assert torch.autograd.gradgradcheck(operator, args)
 
@@ -369,14 +379,16 @@ def test_errors_of_calls() -> None:
 
 
 def test_compile_errors_name_the_operator(capfd: pytest.CaptureFixture[str]) -> None:
-    broken = pointwise("twist(a)", preamble="template <class T> T twist(T x) { return x + nothing_of_this_name; }", name="broken")
+    broken = pointwise(
+        "twist(a)", preamble="template <class T> T twist(T x) { return x + nothing_of_this_name; }", name="broken"
+    )
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"flag_gems::broken.*(?s:.)*nothing_of_this_name"):
             broken(torch.ones(3))
     with pytest.raises(ExpressionError, match="which the preamble defines, is not known"):
-        pointwise(
-            "twist(a)", preamble="GEMS_DI float twist(float x) { return x; }", grad="auto", name="broken_too"
-        )(torch.ones(3, requires_grad=True)).sum().backward()
+        pointwise("twist(a)", preamble="GEMS_DI float twist(float x) { return x; }", grad="auto", name="broken_too")(
+            torch.ones(3, requires_grad=True)
+        ).sum().backward()
 
 
 def test_preamble() -> None:
@@ -446,7 +458,9 @@ def test_vmap_and_functional_gradients() -> None:
     operator = swiglu()
     x, y = draw("real", 4, 3, 5), draw("real", 5, seed=1)
     torch.testing.assert_close(torch.vmap(operator, (1, None))(x, y), operator(x, y).transpose(0, 1))
-    torch.testing.assert_close(torch.vmap(operator)(x, draw("real", 4, seed=2)), operator(x, draw("real", 4, 1, 1, seed=2)))
+    torch.testing.assert_close(
+        torch.vmap(operator)(x, draw("real", 4, seed=2)), operator(x, draw("real", 4, 1, 1, seed=2))
+    )
     expected = torch.func.grad(lambda v: (F.silu(v) * y).sum())
     ours = torch.func.grad(lambda v: operator(v, y).sum())
     torch.testing.assert_close(ours(x[0]), expected(x[0]))

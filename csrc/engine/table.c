@@ -121,7 +121,8 @@ static gems_status add_out(int op, const char *name, const char *names, const ch
     bool has_keywords = memmem(open, (size_t)(end - open), "*, ", 3) != NULL;
     bool has_arguments = end - open > 1;
     snprintf(derived, sizeof derived, "%s%s%.*s%s%s%s) -> %s%s%s",
-             is_own(text) ? GEMS_OWN_PREFIX : "", name, (int)(end - open), open, has_arguments ? ", " : "", has_keywords ? "" : "*, ", outs, count > 1 ? "(" : "",
+             is_own(text) ? GEMS_OWN_PREFIX : "", name, (int)(end - open), open,
+             has_arguments ? ", " : "", has_keywords ? "" : "*, ", outs, count > 1 ? "(" : "",
              returns, count > 1 ? ")" : "");
     return add(op, derived);
 }

@@ -132,8 +132,8 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
         "constexpr int kVector = %d, kRank = %d, kTensors = %d, kUnroll = %d, kThreads = %d;\n",
         key->tune[GEMS_EW_VECTOR], key->tune[GEMS_EW_DIMS], tensors,
         gems_ew_unroll(read, key->tune[GEMS_EW_VECTOR]), GEMS_EW_THREADS);
-    gems_text_add(text, "#define EW_CLASS %d\n#define EW_LIGHT %d\n#define EW_NAMES_NEAR %d\n", key->kernel,
-                  row->outputs == 1 && !gems_op_added(key->op),
+    gems_text_add(text, "#define EW_CLASS %d\n#define EW_LIGHT %d\n#define EW_NAMES_NEAR %d\n",
+                  key->kernel, row->outputs == 1 && !gems_op_added(key->op),
                   memmem(choice->expr, (size_t)choice->expr_size, "kNear", 5) != NULL);
     add_inputs(text, row, key);
     add_numbers(text, row, key);

@@ -26,7 +26,7 @@ static gems_status take_arguments(gems_ew_row *row, const gems_schema *schema) {
             input->arg = (uint8_t)i;
             input->tensor = tensor;
             input->optional = arg->optional;
-            input->role = !tensor                       ? GEMS_EW_VALUE
+            input->role = !tensor ? GEMS_EW_VALUE
                           : is_one_of(arg->name, masks) || row->op->masks >> (row->inputs - 1) & 1
                               ? GEMS_EW_MASK
                           : !strcmp(arg->name, "value") ? GEMS_EW_SINGLE

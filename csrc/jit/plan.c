@@ -230,7 +230,8 @@ static gems_status get_code(const gems_backend *backend, const gems_identity *id
     return GEMS_OK;
 }
 
-/* Makes the module of a key. NULL module with GEMS_OK: it cannot be had; that was logged, and *error says why. */
+/* Makes the module of a key. NULL module with GEMS_OK: it cannot be had; that was logged, and
+ * *error says why. */
 static gems_status make_module(gems_device *device, const gems_key *key, gems_module **module,
                                char **error) {
     gems_text text;

@@ -61,11 +61,11 @@ def refuses_gradient(name: str, qualified: str) -> Callable[..., Any]:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args, **kwargs):
             if out:
                 raise RuntimeError(
-                    f"{name}(): functions with out=... arguments don't support automatic differentiation, but one of the "
-                    "arguments requires grad."
+                    f"{name}(): functions with out=... arguments don't support automatic differentiation, but one of "
+                    "the arguments requires grad."
                 )
             raise RuntimeError(
-                f"flag_gems::{name} has no gradient: make it with grad=\"auto\", or give the gradients as expressions; "
+                f'flag_gems::{name} has no gradient: make it with grad="auto", or give the gradients as expressions; '
                 "or call it under torch.no_grad()"
             )
         base, _, overload = qualified.removeprefix("flag_gems::").partition(".")
@@ -97,7 +97,9 @@ def autograd(operator: Any, positional: list[Any] | None = None) -> tuple[Callab
         positional = [p for p in operator.parameters if not p.by_keyword]
     tensor_names = [p.name for p in operator.parameters if p.type is None]
 
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any, keyword_only_inputs: dict[str, Any] | None = None) -> None:
+    def setup(
+        ctx: Any, inputs: tuple[Any, ...], output: Any, keyword_only_inputs: dict[str, Any] | None = None
+    ) -> None:
         named = dict(zip([p.name for p in positional], inputs, strict=False)) | (keyword_only_inputs or {})
         ctx.save_for_backward(*(named[name] for name in tensor_names))
         ctx.scalars = {p.name: named.get(p.name, p.default) for p in operator.parameters if p.type is not None}
@@ -147,8 +149,8 @@ def _seen_by_modes(tensors: list[Any]) -> bool:
     """True when a mode or a subclass must see the call as torch's operator."""
     return (
         torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._is_torch_function_mode_enabled()
-        and torch._C._len_torch_function_stack() > 0
+        or (torch._C._is_torch_function_mode_enabled()
+        and torch._C._len_torch_function_stack() > 0)
         or any(isinstance(t, Tensor) and type(t) not in (Tensor, torch.nn.Parameter) for t in tensors)
     )
 
@@ -164,7 +166,9 @@ def recorded(operator: Any, packet: Any) -> Callable[..., Any]:
     positional = sum(not p.by_keyword for p in parameters)
 
     def run(*values: Any) -> Any:
-        return operator._function(*values[:positional], **dict(zip(names[positional:], values[positional:], strict=True)))
+        return operator._function(
+            *values[:positional], **dict(zip(names[positional:], values[positional:], strict=True))
+        )
 
     class Recorded(torch.autograd.Function):
         @staticmethod
@@ -204,7 +208,11 @@ def recorded(operator: Any, packet: Any) -> Callable[..., Any]:
         for p in parameters:
             if p.has_default:
                 values.setdefault(p.name, p.default)
-        if not fits or len(values) < len(names) or _seen_by_modes([values[p.name] for p in parameters if p.type is None]):
+        if (
+            not fits
+            or len(values) < len(names)
+            or _seen_by_modes([values[p.name] for p in parameters if p.type is None])
+        ):
             return packet(*args, **kwargs)
         function = Transformed if torch._C._are_functorch_transforms_active() else Recorded
         return function.apply(*(values[name] for name in names))
