@@ -1,4 +1,4 @@
-"""Functions of rows in flag_gems:: : a builtin that goes straight into the engine, and torch where it must see a call."""
+"""Functions of rows in flag_gems:: : builtins that go straight into the engine, and torch where it must see a call."""
 
 from __future__ import annotations
 
