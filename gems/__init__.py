@@ -34,10 +34,8 @@ def _attach() -> bool:
 
 has_torch = _attach()
 
-from . import logging_utils, ops  # noqa: E402
+from . import fused, library, logging_utils, ops  # noqa: E402
 from .ops import *  # noqa: E402, F403
-from .expressions import ExpressionError, pointwise  # noqa: E402
-from . import fused, library  # noqa: E402
 
 if has_torch:
     from .overrides import (
@@ -56,13 +54,16 @@ if has_torch:
     device: str = _device.name
     vendor_name: str = _device.vendor_name
 
+_EXPRESSIONS = ("ExpressionError", "pointwise")
 _SUBMODULES = ("config", "modules", "patches", "runtime", "testing", "utils")
 
 
 def __getattr__(name: str) -> Any:
-    """Submodules are imported when they are first asked for."""
+    """Submodules are imported when they are first asked for, and what needs them."""
     import importlib
 
+    if name in _EXPRESSIONS:
+        return getattr(importlib.import_module(f"{__name__}.expressions"), name)
     if name in _SUBMODULES:
         return importlib.import_module(f"{__name__}.{name}")
     if name == "apply_gems_patches_to_vllm":
@@ -72,16 +73,15 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "DeclinedError",
-    "ExpressionError",
     "__version__",
     "explain",
     "fused",
     "info",
     "logging_utils",
     "ops",
-    "pointwise",
     "reset_stats",
     "stats",
+    *_EXPRESSIONS,
 ]
 if has_torch:
     __all__ += [

@@ -1,7 +1,7 @@
 """The operators of `torch.ops.flag_gems` that stand for aten's: each calls the explicit function of flag_gems.ops.
 
-They are composite: fake tensors, gradients, torch.compile and transforms see the aten operator inside, and a call runs this
-package's kernel whether operators are enabled or not.
+They are composite: fake tensors, gradients, torch.compile and transforms see the aten operator inside, and a call runs
+this package's kernel whether operators are enabled or not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Fused functions: what has no aten operator of its own. Each is built from the rows that the table has in flag_gems::.
 
-They take tensors of torch or NumPy arrays, keep gradients, are single operators to torch.compile, and broadcast and promote
-dtypes as torch's elementwise operators do.
+They take tensors of torch or NumPy arrays, keep gradients, are single operators to torch.compile, and broadcast and
+promote dtypes as torch's elementwise operators do.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`torch.ops.flag_gems`: this package's own operators as torch knows them, with fake and autograd kernels.
 
 An operator of the table in flag_gems:: (a fused function), one that a program made (`flag_gems.pointwise`), and the
-composite ones of composites.py. They are defined when `torch.ops.flag_gems.<name>` is first asked for, so that importing
-the package costs nothing.
+composite ones of composites.py. They are defined when `torch.ops.flag_gems.<name>` is first asked for, so that
+importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any
 import flag_gems
 
 from . import _C, own
+
+# Of rows in flag_gems:: that are not elementwise: results without values, from fake tensors, by name.
+SHAPES: dict[str, Callable[..., Any]] = {}
 
 _lock = threading.RLock()
 _libraries: list[Any] = []
@@ -113,21 +116,29 @@ def _define_row(row: dict[str, Any], operator: Any) -> None:
         for backend in ("CPU", "CUDA"):
             library.impl(key, function, backend)
         if entry["variant"] == "functional":
-            torch.library.register_fake(qualified, torch_rules.fake(operator), lib=library)
+            shapes = torch_rules.fake(operator) if operator.elementwise else SHAPES.get(key)
+            if shapes is not None:
+                torch.library.register_fake(qualified, shapes, lib=library)
             if operator.differentiable:
                 backward, setup = torch_rules.autograd(operator)
                 torch.library.register_autograd(qualified, backward, setup_context=setup, lib=library)
             else:
                 library.impl(key, torch_rules.refuses_gradient(operator.name, qualified), "Autograd", with_keyset=True)
-            torch.library.register_vmap(qualified, torch_rules.vmap(operator, qualified), lib=library)
+            if operator.elementwise:
+                default = getattr(torch.ops.flag_gems, key).default
+                torch.library.register_vmap(qualified, torch_rules.vmap(operator, default), lib=library)
         else:
             torch.library.register_fake(qualified, torch_rules.fake_out(operator), lib=library)
             library.impl(key, torch_rules.refuses_gradient(operator.name, qualified), "Autograd", with_keyset=True)
 
 
 def _own_operator(row: int) -> Any:
-    """Called by builtins whose call torch must see: the operator of a row."""
-    return packet(_C.own_name(row))
+    """Called once by a builtin when torch must see a call: what takes such calls."""
+    from .expressions import torch_rules
+
+    name = _C.own_name(row)
+    operator = _added.get(name) or own.RowOperator(own.rows()[name])
+    return torch_rules.recorded(operator, packet(name))
 
 
 def install() -> None:

@@ -9,9 +9,9 @@ HEAD = """# Operators
 Generated from `csrc/operators.def` by `make docs`; do not edit. {count} rows in {families} families.
 
 A row covers an overload and, where named, its in-place, out and alias overloads; its functions are those of
-`flag_gems.ops`, and of `flag_gems.fused` where the operator is one of `flag_gems::`. Dtypes are those that the kernels compute in; any other runs ATen's kernel. Gradients: *formula* means
-that torch's own derivative applies, *function* that this package brings one, *none* that the operator is not
-differentiable.
+`flag_gems.ops`, and of `flag_gems.fused` where the operator is one of `flag_gems::`. Dtypes are those that the kernels
+compute in; any other runs ATen's kernel. Gradients: *formula* means that torch's own derivative applies, or that of the
+row in `flag_gems::` with `_backward` behind its name; *none* that the operator is not differentiable.
 """
 
 SHORT = {

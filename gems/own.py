@@ -1,5 +1,4 @@
-"""Functions of flag_gems:: rows: a builtin that goes straight into the engine, and torch's operator where it must see the
-call."""
+"""Functions of rows in flag_gems:: : builtins that go straight into the engine, and torch where it must see a call."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from typing import Any
 from . import _C
 
 try:
-    from torch.compiler import is_compiling as _is_compiling
+    from torch.compiler import is_dynamo_compiling as _is_compiling
 except ImportError:  # without torch
 
     def _is_compiling() -> bool:
@@ -19,7 +18,6 @@ except ImportError:  # without torch
 
 
 PREFIX = "flag_gems::"
-_TYPES: dict[str, type | None] = {"Tensor": None, "float": float, "int": int, "bool": bool, "str": str}
 
 
 @dataclass(frozen=True)
@@ -33,13 +31,13 @@ class Parameter:
     by_keyword: bool = False
 
     def schema(self) -> str:
-        kind = {value: key for key, value in _TYPES.items()}[self.type]
+        kind = {None: "Tensor", float: "float", int: "int", bool: "bool"}[self.type]
         return f"{kind} {self.name}" + (f"={self.default!r}" if self.has_default else "")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call of a backward pass: a function, the names of its arguments, and the inputs that its results belong to."""
+    """One call of a backward pass: a function, names of its arguments, and the inputs that its results belong to."""
 
     function: Callable[..., Any]
     tensors: tuple[str, ...]
@@ -48,29 +46,15 @@ class Step:
 
 
 def parameters_of(schema: str) -> tuple[Parameter, ...]:
-    """The parameters of an own row's schema.
+    """The parameters of an own row's schema, as torch reads it; those of other kinds have the type object."""
+    import torch
 
-    Raises
-    ------
-    ValueError
-        When one is of a kind that is not known here.
-    """
-    found: list[Parameter] = []
-    by_keyword = False
-    for part in re.sub(r"^[^(]*\(|\) ->.*$", "", schema).split(","):
-        part = part.strip()
-        if part == "*":
-            by_keyword = True
-            continue
-        kind, _, rest = part.partition(" ")
-        name, given, default = rest.partition("=")
-        if kind not in _TYPES:
-            raise ValueError(f"{schema}: a parameter {kind}")
-        value: Any = None
-        if given:
-            of = _TYPES[kind]
-            value = default == "True" if of is bool else default.strip("\"'") if of is str else of(default)  # type: ignore[misc]
-        found.append(Parameter(name, _TYPES[kind], value, bool(given), by_keyword))
+    kinds = {"float": float, "int": int, "bool": bool, "str": str}
+    found = []
+    for arg in torch._C.parse_schema(schema).arguments:
+        kind = str(arg.type)
+        of = None if kind in ("Tensor", "Optional[Tensor]") else kinds.get(kind, object)
+        found.append(Parameter(arg.name, of, arg.default_value, arg.has_default_value(), arg.kwarg_only))
     return tuple(found)
 
 
@@ -177,7 +161,8 @@ class RowOperator(Function):
         self.grads = grad_names(self.outputs, [p.name for p in self.parameters])
         self.elementwise: bool = row["family"] == "elementwise"
         self.backward = rows().get(f"{self.name}_backward")
-        self.differentiable = self.backward is not None or (self.elementwise and row["gradient"] != "none")
+        backward = self.backward is not None or (self.elementwise and row["gradient"] != "none")
+        self.differentiable = backward and "!" not in self.schema
 
     def steps(self, needed: tuple[str, ...], scalars: Mapping[str, Any]) -> list[Step]:
         """The calls that make the gradients of inputs."""

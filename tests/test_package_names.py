@@ -113,6 +113,13 @@ def test_triton_decorators_say_what_to_write(name: str) -> None:
         getattr(flag_gems.utils, name)(configs=[], key=[])
 
 
+def test_fused_functions_modules_and_expressions() -> None:
+    for name in ("silu_and_mul", "silu_and_mul_out", "gelu_and_mul", "outer"):
+        assert callable(getattr(flag_gems.fused, name))
+    assert flag_gems.modules.GemsSiluAndMul and flag_gems.modules.gems_silu_and_mul
+    assert callable(flag_gems.pointwise) and callable(flag_gems.utils.pointwise_dynamic)
+
+
 def test_code_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = flag_gems.utils.code_cache
     monkeypatch.setenv("FLAGGEMS_CACHE_DIR", str(tmp_path / "cache"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import flag_gems
@@ -152,7 +154,17 @@ def test_one_line_one_kernel() -> None:
 
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 5, 17, 33]), max_size=4)
 DTYPES = st.sampled_from(
-    [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.uint8, torch.int32, torch.int64, torch.bool]
+    [
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+        torch.int8,
+        torch.uint8,
+        torch.int32,
+        torch.int64,
+        torch.bool,
+    ]
 )
 
 
@@ -184,13 +196,11 @@ def test_broadcast_and_promotion(data: Any, shape: list[int], first: torch.dtype
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(layout: str) -> None:
     x = LAYOUTS[layout](draw("real", 6, 5, 4, 3, dtype=torch.float32))
-    if x is None:
-        pytest.skip("the layout has another rank")
+    assert x is not None
     y = draw("real", *x.shape, dtype=torch.float32, seed=2)
     expected = x * torch.sigmoid(x) * y
     torch.testing.assert_close(swiglu()(x, y), expected)
-    out = torch.empty(x.shape, device=DEVICE).t() if x.dim() == 2 else torch.empty_like(expected)
-    out = out if out.shape == expected.shape else torch.empty_like(expected)
+    out = torch.empty(expected.shape[::-1], device=DEVICE).permute(3, 2, 1, 0)
     assert swiglu()(x, y, out0=out) is out
     torch.testing.assert_close(out, expected)
 
@@ -200,7 +210,9 @@ def test_numbers_stand_for_tensors() -> None:
     operator = pointwise("a * b", grad="auto")
     assert operator(x, 2.5).dtype == torch.float32
     assert operator(torch.arange(3), 2.5).tolist() == [0, 2.5, 5.0]
-    torch.testing.assert_close(torch.autograd.grad(operator(x.requires_grad_(), 2.5).sum(), x)[0], torch.full((5,), 2.5))
+    torch.testing.assert_close(
+        torch.autograd.grad(operator(x.requires_grad_(), 2.5).sum(), x)[0], torch.full((5,), 2.5)
+    )
 
 
 def test_scalars() -> None:
@@ -212,7 +224,7 @@ def test_scalars() -> None:
     shifted = pointwise("flag ? a << k : a + k", k=int, flag=False)
     ints = torch.arange(5, dtype=torch.int32)
     assert torch.equal(shifted(ints, k=3), ints + 3) and torch.equal(shifted(ints, k=3, flag=True), ints << 3)
-    with pytest.raises(Exception, match="do not fit|missing|k"):
+    with pytest.raises(RuntimeError, match="missing value for argument 'k'"):
         shifted(ints)
 
 
@@ -245,9 +257,7 @@ def test_several_outputs() -> None:
 def test_gradients(text: str) -> None:
     operator = pointwise(text, grad="auto")
     shapes = [(2, 3), (3,), (2, 1)]
-    args = [
-        draw("positive", *shapes[i], seed=i).requires_grad_() for i in range(len(operator.definition.names.inputs))
-    ]
+    args = [draw("positive", *shapes[i], seed=i).requires_grad_() for i in range(len(operator.definition.names.inputs))]
     assert torch.autograd.gradcheck(operator, args)
     assert torch.autograd.gradgradcheck(operator, args)
 
@@ -369,14 +379,16 @@ def test_errors_of_calls() -> None:
 
 
 def test_compile_errors_name_the_operator(capfd: pytest.CaptureFixture[str]) -> None:
-    broken = pointwise("twist(a)", preamble="template <class T> T twist(T x) { return x + nothing_of_this_name; }", name="broken")
+    broken = pointwise(
+        "twist(a)", preamble="template <class T> T twist(T x) { return x + nothing_of_this_name; }", name="broken"
+    )
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"flag_gems::broken.*(?s:.)*nothing_of_this_name"):
             broken(torch.ones(3))
     with pytest.raises(ExpressionError, match="which the preamble defines, is not known"):
-        pointwise(
-            "twist(a)", preamble="GEMS_DI float twist(float x) { return x; }", grad="auto", name="broken_too"
-        )(torch.ones(3, requires_grad=True)).sum().backward()
+        pointwise("twist(a)", preamble="GEMS_DI float twist(float x) { return x; }", grad="auto", name="broken_too")(
+            torch.ones(3, requires_grad=True)
+        ).sum().backward()
 
 
 def test_preamble() -> None:
@@ -446,9 +458,20 @@ def test_vmap_and_functional_gradients() -> None:
     operator = swiglu()
     x, y = draw("real", 4, 3, 5), draw("real", 5, seed=1)
     torch.testing.assert_close(torch.vmap(operator, (1, None))(x, y), operator(x, y).transpose(0, 1))
-    torch.testing.assert_close(torch.vmap(operator)(x, draw("real", 4, seed=2)), operator(x, draw("real", 4, 1, 1, seed=2)))
-    with pytest.raises(RuntimeError, match="functorch transforms"):
-        torch.func.grad(lambda v: operator(v, y).sum())(x[0])
+    torch.testing.assert_close(
+        torch.vmap(operator)(x, draw("real", 4, seed=2)), operator(x, draw("real", 4, 1, 1, seed=2))
+    )
+    expected = torch.func.grad(lambda v: (F.silu(v) * y).sum())
+    ours = torch.func.grad(lambda v: operator(v, y).sum())
+    torch.testing.assert_close(ours(x[0]), expected(x[0]))
+    torch.testing.assert_close(torch.vmap(ours)(x), torch.vmap(expected)(x))
+
+    def hessian(function: Any) -> Any:
+        return torch.func.jacrev(torch.func.jacrev(function))
+
+    wanted = hessian(lambda v: (F.silu(v) * y).sum())(x[0, 0])
+    torch.testing.assert_close(hessian(lambda v: operator(v, y).sum())(x[0, 0]), wanted)
+    torch.testing.assert_close(torch.vmap(torch.ops.flag_gems.swiglu, (1, None))(x, y), operator(x, y).transpose(0, 1))
 
 
 def test_threads_make_and_call_one_operator_at_once() -> None:
@@ -482,9 +505,9 @@ def test_a_warm_call_compiles_nothing() -> None:
 def test_sympy_is_imported_when_a_gradient_is_derived() -> None:
     code = (
         "import sys, torch, flag_gems\n"
+        "assert 'flag_gems.expressions' not in sys.modules\n"
         "f = flag_gems.pointwise('a * b', grad='auto')\n"
         "assert 'sympy' not in sys.modules and 'torch._dynamo' not in sys.modules\n"
-        "assert 'flag_gems.composites' not in sys.modules or True\n"
         "f(torch.ones(2, requires_grad=True), torch.ones(2)).sum().backward()\n"
         "assert 'sympy' in sys.modules\n"
     )
@@ -558,14 +581,12 @@ def test_pointwise_dynamic() -> None:
         ("NO_OPMATH", "x > y ? x : y", torch.maximum),
         ("INT_TO_FLOAT", "x / y", torch.div),
         ("ALWAYS_BOOL", "x <= y", torch.le),
-        ("COMPLEX_TO_FLOAT", "abs(x) + 0 * y", lambda x, y: torch.abs(x) + 0 * y),
+        ("COMPLEX_TO_FLOAT", "abs(x) + 0 * y", lambda x, y: x),
         ("BOOL_TO_LONG", "x + y", lambda x, y: (x.long() if x.dtype == torch.bool else x) + y),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.int32, torch.bool])
 def test_promotion_kinds(kind: str, text: str, reference: Any, dtype: torch.dtype) -> None:
-    if kind == "COMPLEX_TO_FLOAT" and dtype == torch.bool:
-        pytest.skip("torch has no abs of bool")
     operator = pointwise_dynamic(text, promotion_methods=[(0, 1, kind)])
     x = torch.tensor([1, 2, 3, 4, 0]).to(dtype).to(DEVICE)
     y = torch.tensor([2, 1, 3, 1, 1]).to(dtype).to(DEVICE)
@@ -588,6 +609,13 @@ def test_a_triton_function_gets_an_error_that_names_the_form() -> None:
         pointwise_dynamic("x + y", num_inputs=3)
     with pytest.raises(ExpressionError, match="1 output, not 2"):
         pointwise_dynamic("x + y", num_outputs=2)
+
+
+def test_the_page_runs() -> None:
+    """docs/pointwise.md is true."""
+    page = Path(__file__).resolve().parent.parent / "docs" / "pointwise.md"
+    result = doctest.testfile(str(page), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.attempted > 20 and not result.failed
 
 
 def test_language_round_trip() -> None:

@@ -171,7 +171,8 @@ gems_status gems_call_plan(gems_call *call, gems_key *key, const gems_plan **pla
     key->op = call->entry->op;
     *plan = NULL;
     gems_status status = gems_plan_get(call->device, call->stream, key, plan);
-    if (status == GEMS_DECLINE && *plan && call->entry->own) /* nothing else can run: say what is wrong */
+    if (status == GEMS_DECLINE && *plan &&
+        call->entry->own) /* nothing else can run: say what is wrong */
         return gems_fail(GEMS_RUNTIME_ERROR, "%s: the kernel could not be compiled or loaded: %s",
                          call->entry->qualified, (*plan)->error ? (*plan)->error : "no memory");
     return status;

@@ -138,7 +138,8 @@ static gems_status add_out(int op, const char *name, const char *names, const ch
     bool has_keywords = memmem(open, (size_t)(end - open), "*, ", 3) != NULL;
     bool has_arguments = end - open > 1;
     snprintf(derived, sizeof derived, "%s%s%.*s%s%s%s) -> %s%s%s",
-             is_own(text) ? GEMS_OWN_PREFIX : "", name, (int)(end - open), open, has_arguments ? ", " : "", has_keywords ? "" : "*, ", outs, count > 1 ? "(" : "",
+             is_own(text) ? GEMS_OWN_PREFIX : "", name, (int)(end - open), open,
+             has_arguments ? ", " : "", has_keywords ? "" : "*, ", outs, count > 1 ? "(" : "",
              returns, count > 1 ? ")" : "");
     return add(op, derived);
 }
@@ -160,6 +161,7 @@ static gems_status add_alias(int op, const char *name) {
 
 static gems_status write_program(const gems_key *key, gems_program *program) {
     const gems_op *op = gems_op_at(key->op);
+    program->alone = is_own(op->schema);
     return op->family->program(op, key, program);
 }
 

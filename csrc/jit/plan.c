@@ -230,7 +230,8 @@ static gems_status get_code(const gems_backend *backend, const gems_identity *id
     return GEMS_OK;
 }
 
-/* Makes the module of a key. NULL module with GEMS_OK: it cannot be had; that was logged, and *error says why. */
+/* Makes the module of a key. NULL module with GEMS_OK: it cannot be had; that was logged, and
+ * *error says why. */
 static gems_status make_module(gems_device *device, const gems_key *key, gems_module **module,
                                char **error) {
     gems_text text;
@@ -252,8 +253,8 @@ static gems_status make_module(gems_device *device, const gems_key *key, gems_mo
     }
     if (status != GEMS_OK) {
         atomic_fetch_add(&failed_count, 1);
-        gems_log(GEMS_LOG_ERROR, "%s: no kernel, ATen's runs instead: %s", program.name,
-                 gems_error_text());
+        gems_log(GEMS_LOG_ERROR, "%s: no kernel%s: %s", program.name,
+                 program.alone ? "" : ", ATen's runs instead", gems_error_text());
         *module = NULL;
         *error = strdup(gems_error_text());
         status = GEMS_OK;

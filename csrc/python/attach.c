@@ -172,11 +172,12 @@ static PyObject *reader(PyObject *self, PyObject *unused) {
 
 /* set_hooks(name=object): the Python objects that C calls. */
 static PyObject *set_hooks(PyObject *self, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"declined_error", "register_entries", "record",
-                            "keyset",         "random_kernel",    "own_operator", NULL};
+    static char *names[] = {"declined_error", "register_entries", "record", "keyset",
+                            "random_kernel",  "own_operator",     NULL};
     PyObject *given[6] = {NULL};
-    PyObject **places[6] = {&gems_py.declined_error, &gems_py.register_entries, &gems_py.record,
-                            &gems_py.keyset, &gems_py.random_kernel, &gems_py.own_operator};
+    PyObject **places[6] = {&gems_py.declined_error, &gems_py.register_entries,
+                            &gems_py.record,         &gems_py.keyset,
+                            &gems_py.random_kernel,  &gems_py.own_operator};
     (void)self;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OOOOOO", names, &given[0], &given[1],
                                      &given[2], &given[3], &given[4], &given[5]))

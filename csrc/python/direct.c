@@ -44,9 +44,9 @@ static bool is_number(PyObject *object) {
            gems_is_numpy_number(object);
 }
 
-/* Calls torch's operator of a row of our own. Numbers where tensors are wanted, which torch takes in
- * aten's operators only, become tensors. */
-static PyObject *through_own(function *f, PyObject *operator, PyObject *const *args,
+/* Calls torch's operator of a row of our own. Numbers where tensors are wanted, which torch takes
+ * in aten's operators only, become tensors. */
+static PyObject *through_own(function *f, PyObject *operator, PyObject * const * args,
                              Py_ssize_t count, PyObject *keywords) {
     const gems_schema *schema = &gems_entry_at(f->entries[0])->schema;
     Py_ssize_t total = count + (keywords ? PyTuple_GET_SIZE(keywords) : 0);
@@ -57,7 +57,8 @@ static PyObject *through_own(function *f, PyObject *operator, PyObject *const *a
     for (Py_ssize_t i = 0; i < total && !tensor; i++)
         if (PyObject_TypeCheck(args[i], gems_py.tensor)) tensor = args[i];
     for (Py_ssize_t i = 0; i < total; i++) {
-        const char *name = i < count ? NULL : PyUnicode_AsUTF8(PyTuple_GET_ITEM(keywords, i - count));
+        const char *name =
+            i < count ? NULL : PyUnicode_AsUTF8(PyTuple_GET_ITEM(keywords, i - count));
         int at = i < count ? (int)i : name ? gems_schema_arg(schema, name) : -1;
         stack[i] = args[i];
         if (at < 0 || at >= schema->nargs || schema->args[at].type != GEMS_T_TENSOR ||
@@ -91,8 +92,7 @@ static PyObject *through(function *f, PyObject *operator, PyObject *const *args,
         if (!PyErr_Occurred()) gems_set_declined(f->name, gems_reason());
         return NULL;
     }
-    if (gems_entry_at(f->entries[0])->own)
-        return through_own(f, operator, args, count, keywords);
+    if (gems_entry_at(f->entries[0])->own) return through_own(f, operator, args, count, keywords);
     if (force && gems_py.register_entries) {
         PyObject *list = PyList_New(f->count);
         for (int i = 0; list && i < f->count; i++)

@@ -78,8 +78,9 @@ static PyObject *names(const char *text) {
 }
 
 /* By number of gems_promotion. */
-static const char *const promotions[] = {"default",      "no_opmath",        "int_to_float", "always_bool",
-                                         "bool_to_long", "complex_to_float", "keep"};
+static const char *const promotions[] = {"default",     "no_opmath",    "int_to_float",
+                                         "always_bool", "bool_to_long", "complex_to_float",
+                                         "keep"};
 
 static PyObject *row_dict(int index) {
     static const char *const gradients[] = {"formula", "none"};
@@ -92,15 +93,15 @@ static PyObject *row_dict(int index) {
         Py_XDECREF(dict);
     }
     if (!own) return NULL;
-    return Py_BuildValue("{si,sO,ss,ss,sz,sz,sN,sN,ss,sz,sN,ss,ss,sz,sO,sd,sd,sz,sN}", "index", index,
-                         "added", gems_op_added(index) ? Py_True : Py_False,
-                         "id", gems_op_id(index), "schema", op->schema, "inplace", op->inplace,
-                         "out", op->out, "aliases", names(op->aliases), "functions",
-                         names(op->functions), "family", op->family->name, "expr", op->expr,
-                         "dtypes", dtype_list(op->dtypes), "promotion", promotions[op->promotion],
-                         "gradient", gradients[op->gradient], "domain", op->domain,
-                         "nondeterministic", op->nondeterministic ? Py_True : Py_False, "bytes",
-                         op->bytes, "flops", op->flops, "doc", op->doc, "entries", own);
+    return Py_BuildValue("{si,sO,ss,ss,sz,sz,sN,sN,ss,sz,sN,ss,ss,sz,sO,sd,sd,sz,sN}", "index",
+                         index, "added", gems_op_added(index) ? Py_True : Py_False, "id",
+                         gems_op_id(index), "schema", op->schema, "inplace", op->inplace, "out",
+                         op->out, "aliases", names(op->aliases), "functions", names(op->functions),
+                         "family", op->family->name, "expr", op->expr, "dtypes",
+                         dtype_list(op->dtypes), "promotion", promotions[op->promotion], "gradient",
+                         gradients[op->gradient], "domain", op->domain, "nondeterministic",
+                         op->nondeterministic ? Py_True : Py_False, "bytes", op->bytes, "flops",
+                         op->flops, "doc", op->doc, "entries", own);
 }
 
 typedef enum row_kind { OF_ATEN, COMPOSITE, OF_OURS } row_kind;
@@ -137,8 +138,8 @@ static PyObject *composite_rows(PyObject *self, PyObject *unused) {
 /* ---- rows that are added ---- */
 
 static PyObject *add_row(PyObject *self, PyObject *args, PyObject *keywords) {
-    static char *names_of[] = {"schema", "expr", "promotion", "dtypes", "helper",
-                               "out", "out_names", "masks", "doc", NULL};
+    static char *names_of[] = {"schema", "expr",      "promotion", "dtypes", "helper",
+                               "out",    "out_names", "masks",     "doc",    NULL};
     gems_op op = {.family = &gems_family_elementwise, .domain = "real", .doc = ""};
     const char *promotion;
     PyObject *dtypes;
@@ -149,7 +150,8 @@ static PyObject *add_row(PyObject *self, PyObject *args, PyObject *keywords) {
                                      &op.out_names, &op.masks, &op.doc))
         return NULL;
     int kind = 0;
-    while (kind < (int)(sizeof promotions / sizeof *promotions) && strcmp(promotions[kind], promotion))
+    while (kind < (int)(sizeof promotions / sizeof *promotions) &&
+           strcmp(promotions[kind], promotion))
         kind++;
     if (kind == (int)(sizeof promotions / sizeof *promotions))
         return PyErr_Format(PyExc_ValueError, "no promotion '%s'", promotion);
@@ -233,7 +235,8 @@ PyMethodDef gems_table_methods[] = {
      "forced(function, ...): calls it; on this thread every registered operator runs our kernel meanwhile."},
     {"entry", entry_of, METH_O, "entry(index): one overload, also of flag_gems::."},
     {"add_row", (PyCFunction)(void (*)(void))add_row, METH_VARARGS | METH_KEYWORDS,
-     "add_row(schema, expr, promotion, dtypes, helper=None, out=None, out_names=None, masks=0, doc=None): the dict of a "
+     "add_row(schema, expr, promotion, dtypes, helper=None, out=None, out_names=None, masks=0, "
+     "doc=None): the dict of a "
      "new elementwise row in flag_gems::."},
     {"own_name", own_name, METH_O, "own_name(row): its name in torch.ops.flag_gems."},
     {"own_function", own_function, METH_O,

@@ -85,7 +85,9 @@ def _convert(text: str, node: Node, names: Names, value: Callable[[str], Any]) -
 
 def _convert_call(text: str, node: Node, names: Names, of: Callable[[Node], Any]) -> Any:
     if names.has_helper(node.text):
-        fail(text, node.at, f"the derivative of {node.text}, which the preamble defines, is not known: give grad={{...}}")
+        fail(
+            text, node.at, f"the derivative of {node.text}, which the preamble defines, is not known: give grad={{...}}"
+        )
     function = functions.find(node.text)
     assert function is not None
     args = tuple(map(of, node.args))
@@ -145,7 +147,9 @@ def _text(value: Any) -> str:
     if value.is_Pow:
         return _power(value.base, int(value.exp)) if value.exp > 0 else f"(1 / {_power(value.base, -int(value.exp))})"
     if value.is_Mul:
-        over = [_power(f.base, int(f.exp)) if f.is_Pow else _text(f) for f in value.args if not (f.is_Pow and f.exp < 0)]
+        over = [
+            _power(f.base, int(f.exp)) if f.is_Pow else _text(f) for f in value.args if not (f.is_Pow and f.exp < 0)
+        ]
         under = [_power(f.base, -int(f.exp)) for f in value.args if f.is_Pow and f.exp < 0]
         text = " * ".join(over) or "1"
         return f"({text} / ({' * '.join(under)}))" if under else f"({text})"

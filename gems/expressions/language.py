@@ -33,8 +33,8 @@ def fail(text: str, at: int, message: str) -> NoReturn:
 class Node:
     """A part of an expression.
 
-    `kind` is number, name, call, unary, binary or choice; `text` the number, the name, the function or the operator; `at`
-    the place in the source.
+    `kind` is number, name, call, unary, binary or choice; `text` the number, the name, the function or the operator;
+    `at` the place in the source.
     """
 
     kind: str

@@ -108,6 +108,8 @@ class Operator(Function):
 
     # ---- what library.py asks ----
 
+    elementwise = True
+
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         return self.definition.parameters
@@ -151,7 +153,8 @@ class Operator(Function):
             count = len(_used(term, order))
             if count > MOST_INPUTS:
                 raise ExpressionError(
-                    f"{self.name}: the gradient of {name} reads {count} tensors, kernels read at most {MOST_INPUTS}: {term}"
+                    f"{self.name}: the gradient of {name} reads {count} tensors, kernels read at most {MOST_INPUTS}: "
+                    + term
                 )
             if parts and len(_used(joined := f"{parts[-1]} + {term}", order)) <= MOST_INPUTS:
                 parts[-1] = joined
@@ -287,7 +290,9 @@ def define(
     if promotion == "auto":
         boolean = all(is_boolean(tree, names) for tree in trees)
         promotion = "ALWAYS_BOOL" if boolean else "INT_TO_FLOAT" if wants_floats(trees, names) else "DEFAULT"
-    bits = [n for tree in trees for n in tree.walk() if n.text in BITS and n.kind != "name" and not is_boolean(n, names)]
+    bits = [
+        n for tree in trees for n in tree.walk() if n.text in BITS and n.kind != "name" and not is_boolean(n, names)
+    ]
     if bits and grad == "auto":
         fail(text, bits[0].at, f"{bits[0].text} has no derivative")
     allowed = FLOATS if promotion == "INT_TO_FLOAT" else REALS
@@ -343,7 +348,7 @@ def pointwise(
     promotion: str = "auto",
     dtypes: Sequence[Any] | None = None,
     preamble: str = "",
-    scalars: Mapping[str, Any] = {},  # noqa: B006
+    scalars: Mapping[str, Any] = {},
     **numbers: Any,
 ) -> Operator:
     """Makes an elementwise operator of an expression: it broadcasts, promotes dtypes, and is one kernel.
@@ -351,8 +356,8 @@ def pointwise(
     Parameters
     ----------
     expr : str
-        An expression of C, such as `"a * sigmoid(a) * b"`; several outputs stand with commas between. Single letters are
-        the tensors, in the order of the alphabet (docs/pointwise.md has all of it).
+        An expression of C, such as `"a * sigmoid(a) * b"`; several outputs stand with commas between. Single letters
+        are the tensors, in the order of the alphabet (docs/pointwise.md has all of it).
     grad : None, "auto" or dict
         Gradients: none; derived from the expression by SymPy; or an expression for each input, over the inputs and
         `grad` (`grad0`, `grad1` ... for several outputs).

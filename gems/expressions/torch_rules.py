@@ -61,11 +61,11 @@ def refuses_gradient(name: str, qualified: str) -> Callable[..., Any]:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args, **kwargs):
             if out:
                 raise RuntimeError(
-                    f"{name}(): functions with out=... arguments don't support automatic differentiation, but one of the "
-                    "arguments requires grad."
+                    f"{name}(): functions with out=... arguments don't support automatic differentiation, but one of "
+                    "the arguments requires grad."
                 )
             raise RuntimeError(
-                f"flag_gems::{name} has no gradient: make it with grad=\"auto\", or give the gradients as expressions; "
+                f'flag_gems::{name} has no gradient: make it with grad="auto", or give the gradients as expressions; '
                 "or call it under torch.no_grad()"
             )
         base, _, overload = qualified.removeprefix("flag_gems::").partition(".")
@@ -91,12 +91,15 @@ def _summed(grad: Tensor, like: Tensor) -> Tensor:
     return grad if grad.dtype == like.dtype else grad.to(like.dtype)
 
 
-def autograd(operator: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The backward pass, and what it saves."""
-    positional = [p for p in operator.parameters if not p.by_keyword]
+def autograd(operator: Any, positional: list[Any] | None = None) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The backward pass of a call with these arguments (those without keyword when left out), and what it saves."""
+    if positional is None:
+        positional = [p for p in operator.parameters if not p.by_keyword]
     tensor_names = [p.name for p in operator.parameters if p.type is None]
 
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any, keyword_only_inputs: dict[str, Any] | None = None) -> None:
+    def setup(
+        ctx: Any, inputs: tuple[Any, ...], output: Any, keyword_only_inputs: dict[str, Any] | None = None
+    ) -> None:
         named = dict(zip([p.name for p in positional], inputs, strict=False)) | (keyword_only_inputs or {})
         ctx.save_for_backward(*(named[name] for name in tensor_names))
         ctx.scalars = {p.name: named.get(p.name, p.default) for p in operator.parameters if p.type is not None}
@@ -113,8 +116,10 @@ def autograd(operator: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
             made = step.function(*args, **{name: values[name] for name in step.scalars})
             for name, value in zip(step.results, (made,) if isinstance(made, Tensor) else made, strict=True):
                 if name in needed:
-                    shape = torch.broadcast_shapes(*(t.shape for t in saved.values()))
-                    part = _summed(value.expand(shape), saved[name])
+                    # Where it reads few of the tensors it has not the whole shape.
+                    if operator.elementwise and value.shape != grads[0].shape:
+                        value = value.expand(grads[0].shape)
+                    part = _summed(value, saved[name]) if operator.elementwise else value
                     found[name] = found[name] + part if name in found else part
         results = tuple(found.get(p.name) for p in given)
         return results if len(results) > 1 else results[0]
@@ -122,7 +127,7 @@ def autograd(operator: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return backward, setup
 
 
-def vmap(operator: Any, qualified: str) -> Callable[..., Any]:
+def vmap(operator: Any, call: Callable[..., Any]) -> Callable[..., Any]:
     """A batch is one more dimension in front of all."""
 
     def of(info: Any, in_dims: tuple[Any, ...], *args: Any, **kwargs: Any) -> Any:
@@ -135,7 +140,81 @@ def vmap(operator: Any, qualified: str) -> Callable[..., Any]:
                 arg = arg.movedim(dim, 0)
                 arg = arg.reshape(arg.shape[0], *[1] * (rank - arg.dim() + 1), *arg.shape[1:])
             moved.append(arg)
-        result = getattr(torch.ops.flag_gems, qualified.removeprefix("flag_gems::")).default(*moved, **kwargs)
-        return result, (0 if operator.outputs == 1 else (0,) * operator.outputs)
+        return call(*moved, **kwargs), (0 if operator.outputs == 1 else (0,) * operator.outputs)
 
     return of
+
+
+def _seen_by_modes(tensors: list[Any]) -> bool:
+    """True when a mode or a subclass must see the call as torch's operator."""
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or (torch._C._is_torch_function_mode_enabled()
+        and torch._C._len_torch_function_stack() > 0)
+        or any(isinstance(t, Tensor) and type(t) not in (Tensor, torch.nn.Parameter) for t in tensors)
+    )
+
+
+def recorded(operator: Any, packet: Any) -> Callable[..., Any]:
+    """What runs when autograd or a transform wants to see a call: an autograd.Function, which costs less than the way
+    through torch's operator and has the transforms of torch.func; torch's operator for everything else."""
+    if not operator.differentiable:
+        return packet
+    parameters = list(operator.parameters)
+    backward_pass, saves = autograd(operator, parameters)
+    names = [p.name for p in parameters]
+    positional = sum(not p.by_keyword for p in parameters)
+
+    def run(*values: Any) -> Any:
+        return operator._function(
+            *values[:positional], **dict(zip(names[positional:], values[positional:], strict=True))
+        )
+
+    class Recorded(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *values: Any) -> Any:
+            result = run(*values)
+            saves(ctx, values, result)
+            return result
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return backward_pass(ctx, *grads)
+
+    class Transformed(torch.autograd.Function):
+        """The form that transforms can take, which costs more."""
+
+        @staticmethod
+        def forward(*values: Any) -> Any:
+            return run(*values)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            saves(ctx, inputs, output)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return backward_pass(ctx, *grads)
+
+        vmap = staticmethod(vmap(operator, run))
+
+    for made in (Recorded, Transformed):
+        made.__name__ = made.__qualname__ = operator.name
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        values = dict(zip(names[:positional], args, strict=False))
+        fits = len(args) <= positional and not (values.keys() & kwargs.keys()) and kwargs.keys() <= set(names)
+        values |= kwargs
+        for p in parameters:
+            if p.has_default:
+                values.setdefault(p.name, p.default)
+        if (
+            not fits
+            or len(values) < len(names)
+            or _seen_by_modes([values[p.name] for p in parameters if p.type is None])
+        ):
+            return packet(*args, **kwargs)
+        function = Transformed if torch._C._are_functorch_transforms_active() else Recorded
+        return function.apply(*(values[name] for name in names))
+
+    return call

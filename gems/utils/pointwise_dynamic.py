@@ -17,8 +17,8 @@ def _refuse(what: Any) -> None:
     raise NotImplementedError(
         f"pointwise_dynamic got {type(what).__name__}, which is a Triton kernel or no expression; this package runs no "
         "Triton: its kernels are CUDA C++ text. Write the operator as an expression: "
-        'pointwise_dynamic("x * sigmoid(y)", promotion_methods=[(0, 1, "DEFAULT")]), or as a function that returns one: '
-        'def f(x, y): return "x * sigmoid(y)"'
+        'pointwise_dynamic("x * sigmoid(y)", promotion_methods=[(0, 1, "DEFAULT")]), or as a function that returns '
+        'one: def f(x, y): return "x * sigmoid(y)"'
     )
 
 
