@@ -11,7 +11,10 @@
 
 #define THREADS    256
 #define SHORT_LINE 32 /* places that one thread of a GPU does itself */
-#define ACROSS     4  /* lines that the fast cpu backend takes together */
+#define TOGETHER   4  /* lines that the fast cpu backend takes together */
+
+/* How the fast cpu backend goes through lines and places; kernels/scatter.cu has the same numbers. */
+enum { LINE_BY_LINE, PLACE_BY_PLACE, RUN_BY_RUN };
 
 void gems_scatter_key(const scatter_request *r, gems_key *key) {
     bool set = r->op == SCATTER_SET;
@@ -28,11 +31,12 @@ void gems_scatter_head(const gems_key *key, gems_program *program) {
     static const char *const truth[] = {"false", "true"};
     gems_gather_head(key, program);
     gems_text_add(&program->head,
-                  "constexpr int kV = %d, kRank = %d, kCount = %d, kOp = %d;\n"
-                  "constexpr bool kAcross = %s, kFill = %s, kVaries = %s, kInclude = %s, kMean = %s, "
-                  "kWrap = %s;\n",
+                  "constexpr int kV = %d, kRank = %d, kCount = %d, kOp = %d, kWay = %d;\n"
+                  "constexpr bool kCheck = %s, kUnit = %s, kFill = %s, kVaries = %s, kInclude = %s, "
+                  "kMean = %s, kWrap = %s;\n",
                   key->tune[TUNE_VECTOR], key->tune[TUNE_RANK], key->tune[TUNE_COUNT],
-                  key->tune[TUNE_OP], truth[key->tune[TUNE_ACROSS]],
+                  key->tune[TUNE_OP], key->tune[TUNE_WAY], truth[key->tune[TUNE_CHECK]],
+                  truth[key->tune[TUNE_UNIT]],
                   truth[(key->flags & SCATTER_FILL) != 0], truth[(key->flags & SCATTER_VARIES) != 0],
                   truth[(key->flags & SCATTER_EXCLUDE) == 0], truth[(key->flags & SCATTER_MEAN) != 0],
                   truth[(key->flags & SCATTER_WRAP) != 0]);
@@ -173,9 +177,14 @@ static gems_status run_lines(gems_call *call, const scatter_request *r) {
     if (s.length * s.index_step > most) most = s.length * s.index_step;
     if (s.length * s.src_step > most) most = s.length * s.src_step;
     bool wide = gems_gather_needs_wide(&iter, most);
-    bool across = info->fast && iter.stride[0][0] < s.out_step && iter.numel >= ACROSS;
+    int way = LINE_BY_LINE;
+    int64_t run = iter.size[0], src_run = r->src ? iter.stride[2][0] : 0;
+    if (info->fast && iter.numel >= TOGETHER && iter.stride[0][0] < s.out_step)
+        way = r->varies || run < TOGETHER || iter.stride[0][0] != 1 || src_run > 1 || src_run < 0
+                  ? PLACE_BY_PLACE
+                  : RUN_BY_RUN;
     gems_map map;
-    if (!gems_map_make(&iter, 0, 1, wide, &map))
+    if (!gems_map_make(&iter, way == RUN_BY_RUN, 1, wide, &map))
         return gems_decline("more dimensions than the kernel takes");
 
     gems_key key = {.kernel = SCATTER_LINES};
@@ -184,11 +193,14 @@ static gems_status run_lines(gems_call *call, const scatter_request *r) {
     key.flags |= (uint8_t)(s.flags | (s.wrap ? SCATTER_WRAP : 0) | (wide ? GATHER_WIDE : 0));
     key.tune[TUNE_COUNT] = 1;
     key.tune[TUNE_RANK] = map.ndim <= 2 ? 2 : 8;
-    key.tune[TUNE_ACROSS] = across;
+    key.tune[TUNE_WAY] = (uint8_t)way;
+    key.tune[TUNE_UNIT] = s.out_step == 1 && s.index_step == 1 && (s.src_step == 1 || !r->src);
+    /* A new output may be half written when a bad index is found, and is dropped. */
+    bool cpu = call->device_type == GEMS_CPU, fresh = call->entry->variant == GEMS_FUNCTIONAL;
+    key.tune[TUNE_CHECK] = !s.checked && (!cpu || fresh);
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
-    if (call->device_type == GEMS_CPU && !s.checked)
-        GEMS_TRY(check(call, plan, r, &s, wide));
+    if (cpu && !s.checked && !fresh) GEMS_TRY(check(call, plan, r, &s, wide));
     void *counts = NULL;
     if (r->mean) {
         int32_t one = 1;
@@ -199,16 +211,22 @@ static gems_status run_lines(gems_call *call, const scatter_request *r) {
         GEMS_TRY(gems_fill_view(call, &numel, 1, (gems_view){counts, &step, GEMS_I32}, bits));
     }
     GEMS_TRY(gems_scatter_start(call, self, sums));
-    int32_t never = 0;
-    void *flag = call->device_type == GEMS_CPU && info->fast ? &never : NULL;
+    int32_t local;
+    void *flag;
+    GEMS_TRY(gems_range_open(call, &local, &flag));
     void *index = (void *)(uintptr_t)s.index, *src = (void *)(uintptr_t)s.src;
     uint64_t value[2] = {r->value[0], r->value[1]}, alpha[2] = {r->alpha[0], r->alpha[1]};
-    int64_t per_block = info->fast ? 4096 / (s.length + 1) + 1 : THREADS;
-    uint32_t grid[3] = {gems_grid_for(info, map.n, per_block), 1, 1};
+    int64_t per_block = info->fast ? 4096 / (s.length + 1) + 1 : THREADS, items = map.n;
+    if (way == RUN_BY_RUN && map.n == 1) { /* the run is shared out, in lines that fill vectors */
+        items = run;
+        per_block = per_block < 64 ? 64 : per_block;
+    }
+    uint32_t grid[3] = {gems_grid_for(info, items, per_block), 1, 1};
     const uint32_t block[3] = {info->fast ? 1 : THREADS, 1, 1};
     void *args[] = {&sums.data,  &counts, &index, &src,  map.bytes, &s.length, &s.out_step,
-                    &s.index_step, &s.src_step, &s.size, value, alpha, &flag};
+                    &s.index_step, &s.src_step, &s.size, &run, &src_run, value, alpha, &flag};
     GEMS_TRY(gems_call_launch(call, plan, 1, grid, block, 0, args));
+    GEMS_TRY(gems_range_close(call, flag));
     if (r->mean) {
         int64_t numel = out->numel;
         void *finish[] = {&sums.data, &counts, &numel};
