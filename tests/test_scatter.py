@@ -1,4 +1,4 @@
-"""scatter and its reductions, index_add, index_copy, index_reduce, index_fill, put beside ATen: order, ranges, gradients."""
+"""scatter and its reductions, index_add and its kin, put beside ATen: order, ranges, gradients."""
 
 from __future__ import annotations
 
@@ -163,7 +163,10 @@ def test_along_a_dim(shape: list[int], data: st.DataObject) -> None:
     check("index_fill.int_Tensor", lambda: self.index_fill(dim, index, torch.tensor(3, dtype=dtype)))
     check("index_fill_.int_Scalar", lambda: self.clone().index_fill_(dim, index - shape[dim], 3))
     for reduce, include in itertools.product(REDUCES[1:], (True, False)):
-        call = lambda of, r=reduce, i=include: self.to(of).index_reduce(dim, index, src.to(of), r, include_self=i)  # noqa: E731
+
+        def call(of: torch.dtype, word: str = reduce, own: bool = include) -> Tensor:
+            return self.to(of).index_reduce(dim, index, src.to(of), word, include_self=own)
+
         check("index_reduce", lambda c=call: c(dtype), reference=lambda c=call: c(torch.float64))
 
 

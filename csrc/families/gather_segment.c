@@ -76,7 +76,8 @@ static gems_status make_room(gems_call *call, sorter *s, bool fast) {
     return GEMS_OK;
 }
 
-/* Leaves the positions of every row r in positions[first[r] .. last[r]) of the sort's last buffer. */
+/* Leaves the positions of every row r in positions[first[r] .. last[r]) of the sort's last buffer.
+ */
 static gems_status sort(gems_call *call, const gems_plan *plan, const gems_device_info *info,
                         sorter *s, void *index) {
     gems_radix *r = &s->radix;

@@ -1,6 +1,6 @@
 /* Elements that go where index tensors say: scatter and its reductions, index_add, index_copy,
- * index_reduce, index_fill, index_put, put. Of equal destinations the last in the order of the index
- * wins; sums are made in that order. An index out of range is never followed. */
+ * index_reduce, index_fill, index_put, put. Of equal destinations the last in the order of the
+ * index wins; sums are made in that order. An index out of range is never followed. */
 #include "scatter.h"
 
 #include <stdio.h>
@@ -18,28 +18,36 @@ enum { LINE_BY_LINE, PLACE_BY_PLACE, RUN_BY_RUN };
 
 void gems_scatter_key(const scatter_request *r, gems_key *key) {
     bool set = r->op == SCATTER_SET;
+    int flags = r->flags;
+    if (!r->src) flags |= SCATTER_FILL;
+    if (r->varies) flags |= SCATTER_VARIES;
+    if (!r->include) flags |= SCATTER_EXCLUDE;
+    if (r->mean) flags |= SCATTER_MEAN;
+    if (r->wrap) flags |= SCATTER_WRAP;
+    key->flags = (uint8_t)flags;
     key->dtype[0] = (uint8_t)(set ? gems_copy_carrier(r->self->dtype) : r->self->dtype);
-    key->flags = (uint8_t)(r->flags | (r->src ? 0 : SCATTER_FILL) | (r->varies ? SCATTER_VARIES : 0) |
-                           (r->include ? 0 : SCATTER_EXCLUDE) | (r->mean ? SCATTER_MEAN : 0) |
-                           (r->wrap ? SCATTER_WRAP : 0));
     key->tune[TUNE_VECTOR] = 1;
     key->tune[TUNE_COUNT] = (uint8_t)r->count;
     key->tune[TUNE_OP] = (uint8_t)r->op;
 }
 
+static void add_truth(gems_program *program, const char *name, bool truth) {
+    gems_text_add(&program->head, "constexpr bool %s = %s;\n", name, truth ? "true" : "false");
+}
+
 void gems_scatter_head(const gems_key *key, gems_program *program) {
-    static const char *const truth[] = {"false", "true"};
     gems_gather_head(key, program);
     gems_text_add(&program->head,
-                  "constexpr int kV = %d, kRank = %d, kCount = %d, kOp = %d, kWay = %d;\n"
-                  "constexpr bool kCheck = %s, kUnit = %s, kFill = %s, kVaries = %s, kInclude = %s, "
-                  "kMean = %s, kWrap = %s;\n",
+                  "constexpr int kV = %d, kRank = %d, kCount = %d, kOp = %d, kWay = %d;\n",
                   key->tune[TUNE_VECTOR], key->tune[TUNE_RANK], key->tune[TUNE_COUNT],
-                  key->tune[TUNE_OP], key->tune[TUNE_WAY], truth[key->tune[TUNE_CHECK]],
-                  truth[key->tune[TUNE_UNIT]],
-                  truth[(key->flags & SCATTER_FILL) != 0], truth[(key->flags & SCATTER_VARIES) != 0],
-                  truth[(key->flags & SCATTER_EXCLUDE) == 0], truth[(key->flags & SCATTER_MEAN) != 0],
-                  truth[(key->flags & SCATTER_WRAP) != 0]);
+                  key->tune[TUNE_OP], key->tune[TUNE_WAY]);
+    add_truth(program, "kCheck", key->tune[TUNE_CHECK]);
+    add_truth(program, "kUnit", key->tune[TUNE_UNIT]);
+    add_truth(program, "kFill", key->flags & SCATTER_FILL);
+    add_truth(program, "kVaries", key->flags & SCATTER_VARIES);
+    add_truth(program, "kInclude", !(key->flags & SCATTER_EXCLUDE));
+    add_truth(program, "kMean", key->flags & SCATTER_MEAN);
+    add_truth(program, "kWrap", key->flags & SCATTER_WRAP);
 }
 
 gems_status gems_scatter_start(gems_call *call, const gems_tensor *self, gems_view to) {
@@ -248,13 +256,15 @@ static gems_status run(gems_call *call) {
     const gems_tensor *self = r.self;
     if (r.preserve && !gems_format_strides(self, GEMS_FORMAT_PRESERVE, strides))
         return gems_decline("self's strides");
-    GEMS_TRY(gems_output(call, 0, self->ndim, self->sizes, r.preserve ? strides : NULL, self->dtype));
+    GEMS_TRY(
+        gems_output(call, 0, self->ndim, self->sizes, r.preserve ? strides : NULL, self->dtype));
     const gems_tensor *out = &call->out[0];
     if (!out->numel) {
         int64_t places = gems_numel(r.places.size, r.places.n);
         return places ? gems_decline("an index into no elements") : GEMS_OK;
     }
-    if (r.dim[0] < 0 && !gems_is_contiguous(out)) return gems_decline("the output is not contiguous");
+    if (r.dim[0] < 0 && !gems_is_contiguous(out))
+        return gems_decline("the output is not contiguous");
     int64_t places = gems_numel(r.places.size, r.places.n);
     if (!places || !gems_numel(r.lines.size, r.lines.n))
         return gems_scatter_start(call, self, (gems_view){out->data, out->strides, out->dtype});
@@ -284,7 +294,8 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
 /* The i-th: lines, then the way for long ones. */
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
     int mode = op->mode, carrier = gems_copy_carrier(dtype);
-    bool reduces = mode == GEMS_INDEX_ADD || mode == GEMS_INDEX_REDUCE || strstr(op->schema, "reduce");
+    bool reduces =
+        mode == GEMS_INDEX_ADD || mode == GEMS_INDEX_REDUCE || strstr(op->schema, "reduce");
     bool fill = strstr(op->schema, " value)") || strstr(op->schema, " value,");
     if (carrier == GEMS_NO_DTYPE || (reduces && !(GEMS_BIT(dtype) & GEMS_REAL_MASK))) return false;
     key->dtype[0] = (uint8_t)(reduces ? dtype : carrier);
@@ -293,11 +304,14 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     key->tune[TUNE_VECTOR] = key->tune[TUNE_COUNT] = 1;
     key->tune[TUNE_RANK] = 2;
     key->tune[TUNE_OP] = reduces ? SCATTER_SUM : SCATTER_SET;
+    bool rows = mode != GEMS_SCATTER && mode != GEMS_PUT;
     key->kernel = SCATTER_LINES;
+    key->tune[TUNE_CHECK] = i == 0;
+    key->tune[TUNE_WAY] = info->fast && rows ? RUN_BY_RUN : LINE_BY_LINE;
+    key->tune[TUNE_UNIT] = info->fast && !rows;
     if (i == 1) {
         key->kernel = reduces ? SCATTER_SORT : SCATTER_CLAIM;
-        bool rows = !reduces && mode != GEMS_SCATTER && mode != GEMS_PUT;
-        key->tune[TUNE_VECTOR] = (uint8_t)(rows ? 16 / gems_dtype_size(carrier) : 1);
+        key->tune[TUNE_VECTOR] = (uint8_t)(rows ? 16 / gems_dtype_size(key->dtype[0]) : 1);
     }
     return i == 0 || (i == 1 && !info->fast);
 }
