@@ -13,7 +13,7 @@
 #define SHORT_LINE 32 /* places that one thread of a GPU does itself */
 #define TOGETHER   4  /* lines that the fast cpu backend takes together */
 
-/* How the fast cpu backend goes through lines and places; kernels/scatter.cu has the same numbers. */
+/* How the fast cpu backend goes through lines and places, in the numbers of kernels/scatter.cu. */
 enum { LINE_BY_LINE, PLACE_BY_PLACE, RUN_BY_RUN };
 
 void gems_scatter_key(const scatter_request *r, gems_key *key) {
