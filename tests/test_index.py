@@ -13,7 +13,7 @@ from torch import Tensor
 
 from test_scatter import DEVICE, LAYOUT, MOVED, SUMMED, aten, check, counts, draw, laid_out, places
 
-QUICK = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+QUICK = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 SIZES = st.lists(st.one_of(st.integers(1, 6), st.sampled_from([16, 33, 130])), min_size=1, max_size=5).filter(
     lambda shape: torch.Size(shape).numel() < 20000
 )
@@ -71,22 +71,17 @@ def test_index_put(shape: list[int], accumulate: bool, data: st.DataObject) -> N
     like = aten.index.Tensor(self, indices).shape
     values = draw(dtype, tuple(size if data.draw(st.booleans()) else 1 for size in like), 9)
     values = laid_out(values, data.draw(LAYOUT))
-    if not accumulate and DEVICE != "cpu":  # duplicates: ATen's result is not specified there
+    if not accumulate:  # which of equal places wins is not specified in ATen
         values = values.flatten()[:1].reshape([1] * len(like))
 
     def call(of: torch.dtype = dtype) -> Tensor:
         return aten.index_put(self.to(of), indices, values.to(of), accumulate)
 
     exact = lambda: call(torch.float64)  # noqa: E731
-    one_thread = torch.get_num_threads()
-    torch.set_num_threads(1)  # ATen's own order of duplicates
-    try:
-        check("index_put", call, reference=exact)
-        check("index_put_", lambda: aten.index_put_(self.clone(), indices, values, accumulate), reference=exact)
-        check("_index_put_impl_", lambda: aten._index_put_impl_(self.clone(), indices, values, accumulate), True, exact)
-        check("_unsafe_index_put", lambda: aten._unsafe_index_put(self, indices, values, accumulate), True, exact)
-    finally:
-        torch.set_num_threads(one_thread)
+    check("index_put", call, reference=exact)
+    check("index_put_", lambda: aten.index_put_(self.clone(), indices, values, accumulate), reference=exact)
+    check("_index_put_impl_", lambda: aten._index_put_impl_(self.clone(), indices, values, accumulate), True, exact)
+    check("_unsafe_index_put", lambda: aten._unsafe_index_put(self, indices, values, accumulate), True, exact)
 
 
 def test_index_put_of_halves_rounds_once() -> None:
@@ -134,7 +129,7 @@ def test_out_of_range() -> None:
 
 def test_what_is_left_to_aten() -> None:
     self, i = draw(torch.float32, (4, 5, 6)), places(4, (3,))
-    check("index.Tensor", lambda: self[i, i, i, i], kernel=False)
+    check("index.Tensor", lambda: aten.index.Tensor(self, [i, i, i, i]), kernel=False)
     check("index.Tensor", lambda: self[i, places(4, (2,))], kernel=False)
     check("index.Tensor", lambda: aten.index.Tensor(self, [i, i.int()]), kernel=False)
     check("index.Tensor", lambda: self[:, :0][:, i], kernel=False)

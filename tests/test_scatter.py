@@ -1,4 +1,4 @@
-"""scatter and its reductions, index_add, index_copy, index_reduce, index_fill, put beside ATen: order, ranges, gradients."""
+"""scatter and its reductions, index_add and its kin, put beside ATen: order, ranges, gradients."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from layouts import LAYOUTS
 
 DEVICE = flag_gems.device
 aten = torch.ops.aten
-MOVED = (torch.float32, torch.bfloat16, torch.int8, torch.int64, torch.bool, torch.complex64)
-SUMMED = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.uint8, torch.int32)
+# A few dtypes: every other one is a program of its own to compile, and test_opinfo.py has them all.
+MOVED = (torch.float32, torch.bool, torch.complex128)
+SUMMED = (torch.float32, torch.bfloat16)
 REDUCES = ("sum", "prod", "mean", "amax", "amin")
 pytestmark = pytest.mark.filterwarnings("ignore:.*beta", "ignore:.*deprecated")
 
@@ -71,7 +72,7 @@ SHAPES = st.lists(st.one_of(st.integers(1, 9), st.sampled_from([31, 32, 33, 64, 
     lambda shape: torch.Size(shape).numel() < 20000
 )
 LAYOUT = st.sampled_from(sorted(LAYOUTS))
-QUICK = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+QUICK = settings(max_examples=12, deadline=None, derandomize=True, database=None)
 
 
 # ---- scatter
@@ -162,9 +163,12 @@ def test_along_a_dim(shape: list[int], data: st.DataObject) -> None:
     check("index_fill.int_Scalar", lambda: self.index_fill(dim, index, 3))
     check("index_fill.int_Tensor", lambda: self.index_fill(dim, index, torch.tensor(3, dtype=dtype)))
     check("index_fill_.int_Scalar", lambda: self.clone().index_fill_(dim, index - shape[dim], 3))
-    for reduce, include in itertools.product(REDUCES[1:], (True, False)):
-        call = lambda of, r=reduce, i=include: self.to(of).index_reduce(dim, index, src.to(of), r, include_self=i)  # noqa: E731
-        check("index_reduce", lambda c=call: c(dtype), reference=lambda c=call: c(torch.float64))
+    reduce, include = data.draw(st.sampled_from(REDUCES[1:])), data.draw(st.booleans())
+
+    def call(of: torch.dtype = dtype) -> Tensor:
+        return self.to(of).index_reduce(dim, index, src.to(of), reduce, include_self=include)
+
+    check("index_reduce", call, reference=lambda: call(torch.float64))
 
 
 @pytest.mark.parametrize("dtype", MOVED)
@@ -191,7 +195,7 @@ def test_put(shape: list[int], accumulate: bool, data: st.DataObject) -> None:
     dtype, self_count = data.draw(st.sampled_from(SUMMED)), torch.Size(shape).numel()
     self = draw(dtype, tuple(shape))
     count = data.draw(st.integers(0, 60))
-    index = places(self_count, (count, 2)) if accumulate or DEVICE == "cpu" else apart(self_count, (count,), 0)
+    index = places(self_count, (count, 2)) if accumulate else apart(self_count, (count,), 0)
     index = torch.where(index % 2 == 0, index, index - self_count)
     src = laid_out(draw(dtype, tuple(index.shape), 3), data.draw(LAYOUT))
     exact = lambda: aten.put(self.double(), index, src.double(), accumulate)  # noqa: E731

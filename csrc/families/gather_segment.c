@@ -76,7 +76,8 @@ static gems_status make_room(gems_call *call, sorter *s, bool fast) {
     return GEMS_OK;
 }
 
-/* Leaves the positions of every row r in positions[first[r] .. last[r]) of the sort's last buffer. */
+/* Leaves the positions of every row r in positions[first[r] .. last[r]) of the sort's last buffer.
+ */
 static gems_status sort(gems_call *call, const gems_plan *plan, const gems_device_info *info,
                         sorter *s, void *index) {
     gems_radix *r = &s->radix;
@@ -137,7 +138,8 @@ gems_status gems_segment_run(gems_call *call) {
     GEMS_TRY(make_room(call, &s, info->fast));
     GEMS_TRY(sort(call, plan, info, &s, indices));
     bool by_count = gems_arg_int(call, 4) != 0;
-    void *args[] = {&out_data, &values,  &s.radix.positions[s.radix.which], &s.first, &s.last, &s.rows,
+    void *args[] = {&out_data, &values, &s.radix.positions[s.radix.which],
+                    &s.first,  &s.last, &s.rows,
                     &width,    &by_count};
     if (info->fast)
         return launch(call, plan, SUM_FAST, gems_grid_for(info, rows, 32768 / width + 1), 1, args);

@@ -1,5 +1,6 @@
 /* index, take: elements picked by several index tensors at once, in one launch. An index out of
- * range is never followed: on a CPU the call declines and ATen raises, on a GPU the kernel asserts. */
+ * range is never followed: on a CPU the call declines and ATen raises, on a GPU the kernel
+ * asserts. */
 #include "index.h"
 
 #include <stdio.h>
@@ -134,7 +135,8 @@ static gems_status add_mask(gems_call *call, const gems_tensor *self, const gems
     list->found = places_of(mask, NULL, 0);
     list->one = 1;
     if (list->found)
-        GEMS_TRY(gems_scratch(call, (size_t)(list->found * mask->ndim) * sizeof(int64_t), &columns));
+        GEMS_TRY(
+            gems_scratch(call, (size_t)(list->found * mask->ndim) * sizeof(int64_t), &columns));
     if (columns) places_of(mask, columns, list->found);
     for (int d = 0; d < mask->ndim; d++) {
         int k = list->count++;
@@ -277,8 +279,8 @@ static gems_status pick(gems_call *call, const gems_indexing *x, const gems_tens
     return gems_range_close(call, flag);
 }
 
-/* The strides that index k has for TensorIterator, which decide on those of a new result: ATen views
- * the index with dims of one element around its own, and these have strides too. */
+/* The strides that index k has for TensorIterator, which decide on those of a new result: ATen
+ * views the index with dims of one element around its own, and these have strides too. */
 static void viewed_strides(const gems_indexing *x, int k, int64_t *strides) {
     const int64_t *shape = x->shape + x->first, *own = x->strides[k] + x->first;
     int d = x->ndim - 1, last = x->first + x->places;

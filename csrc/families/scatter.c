@@ -1,6 +1,6 @@
 /* Elements that go where index tensors say: scatter and its reductions, index_add, index_copy,
- * index_reduce, index_fill, index_put, put. Of equal destinations the last in the order of the index
- * wins; sums are made in that order. An index out of range is never followed. */
+ * index_reduce, index_fill, index_put, put. Of equal destinations the last in the order of the
+ * index wins; sums are made in that order. An index out of range is never followed. */
 #include "scatter.h"
 
 #include <stdio.h>
@@ -11,31 +11,43 @@
 
 #define THREADS    256
 #define SHORT_LINE 32 /* places that one thread of a GPU does itself */
-#define ACROSS     4  /* lines that the fast cpu backend takes together */
+#define TOGETHER   4  /* lines that the fast cpu backend takes together */
+
+/* How the fast cpu backend goes through lines and places, in the numbers of kernels/scatter.cu. */
+enum { LINE_BY_LINE, PLACE_BY_PLACE, RUN_BY_RUN };
 
 void gems_scatter_key(const scatter_request *r, gems_key *key) {
     bool set = r->op == SCATTER_SET;
+    int flags = r->flags;
+    if (!r->src) flags |= SCATTER_FILL;
+    if (r->varies) flags |= SCATTER_VARIES;
+    if (!r->include) flags |= SCATTER_EXCLUDE;
+    if (r->mean) flags |= SCATTER_MEAN;
+    if (r->wrap) flags |= SCATTER_WRAP;
+    key->flags = (uint8_t)flags;
     key->dtype[0] = (uint8_t)(set ? gems_copy_carrier(r->self->dtype) : r->self->dtype);
-    key->flags = (uint8_t)(r->flags | (r->src ? 0 : SCATTER_FILL) | (r->varies ? SCATTER_VARIES : 0) |
-                           (r->include ? 0 : SCATTER_EXCLUDE) | (r->mean ? SCATTER_MEAN : 0) |
-                           (r->wrap ? SCATTER_WRAP : 0));
     key->tune[TUNE_VECTOR] = 1;
     key->tune[TUNE_COUNT] = (uint8_t)r->count;
     key->tune[TUNE_OP] = (uint8_t)r->op;
 }
 
+static void add_truth(gems_program *program, const char *name, bool truth) {
+    gems_text_add(&program->head, "constexpr bool %s = %s;\n", name, truth ? "true" : "false");
+}
+
 void gems_scatter_head(const gems_key *key, gems_program *program) {
-    static const char *const truth[] = {"false", "true"};
     gems_gather_head(key, program);
     gems_text_add(&program->head,
-                  "constexpr int kV = %d, kRank = %d, kCount = %d, kOp = %d;\n"
-                  "constexpr bool kAcross = %s, kFill = %s, kVaries = %s, kInclude = %s, kMean = %s, "
-                  "kWrap = %s;\n",
+                  "constexpr int kV = %d, kRank = %d, kCount = %d, kOp = %d, kWay = %d;\n",
                   key->tune[TUNE_VECTOR], key->tune[TUNE_RANK], key->tune[TUNE_COUNT],
-                  key->tune[TUNE_OP], truth[key->tune[TUNE_ACROSS]],
-                  truth[(key->flags & SCATTER_FILL) != 0], truth[(key->flags & SCATTER_VARIES) != 0],
-                  truth[(key->flags & SCATTER_EXCLUDE) == 0], truth[(key->flags & SCATTER_MEAN) != 0],
-                  truth[(key->flags & SCATTER_WRAP) != 0]);
+                  key->tune[TUNE_OP], key->tune[TUNE_WAY]);
+    add_truth(program, "kCheck", key->tune[TUNE_CHECK]);
+    add_truth(program, "kUnit", key->tune[TUNE_UNIT]);
+    add_truth(program, "kFill", key->flags & SCATTER_FILL);
+    add_truth(program, "kVaries", key->flags & SCATTER_VARIES);
+    add_truth(program, "kInclude", !(key->flags & SCATTER_EXCLUDE));
+    add_truth(program, "kMean", key->flags & SCATTER_MEAN);
+    add_truth(program, "kWrap", key->flags & SCATTER_WRAP);
 }
 
 gems_status gems_scatter_start(gems_call *call, const gems_tensor *self, gems_view to) {
@@ -173,9 +185,14 @@ static gems_status run_lines(gems_call *call, const scatter_request *r) {
     if (s.length * s.index_step > most) most = s.length * s.index_step;
     if (s.length * s.src_step > most) most = s.length * s.src_step;
     bool wide = gems_gather_needs_wide(&iter, most);
-    bool across = info->fast && iter.stride[0][0] < s.out_step && iter.numel >= ACROSS;
+    int way = LINE_BY_LINE;
+    int64_t run = iter.size[0], src_run = r->src ? iter.stride[2][0] : 0;
+    if (info->fast && iter.numel >= TOGETHER && iter.stride[0][0] < s.out_step)
+        way = r->varies || run < TOGETHER || iter.stride[0][0] != 1 || src_run > 1 || src_run < 0
+                  ? PLACE_BY_PLACE
+                  : RUN_BY_RUN;
     gems_map map;
-    if (!gems_map_make(&iter, 0, 1, wide, &map))
+    if (!gems_map_make(&iter, way == RUN_BY_RUN, 1, wide, &map))
         return gems_decline("more dimensions than the kernel takes");
 
     gems_key key = {.kernel = SCATTER_LINES};
@@ -184,11 +201,14 @@ static gems_status run_lines(gems_call *call, const scatter_request *r) {
     key.flags |= (uint8_t)(s.flags | (s.wrap ? SCATTER_WRAP : 0) | (wide ? GATHER_WIDE : 0));
     key.tune[TUNE_COUNT] = 1;
     key.tune[TUNE_RANK] = map.ndim <= 2 ? 2 : 8;
-    key.tune[TUNE_ACROSS] = across;
+    key.tune[TUNE_WAY] = (uint8_t)way;
+    key.tune[TUNE_UNIT] = s.out_step == 1 && s.index_step == 1 && (s.src_step == 1 || !r->src);
+    /* A new output may be half written when a bad index is found, and is dropped. */
+    bool cpu = call->device_type == GEMS_CPU, fresh = call->entry->variant == GEMS_FUNCTIONAL;
+    key.tune[TUNE_CHECK] = !s.checked && (!cpu || fresh);
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
-    if (call->device_type == GEMS_CPU && !s.checked)
-        GEMS_TRY(check(call, plan, r, &s, wide));
+    if (cpu && !s.checked && !fresh) GEMS_TRY(check(call, plan, r, &s, wide));
     void *counts = NULL;
     if (r->mean) {
         int32_t one = 1;
@@ -199,16 +219,22 @@ static gems_status run_lines(gems_call *call, const scatter_request *r) {
         GEMS_TRY(gems_fill_view(call, &numel, 1, (gems_view){counts, &step, GEMS_I32}, bits));
     }
     GEMS_TRY(gems_scatter_start(call, self, sums));
-    int32_t never = 0;
-    void *flag = call->device_type == GEMS_CPU && info->fast ? &never : NULL;
+    int32_t local;
+    void *flag;
+    GEMS_TRY(gems_range_open(call, &local, &flag));
     void *index = (void *)(uintptr_t)s.index, *src = (void *)(uintptr_t)s.src;
     uint64_t value[2] = {r->value[0], r->value[1]}, alpha[2] = {r->alpha[0], r->alpha[1]};
-    int64_t per_block = info->fast ? 4096 / (s.length + 1) + 1 : THREADS;
-    uint32_t grid[3] = {gems_grid_for(info, map.n, per_block), 1, 1};
+    int64_t per_block = info->fast ? 4096 / (s.length + 1) + 1 : THREADS, items = map.n;
+    if (way == RUN_BY_RUN && map.n == 1) { /* the run is shared out, in lines that fill vectors */
+        items = run;
+        per_block = per_block < 64 ? 64 : per_block;
+    }
+    uint32_t grid[3] = {gems_grid_for(info, items, per_block), 1, 1};
     const uint32_t block[3] = {info->fast ? 1 : THREADS, 1, 1};
     void *args[] = {&sums.data,  &counts, &index, &src,  map.bytes, &s.length, &s.out_step,
-                    &s.index_step, &s.src_step, &s.size, value, alpha, &flag};
+                    &s.index_step, &s.src_step, &s.size, &run, &src_run, value, alpha, &flag};
     GEMS_TRY(gems_call_launch(call, plan, 1, grid, block, 0, args));
+    GEMS_TRY(gems_range_close(call, flag));
     if (r->mean) {
         int64_t numel = out->numel;
         void *finish[] = {&sums.data, &counts, &numel};
@@ -230,13 +256,15 @@ static gems_status run(gems_call *call) {
     const gems_tensor *self = r.self;
     if (r.preserve && !gems_format_strides(self, GEMS_FORMAT_PRESERVE, strides))
         return gems_decline("self's strides");
-    GEMS_TRY(gems_output(call, 0, self->ndim, self->sizes, r.preserve ? strides : NULL, self->dtype));
+    GEMS_TRY(
+        gems_output(call, 0, self->ndim, self->sizes, r.preserve ? strides : NULL, self->dtype));
     const gems_tensor *out = &call->out[0];
     if (!out->numel) {
         int64_t places = gems_numel(r.places.size, r.places.n);
         return places ? gems_decline("an index into no elements") : GEMS_OK;
     }
-    if (r.dim[0] < 0 && !gems_is_contiguous(out)) return gems_decline("the output is not contiguous");
+    if (r.dim[0] < 0 && !gems_is_contiguous(out))
+        return gems_decline("the output is not contiguous");
     int64_t places = gems_numel(r.places.size, r.places.n);
     if (!places || !gems_numel(r.lines.size, r.lines.n))
         return gems_scatter_start(call, self, (gems_view){out->data, out->strides, out->dtype});
@@ -266,7 +294,8 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
 /* The i-th: lines, then the way for long ones. */
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
     int mode = op->mode, carrier = gems_copy_carrier(dtype);
-    bool reduces = mode == GEMS_INDEX_ADD || mode == GEMS_INDEX_REDUCE || strstr(op->schema, "reduce");
+    bool reduces =
+        mode == GEMS_INDEX_ADD || mode == GEMS_INDEX_REDUCE || strstr(op->schema, "reduce");
     bool fill = strstr(op->schema, " value)") || strstr(op->schema, " value,");
     if (carrier == GEMS_NO_DTYPE || (reduces && !(GEMS_BIT(dtype) & GEMS_REAL_MASK))) return false;
     key->dtype[0] = (uint8_t)(reduces ? dtype : carrier);
@@ -275,11 +304,14 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     key->tune[TUNE_VECTOR] = key->tune[TUNE_COUNT] = 1;
     key->tune[TUNE_RANK] = 2;
     key->tune[TUNE_OP] = reduces ? SCATTER_SUM : SCATTER_SET;
+    bool rows = mode != GEMS_SCATTER && mode != GEMS_PUT;
     key->kernel = SCATTER_LINES;
+    key->tune[TUNE_CHECK] = i == 0;
+    key->tune[TUNE_WAY] = info->fast && rows ? RUN_BY_RUN : LINE_BY_LINE;
+    key->tune[TUNE_UNIT] = info->fast && !rows;
     if (i == 1) {
         key->kernel = reduces ? SCATTER_SORT : SCATTER_CLAIM;
-        bool rows = !reduces && mode != GEMS_SCATTER && mode != GEMS_PUT;
-        key->tune[TUNE_VECTOR] = (uint8_t)(rows ? 16 / gems_dtype_size(carrier) : 1);
+        key->tune[TUNE_VECTOR] = (uint8_t)(rows ? 16 / gems_dtype_size(key->dtype[0]) : 1);
     }
     return i == 0 || (i == 1 && !info->fast);
 }

@@ -59,7 +59,7 @@ void gems_scatter_head(const gems_key *key, gems_program *program);
 void gems_scatter_key(const scatter_request *r, gems_key *key);
 
 /* gems_key.tune: what a program is made for. */
-enum { TUNE_VECTOR, TUNE_RANK, TUNE_COUNT, TUNE_OP, TUNE_ACROSS };
+enum { TUNE_VECTOR, TUNE_RANK, TUNE_COUNT, TUNE_OP, TUNE_WAY, TUNE_CHECK, TUNE_UNIT };
 /* gems_key.flags, beside GATHER_WIDE and GATHER_INDEX32. */
 enum { SCATTER_FILL = 2, SCATTER_VARIES = 8, SCATTER_EXCLUDE = 16, SCATTER_MEAN = 32, SCATTER_WRAP = 64, SCATTER_CLAIMED = 128 };
 
