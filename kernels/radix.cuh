@@ -2,6 +2,8 @@
 // one warp sums the tiles of a digit, every block puts its tile's elements where they belong. Keys of several rows are
 // sorted side by side: row r has its own counts, tiles and n elements. The head names kRadixThreads (at least the digits of
 // a pass, and whole warps) and kTile (elements of a block, a multiple of kRadixThreads).
+using namespace gems;
+
 constexpr int kRadixBits = 8, kDigits = 1 << kRadixBits, kItems = kTile / kRadixThreads;
 constexpr int kRadixWarps = kRadixThreads / kWarp;
 

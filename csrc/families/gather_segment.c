@@ -7,10 +7,10 @@
 
 #include "../base/dtype.h"
 
-#define RADIX_BITS    6 /* of one pass, kernels/segment.cu */
-#define RADIX_THREADS 128
-#define RADIX_TILE    2048 /* indices of one block */
-#define SCAN_THREADS  1024
+#define RADIX_BITS    8 /* of one pass, kernels/radix.cuh */
+#define RADIX_THREADS 256
+#define RADIX_TILE    4096 /* indices of one block */
+#define SCAN_THREADS  256
 #define THREADS       256
 
 /* Kernels of kernels/segment.cu; of kernels/segment_fast.cu, where one thread sorts. */
@@ -20,7 +20,7 @@ enum { SORT_FAST, SUM_FAST };
 /* What the kernels need: n indices, sorted into keys and positions; rows of the weight, of `width`.
  */
 typedef struct {
-    int32_t *keys[2], *positions[2], *counts, *first, *last;
+    int32_t *keys[2], *positions[2], *counts, *totals, *first, *last;
     int32_t n, rows, blocks;
     int64_t padding;
 } sorter;
@@ -35,7 +35,8 @@ static gems_status launch(gems_call *call, const gems_plan *plan, int entry, int
 static gems_status make_room(gems_call *call, sorter *s) {
     size_t n = (size_t)s->n, rows = (size_t)s->rows + 1, cells = (size_t)s->blocks << RADIX_BITS;
     void *data;
-    GEMS_TRY(gems_scratch(call, (4 * n + 2 * rows + cells) * sizeof(int32_t), &data));
+    GEMS_TRY(gems_scratch(
+        call, (4 * n + 2 * rows + cells + (1 << RADIX_BITS)) * sizeof(int32_t), &data));
     int32_t *next = data;
     for (int i = 0; i < 2; i++) {
         s->keys[i] = next;
@@ -45,6 +46,7 @@ static gems_status make_room(gems_call *call, sorter *s) {
     s->first = next;
     s->last = next + rows;
     s->counts = next + 2 * rows;
+    s->totals = s->counts + cells;
     return GEMS_OK;
 }
 
@@ -62,16 +64,16 @@ static gems_status sort(gems_call *call, const gems_plan *plan, const gems_devic
     void *prepare[] = {&index,           &s->n,     &s->rows, &s->padding, &s->keys[0],
                        &s->positions[0], &s->first, &s->last};
     GEMS_TRY(launch(call, plan, PREPARE, gems_grid_for(info, most, THREADS * 4), THREADS, prepare));
-    int32_t cells = s->blocks << RADIX_BITS;
-    for (int32_t shift = 0; s->rows >> shift; shift += RADIX_BITS) {
+    for (int32_t shift = 0; shift < 32 && s->rows >> shift; shift += RADIX_BITS) {
         int from = *which, to = 1 - from;
         void *count[] = {&s->keys[from], &s->counts, &s->n, &s->blocks, &shift};
-        void *scan[] = {&s->counts, &cells};
-        void *place[] = {
-            &s->keys[from], &s->positions[from], &s->keys[to], &s->positions[to], &s->counts,
-            &s->n,          &s->blocks,          &shift};
+        void *scan[] = {&s->counts, &s->totals, &s->blocks};
+        void *place[] = {&s->keys[from], &s->positions[from], &s->keys[to], &s->positions[to],
+                         &s->counts,     &s->totals,          &s->n,        &s->blocks,
+                         &shift};
         GEMS_TRY(launch(call, plan, COUNT, s->blocks, RADIX_THREADS, count));
-        GEMS_TRY(launch(call, plan, SCAN, 1, SCAN_THREADS, scan));
+        GEMS_TRY(launch(call, plan, SCAN, (1 << RADIX_BITS) / (SCAN_THREADS / 32), SCAN_THREADS,
+                        scan));
         GEMS_TRY(launch(call, plan, PLACE, s->blocks, RADIX_THREADS, place));
         *which = to;
     }
@@ -138,9 +140,10 @@ gems_status gems_segment_program(const gems_key *key, gems_program *program) {
     bool fast = (key->flags & GATHER_FAST) != 0;
     gems_gather_head(key, program);
     gems_text_add(&program->head,
-                  "constexpr int kV = %d, kRadixBits = %d, kRadixThreads = %d, kTile = %d;\n",
-                  key->tune[0], RADIX_BITS, RADIX_THREADS, RADIX_TILE);
-    program->files[0] = fast ? "segment_fast.cu" : "segment.cu";
+                  "constexpr int kV = %d, kRadixThreads = %d, kTile = %d;\n",
+                  key->tune[0], RADIX_THREADS, RADIX_TILE);
+    program->files[0] = fast ? "segment_fast.cu" : "radix.cuh";
+    program->files[1] = fast ? NULL : "segment.cu";
     for (int i = 0; i < 6; i++) program->entries[i] = entries[i];
     program->entry_count = 6;
     if (fast) {
