@@ -72,8 +72,10 @@ static gems_status run_fast(gems_call *call, gems_sort_job *job, const gems_devi
     GEMS_TRY(gems_call_plan(call, &key, &plan));
     int64_t n = job->lines.n, blocks = gems_grid_for(info, job->lines.count, 16384 / n + 1);
     int64_t room = n;
-    if (job->what == SORT_WRITE && 4 * job->limit < n)
-        room = job->limit <= SHORT ? SHORT : 2 * job->limit + 64;
+    if (job->what == SORT_WRITE && job->limit <= SHORT)
+        room = 2 * SHORT;
+    else if (job->what == SORT_WRITE && 256 * job->limit < n)
+        room = 2 * job->limit + 64;
     if (room > n) room = n;
     size_t item = gems_dtype_size(job->dtype) == 8 ? 16 : 8;
     void *scratch;
