@@ -1,4 +1,4 @@
-// Long rows: passes of kernels/radix_rows.cuh over keys and places. The first pass reads the input, the last one writes the
+// Long rows: passes of kernels/radix.cuh over keys and places. The first pass reads the input, the last one writes the
 // results of ranks below `limit`.
 extern "C" __global__ void __launch_bounds__(kRadixThreads) sort_count(const T* __restrict__ in, const Key* __restrict__ keys,
                                                                        int32_t* __restrict__ counts, Lines m, int32_t tiles,

@@ -45,18 +45,6 @@ void gems_gather_head(const gems_key *key, gems_program *program);
 /* A contiguous version of t: its own memory or a copy in scratch. */
 gems_status gems_gather_contiguous(gems_call *call, const gems_tensor *t, void **data);
 
-/* A stable radix sort: n keys of at most `most` with their positions. Buffer 0 holds them, `which` is where they end up. */
-typedef struct gems_radix {
-    int32_t *keys[2], *positions[2], *counts; /* counts: gems_radix_cells(n) */
-    int32_t n, most;
-    int which;
-} gems_radix;
-size_t gems_radix_cells(int64_t n);
-/* entry: that of radix_count in the plan, radix_scan and radix_place behind it. */
-gems_status gems_radix_sort(gems_call *call, const gems_plan *plan, int entry, gems_radix *r);
-/* Adds kernels/radix.cuh's constants to a program. */
-void gems_radix_head(gems_program *program);
-
 gems_status gems_segment_run(gems_call *call);
 gems_status gems_segment_program(const gems_key *key, gems_program *program);
 gems_status gems_loss_run(gems_call *call, bool backward, bool image);

@@ -1,16 +1,13 @@
 /* embedding_dense_backward: rows of the gradient added up for each row of the weight, always in the
  * order of the indices. The indices are sorted (stable) with their positions, then every row of the
  * weight adds its own segment: no floating atomics, the same bits on every run. */
+#include "radix.h"
 #include "gather.h"
 
 #include <string.h>
 
 #include "../base/dtype.h"
 
-#define RADIX_BITS    6 /* of one pass, kernels/radix.cuh */
-#define RADIX_THREADS 128
-#define RADIX_TILE    2048 /* indices of one block */
-#define SCAN_THREADS  1024
 #define THREADS       256
 
 /* Kernels of kernels/radix.cuh and segment.cu; of kernels/segment_fast.cu, where one thread sorts. */
@@ -29,33 +26,6 @@ static gems_status launch(gems_call *call, const gems_plan *plan, int entry, int
                           uint32_t threads, void **args) {
     const uint32_t grid[3] = {(uint32_t)blocks, 1, 1}, block[3] = {threads, 1, 1};
     return gems_call_launch(call, plan, entry, grid, block, 0, args);
-}
-
-static int32_t blocks_of(int64_t n) { return (int32_t)((n + RADIX_TILE - 1) / RADIX_TILE); }
-
-size_t gems_radix_cells(int64_t n) { return (size_t)blocks_of(n) << RADIX_BITS; }
-
-gems_status gems_radix_sort(gems_call *call, const gems_plan *plan, int entry, gems_radix *r) {
-    int32_t blocks = blocks_of(r->n), cells = blocks << RADIX_BITS;
-    r->which = 0;
-    for (int32_t shift = 0; shift < 31 && r->most >> shift; shift += RADIX_BITS) {
-        int from = r->which, to = 1 - from;
-        void *count[] = {&r->keys[from], &r->counts, &r->n, &blocks, &shift};
-        void *scan[] = {&r->counts, &cells};
-        void *place[] = {&r->keys[from], &r->positions[from], &r->keys[to], &r->positions[to],
-                         &r->counts,     &r->n,               &blocks,      &shift};
-        GEMS_TRY(launch(call, plan, entry, blocks, RADIX_THREADS, count));
-        GEMS_TRY(launch(call, plan, entry + 1, 1, SCAN_THREADS, scan));
-        GEMS_TRY(launch(call, plan, entry + 2, blocks, RADIX_THREADS, place));
-        r->which = to;
-    }
-    return GEMS_OK;
-}
-
-void gems_radix_head(gems_program *program) {
-    gems_text_add(&program->head,
-                  "constexpr int kRadixBits = %d, kRadixThreads = %d, kTile = %d;\n", RADIX_BITS,
-                  RADIX_THREADS, RADIX_TILE);
 }
 
 /* Splits one scratch buffer. */

@@ -9,17 +9,15 @@
  * randperm sorts numbers by random keys, and shuffles those whose keys are the same. */
 #include "../base/dtype.h"
 #include "modes.h"
+#include "radix.h"
 #include "random.h"
 
 #include <string.h>
 
-#define PICK_MOST     64 /* samples of one race */
-#define RADIX_THREADS 128
-#define RADIX_TILE    2048
-#define SCAN_THREADS  1024
+#define PICK_MOST 64 /* samples of one race */
 
 enum { PICK_RACE, PICK_SUMS, PICK_SEARCH };
-enum { PERM_KEYS, PERM_COUNT, PERM_SCAN, PERM_PLACE, PERM_SHUFFLE };
+enum { PERM_KEYS, PERM_COUNT, PERM_SHUFFLE = PERM_COUNT + 3 }; /* the sort's between them */
 
 static gems_status launch(gems_call *call, const gems_plan *plan, int entry, int64_t blocks,
                           uint32_t threads, void **args) {
@@ -176,33 +174,28 @@ gems_status gems_run_randperm(gems_call *call) {
     if (n > 1 && out->strides[0] != 1) return gems_decline("an output of these strides");
     if (!n) return GEMS_OK;
 
-    int32_t count = (int32_t)n, blocks = (count + RADIX_TILE - 1) / RADIX_TILE, cells = blocks * 64;
+    gems_radix r = {.n = (int32_t)n, .most = (1 << 30) - 1};
     void *room, *data = out->data;
     uint64_t seed, offset;
-    GEMS_TRY(gems_scratch(call, 4 * (size_t)(4 * n + cells), &room));
+    size_t cells = info->fast ? 0 : gems_radix_cells(n);
+    GEMS_TRY(gems_scratch(call, 4 * (4 * (size_t)n + cells), &room));
     void *generator = own ? generator_of(call, 1) : NULL;
     GEMS_TRY(call->host->philox(call, generator, 8, &seed, &offset));
-    int32_t *keys[2] = {room, (int32_t *)room + n}, *places[2] = {keys[1] + n, keys[1] + 2 * n};
-    int32_t *counts = places[1] + n;
     if (info->fast) {
-        void *args[] = {&data, &room, &count, &seed, &offset};
+        void *args[] = {&data, &room, &r.n, &seed, &offset};
         return launch(call, plan, 0, 1, 1, args);
     }
-    void *first[] = {&keys[0], &places[0], &count, &seed, &offset};
+    for (int i = 0; i < 2; i++) {
+        r.keys[i] = (int32_t *)room + i * n;
+        r.positions[i] = (int32_t *)room + (2 + i) * n;
+    }
+    r.counts = (int32_t *)room + 4 * n;
+    void *first[] = {&r.keys[0], &r.positions[0], &r.n, &seed, &offset};
     GEMS_TRY(launch(call, plan, PERM_KEYS,
                     gems_grid_for(info, (n + 3) / 4, GEMS_RANDOM_THREADS), GEMS_RANDOM_THREADS,
                     first));
-    int from = 0;
-    for (int32_t shift = 0; shift < 30; shift += 6, from ^= 1) {
-        void *counting[] = {&keys[from], &counts, &count, &blocks, &shift};
-        void *scanning[] = {&counts, &cells};
-        void *placing[] = {&keys[from], &places[from], &keys[!from], &places[!from],
-                           &counts,     &count,        &blocks,      &shift};
-        GEMS_TRY(launch(call, plan, PERM_COUNT, blocks, RADIX_THREADS, counting));
-        GEMS_TRY(launch(call, plan, PERM_SCAN, 1, SCAN_THREADS, scanning));
-        GEMS_TRY(launch(call, plan, PERM_PLACE, blocks, RADIX_THREADS, placing));
-    }
-    void *last[] = {&data, &keys[from], &places[from], &count, &seed, &offset};
+    GEMS_TRY(gems_radix_sort(call, plan, PERM_COUNT, &r));
+    void *last[] = {&data, &r.keys[r.which], &r.positions[r.which], &r.n, &seed, &offset};
     return launch(call, plan, PERM_SHUFFLE, gems_grid_for(info, n, GEMS_RANDOM_THREADS),
                   GEMS_RANDOM_THREADS, last);
 }
@@ -225,8 +218,7 @@ gems_status gems_pick_program(const gems_key *key, gems_program *program) {
         program->entry_count = 1;
         return GEMS_OK;
     }
-    gems_text_add(&program->head, "constexpr int kRadixBits = 6, kRadixThreads = %d, kTile = %d;\n",
-                  RADIX_THREADS, RADIX_TILE);
+    gems_radix_head(program);
     program->files[1] = "radix.cuh";
     program->files[2] = "permutation.cu";
     for (int i = 0; i < 5; i++) program->entries[i] = sorts[i];

@@ -4,6 +4,7 @@
  * on every run. */
 #include <string.h>
 
+#include "radix.h"
 #include "../base/dtype.h"
 #include "scatter.h"
 

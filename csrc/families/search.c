@@ -180,7 +180,8 @@ gems_status gems_member_run(gems_call *call) {
 gems_status gems_search_program(const gems_op *op, const gems_key *key, gems_program *p) {
     bool member = key->kernel == SORT_MEMBER;
     gems_text_add(&p->head, "typedef %s T;\n", gems_dtype_kernel(key->dtype[0]));
-    p->files[1] = member ? "member.cu" : "search.cu";
+    p->files[1] = "search.cuh";
+    p->files[2] = member ? "member.cu" : "search.cu";
     p->entries[0] = member ? "member" : "search";
     p->entry_count = 1;
     if (member) {

@@ -7,7 +7,7 @@
 #include "../base/dtype.h"
 
 #define OWN           4   /* kOwn in kernels/sort.cuh */
-#define RADIX_BITS    8   /* kernels/radix_rows.cuh */
+#define RADIX_BITS    8   /* kernels/radix.cuh */
 #define RADIX_THREADS 256
 #define SCAN_THREADS  256
 #define SHORT         32  /* kShort in kernels/sort_fast.cu */
@@ -72,8 +72,10 @@ static gems_status run_fast(gems_call *call, gems_sort_job *job, const gems_devi
     GEMS_TRY(gems_call_plan(call, &key, &plan));
     int64_t n = job->lines.n, blocks = gems_grid_for(info, job->lines.count, 16384 / n + 1);
     int64_t room = n;
-    if (job->what == SORT_WRITE && 4 * job->limit < n)
-        room = job->limit <= SHORT ? SHORT : 2 * job->limit + 64;
+    if (job->what == SORT_WRITE && job->limit <= SHORT)
+        room = 2 * SHORT;
+    else if (job->what == SORT_WRITE && 256 * job->limit < n)
+        room = 2 * job->limit + 64;
     if (room > n) room = n;
     size_t item = gems_dtype_size(job->dtype) == 8 ? 16 : 8;
     void *scratch;
@@ -183,7 +185,7 @@ gems_status gems_sort_program(const gems_op *op, const gems_key *key, gems_progr
         p->entries[1] = "sort_scan";
         p->entries[2] = "sort_place";
         p->entry_count = 3;
-        p->files[1] = "radix_rows.cuh";
+        p->files[1] = "radix.cuh";
         break;
     default: return gems_fail(GEMS_RUNTIME_ERROR, "no such kernel");
     }
