@@ -92,6 +92,6 @@ struct gems_family {
 
 extern const gems_family gems_family_elementwise, gems_family_reduce, gems_family_row_norm,
     gems_family_matmul, gems_family_copy, gems_family_cat, gems_family_gather, gems_family_random,
-    gems_family_scan;
+    gems_family_scan, gems_family_compact;
 
 #endif
