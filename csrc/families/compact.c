@@ -112,14 +112,14 @@ static gems_status make_dims(const gems_tensor *t, dims *shape) {
     return GEMS_OK;
 }
 
-/* The result of nonzero is the transpose of a contiguous tensor, in ATen on every device. An empty
- * out= that is to become one is left to it. */
+/* The result of nonzero is the transpose of a contiguous tensor, in ATen on every device. An
+ * out= of another shape, that is to become one, is left to it. */
 static gems_status nonzero_output(gems_call *call, int64_t total, int ndim) {
     const int64_t sizes[2] = {total, ndim}, strides[2] = {1, total};
-    if (call->entry->variant == GEMS_OUT && total && ndim) {
+    if (call->entry->variant == GEMS_OUT) {
         const gems_value *out = &call->args[call->entry->out_arg];
-        if (out->kind == GEMS_TENSOR && !out->t.numel)
-            return gems_decline("an empty out= that becomes a transpose");
+        if (out->kind == GEMS_TENSOR && (out->t.ndim != 2 || out->t.sizes[0] != total || out->t.sizes[1] != ndim))
+            return gems_decline("an out= that has yet to become a transpose");
     }
     return gems_output(call, 0, 2, sizes, strides, GEMS_I64);
 }
