@@ -156,6 +156,7 @@ class Table(C.Structure):
         ("launch", C.CFUNCTYPE(C.c_int, C.c_int, C.c_void_p, C.c_int, C.POINTER(Launch))),
         ("unload", C.CFUNCTYPE(None, C.c_void_p)),
         ("capturing", C.CFUNCTYPE(C.c_bool, C.c_int, C.c_void_p)),
+        ("read", C.CFUNCTYPE(C.c_int, C.c_int, C.c_void_p, C.c_void_p, C.c_size_t, C.c_void_p)),
     ]
 
 
@@ -276,6 +277,12 @@ class Backend:
 
     def capturing(self, stream: int | None, device: int = 0) -> bool:
         return self.table.capturing(device, stream)
+
+    def read(self, stream: int | None, address: int, count: int, device: int = 0) -> bytes:
+        """Bytes of a device's memory, after what the stream was given before."""
+        target = C.create_string_buffer(count)
+        self._check(self.table.read(device, stream, address, count, C.addressof(target)))
+        return target.raw
 
 
 def backend_library() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes as C
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -173,6 +174,21 @@ def test_capturing(backend: Backend, fake: FakeDriver, current: None) -> None:
     assert set(fake.calls()) <= asked | {"cuDeviceGet", "cuDevicePrimaryCtxRetain"}
     fake.fail("cuStreamIsCapturing", 201)
     assert backend.capturing(stream), "a stream that cannot be asked is left alone"
+
+
+def test_read_waits_for_the_stream(backend: Backend, fake: FakeDriver, current: None) -> None:
+    stream, memory = fake.c.fake_stream(1, 2), C.create_string_buffer(b"12345678", 8)
+    backend.read(stream, C.addressof(memory), 8, 1)  # opens the device
+    fake.clear()
+    assert backend.read(stream, C.addressof(memory), 8, 1) == b"12345678"
+    assert [name for name in fake.calls() if "Ctx" not in name] == ["cuMemcpyDtoHAsync", "cuStreamSynchronize"]
+    assert "cuMemcpyDtoHAsync current=1 stream=1 size=8" in fake.log()
+    for symbol in ("cuMemcpyDtoHAsync", "cuStreamSynchronize"):
+        depth = fake.c.fake_depth()
+        fake.fail(symbol, 719)
+        with pytest.raises(GemsError, match=f"{symbol} failed.*LAUNCH_FAILED"):
+            backend.read(stream, C.addressof(memory), 8, 1)
+        assert fake.c.fake_depth() == depth
 
 
 def test_warm_launch_while_capturing(backend: Backend, fake: FakeDriver, code: Code, current: None) -> None:

@@ -38,6 +38,7 @@ def test_device(backend: Backend) -> None:
     assert not info.fast and not info.wants_extents
     assert (backend.device_count(), backend.table.device_type, backend.table.name) == (1, 0, b"null")
     assert not backend.capturing(None)
+    assert backend.read(None, 0, 3) == bytes(3)
     assert "null" in backend.describe()
 
 

@@ -96,6 +96,10 @@ typedef struct gems_backend {
 
     /* True while the stream is being captured to a graph: nothing may be loaded or synchronised. */
     bool (*capturing)(int device, void *stream);
+
+    /* Copies bytes of the device's memory to the host, after all that the stream was given before; waits for it.
+     * Not while the stream is being captured. */
+    gems_status (*read)(int device, void *stream, const void *from, size_t bytes, void *to);
 } gems_backend;
 
 extern const gems_backend gems_backend_cpu, gems_backend_cuda, gems_backend_null;

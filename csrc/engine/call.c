@@ -230,6 +230,22 @@ gems_status gems_call_launch(gems_call *call, const gems_plan *plan, int entry,
     return status;
 }
 
+gems_status gems_call_readable(const gems_call *call) {
+    bool capturing = gems_device_backend(call->device)->capturing(gems_device_index(call->device), call->stream);
+    return capturing ? gems_decline("the result's size cannot be read while a stream is captured")
+                     : GEMS_OK;
+}
+
+gems_status gems_call_read(const gems_call *call, const void *from, size_t bytes, void *to) {
+    const gems_backend *backend = gems_device_backend(call->device);
+    bool waits = call->device_type != GEMS_CPU && gems_unlocked_begin;
+    void *state = waits ? gems_unlocked_begin() : NULL;
+    gems_status status =
+        backend->read(gems_device_index(call->device), call->stream, from, bytes, to);
+    if (waits) gems_unlocked_end(state);
+    return status;
+}
+
 double gems_arg_double(const gems_call *call, int i) {
     const gems_value *value = &call->args[i];
     return value->kind == GEMS_FLOAT     ? value->f

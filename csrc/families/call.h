@@ -81,6 +81,12 @@ gems_status gems_call_launch_kept(gems_call *call, const gems_plan *plan, const 
                                   const uint32_t block[3], uint32_t shared, void **args,
                                   int pointers, const uint16_t *sizes, int count);
 
+/* Whether gems_call_read may be called: declines while the stream is being captured. To be asked before the first launch. */
+gems_status gems_call_readable(const gems_call *call);
+/* Copies what earlier launches of the call wrote, bytes of device memory, to the host; waits for the stream, with the GIL
+ * released. For results whose size depends on the data. */
+gems_status gems_call_read(const gems_call *call, const void *from, size_t bytes, void *to);
+
 /* A read-only view of an argument; NULL when it is None or left out. */
 static inline const gems_tensor *gems_arg_tensor(const gems_call *call, int i) {
     return call->args[i].kind == GEMS_TENSOR ? &call->args[i].t : NULL;

@@ -115,6 +115,14 @@ enum gems_scan_mode {
     GEMS_SCAN_LOGSUMEXP
 };
 
+/* compact */
+enum gems_compact_mode {
+    GEMS_NONZERO,
+    GEMS_NONZERO_STATIC,
+    GEMS_MASKED_SELECT,
+    GEMS_MASKED_SCATTER
+};
+
 enum gems_gather_mode {
     GEMS_EMBEDDING,
     GEMS_INDEX_SELECT,

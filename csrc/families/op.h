@@ -112,6 +112,7 @@ extern const gems_family gems_family_reduce;
 extern const gems_family gems_family_row_norm;
 extern const gems_family gems_family_matmul;
 extern const gems_family gems_family_copy;
+extern const gems_family gems_family_compact;
 extern const gems_family gems_family_composite;
 extern const gems_family gems_family_cat;
 extern const gems_family gems_family_gather;

@@ -396,6 +396,23 @@ API cuThreadExchangeStreamCaptureMode(int *mode) {
     return 0;
 }
 
+API cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, void *which) {
+    stream *s = which;
+    int result = enter("cuMemcpyDtoHAsync", "current=%d stream=%d size=%zu", device_now(),
+                       s ? s->device : -1, size);
+    if (result) return result;
+    if (!current() || (s && s->device != device_now())) return INVALID_CONTEXT;
+    memcpy(to, (const void *)(uintptr_t)from, size);
+    return 0;
+}
+
+API cuStreamSynchronize(void *which) {
+    stream *s = which;
+    int result = enter("cuStreamSynchronize", "current=%d", device_now());
+    if (result) return result;
+    return s && s->capturing ? CAPTURE_UNSUPPORTED : current() ? 0 : INVALID_CONTEXT;
+}
+
 API cuMemAlloc_v2(uint64_t *made, size_t size) {
     *made = (uint64_t)(uintptr_t)malloc(size);
     return enter("cuMemAlloc", "size=%zu", size);

@@ -315,6 +315,12 @@ static bool capturing(int device, void *stream) {
     return false;
 }
 
+static gems_status read_memory(int device, void *stream, const void *from, size_t bytes, void *to) {
+    (void)device, (void)stream;
+    memcpy(to, from, bytes);
+    return GEMS_OK;
+}
+
 const gems_backend gems_backend_cpu = {
     .version = GEMS_BACKEND_VERSION,
     .name = "cpu",
@@ -329,4 +335,5 @@ const gems_backend gems_backend_cpu = {
     .launch = launch,
     .unload = unload,
     .capturing = capturing,
+    .read = read_memory,
 };

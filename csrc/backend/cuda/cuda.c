@@ -62,4 +62,5 @@ const gems_backend gems_backend_cuda = {
     .launch = gems_cuda_launch,
     .unload = gems_cuda_unload,
     .capturing = gems_cuda_capturing,
+    .read = gems_cuda_read,
 };

@@ -108,5 +108,6 @@ gems_status gems_cuda_load(int device, const gems_blob *code, const char *path,
 gems_status gems_cuda_launch(int device, gems_module *module, int entry, const gems_launch *launch);
 void gems_cuda_unload(gems_module *module);
 bool gems_cuda_capturing(int device, void *stream);
+gems_status gems_cuda_read(int device, void *stream, const void *from, size_t bytes, void *to);
 
 #endif

@@ -325,3 +325,20 @@ bool gems_cuda_capturing(int device, void *stream) {
     leave(d, pushed);
     return result || status;
 }
+
+gems_status gems_cuda_read(int device, void *stream, const void *from, size_t bytes, void *to) {
+    const gems_cuda_driver *d = gems_cuda_driver_open();
+    const char *step = "cuMemcpyDtoHAsync";
+    void *context;
+    bool pushed;
+    if (!d) return GEMS_ERROR;
+    GEMS_TRY(context_of(d, device, &context));
+    GEMS_TRY(enter(d, context, &pushed));
+    int result = d->copy_to_host(to, (uint64_t)(uintptr_t)from, bytes, stream);
+    if (!result) {
+        step = "cuStreamSynchronize";
+        result = d->stream_wait(stream);
+    }
+    leave(d, pushed);
+    return result ? fail(d, result, step, "reading a result's size") : GEMS_OK;
+}
