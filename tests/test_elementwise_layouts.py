@@ -70,7 +70,7 @@ KEYWORDS = ("addcmul", "rsub.Tensor")  # whose numbers go by name in torch
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_strides_of_outputs(name: str, data: st.DataObject) -> None:
     """As TensorIterator decides: channels last, permuted, mixed, broadcast, ambiguous. Of one dtype: on a CPU ATen copies
@@ -102,7 +102,7 @@ def view(draw: st.DrawFn, sizes: tuple[int, ...]) -> tuple[tuple[int, ...], tupl
     return sizes, tuple(strides), draw(st.sampled_from([0, 0, 0, 1, 2, 6, 12, 24]))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_overlap(data: st.DataObject) -> None:
     """Output and inputs in one storage: ATen's result, or its error, whatever overlaps what."""
