@@ -130,3 +130,13 @@ def test_overlap(data: st.DataObject) -> None:
     else:
         assert isinstance(got, Tensor), got
         assert torch.equal(got, expected)
+
+
+def test_strides_where_an_input_is_cast() -> None:
+    """On a CPU ATen goes by the dense copy of an expanded input of another dtype."""
+    x = torch.ones(1, 3, 1, 1, device=DEVICE).expand(2, 3, 4, 5)
+    y = torch.ones(2, 3, 4, 5, dtype=torch.float64, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    for a, b in ((x, y), (y, x)):
+        expected = (a * b).stride()
+        with flag_gems.use_gems():
+            assert (a * b).stride() == expected
