@@ -144,7 +144,15 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
         const int64_t *views[GEMS_EW_INPUTS];
         int count = in->inputs;
         for (int i = 0; i < count; i++) {
-            gems_broadcast_strides(in->t[i], sizes, ndim, broadcast[i]);
+            gems_tensor copy = *in->t[i];
+            int64_t dense[GEMS_MAX_DIMS];
+            if (call->device_type == GEMS_CPU && copy.dtype != arguments->types.common &&
+                row->input[in->input[i]].role == GEMS_EW_VALUE &&
+                !gems_is_non_overlapping_and_dense(&copy)) {
+                gems_output_strides(copy.sizes, copy.ndim, &copy.strides, 1, dense);
+                copy.strides = dense; /* ATen casts it first, and the cast one is dense */
+            }
+            gems_broadcast_strides(&copy, sizes, ndim, broadcast[i]);
             views[layout == GEMS_EW_BY_LAST_FIRST ? count - 1 - i
                   : layout == GEMS_EW_FIRST_LAST  ? (i + count - 1) % count
                                                   : i] = broadcast[i];
