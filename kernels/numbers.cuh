@@ -75,9 +75,12 @@ template <class T> GEMS_DI T common_divisor(T a, T b) {
     }
     return b;
 }
-// The magnitude of a small integer's product is taken before it wraps, as C promotes it.
+// The magnitude of a small integer's product is taken before it wraps, as C promotes it. With the least integer the divisor
+// can be -1: there the quotient wraps.
 template <class T> GEMS_DI T common_multiple(T a, T b) {
     typedef either<sizeof(T) < 4, int32_t, T> W;
     T divisor = common_divisor(a, b);
-    return divisor == T(0) ? T(0) : T(magnitude(W(uint64_t(a / divisor) * uint64_t(b))));
+    if (divisor == T(0)) return T(0);
+    T quotient = T(0) > T(-1) && divisor == T(-1) ? T(uint64_t(0) - uint64_t(a)) : T(a / divisor);
+    return T(magnitude(W(uint64_t(quotient) * uint64_t(b))));
 }

@@ -26,6 +26,8 @@ def tensor(name: str, dtype: torch.dtype, device: str, shape: tuple[int, ...] = 
     values = torch.arange(1, count + 1, device=device).view(shape)
     if name == "p":
         values = values % 8  # probabilities, eighths of them
+    if name == "buffer":  # log_sigmoid's: what its forward has computed
+        return torch.exp(values / -8).to(dtype)
     return values.to(dtype) if not dtype.is_floating_point else (values / 8).to(dtype)
 
 
