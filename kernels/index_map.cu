@@ -80,7 +80,7 @@ GEMS_DI Row row_of(const Map& m, Index r) {
 
 GEMS_DI void move_run(T* out, int64_t so, const T* in, int64_t si, int64_t n) {
     if (so == 1 && si == 1) {
-        if (n * sizeof(T) >= 64) memcpy(out, in, (size_t)n * sizeof(T));
+        if (n * sizeof(T) >= 1024) memcpy(out, in, (size_t)n * sizeof(T));
         else GEMS_IVDEP for (int64_t i = 0; i < n; i++) out[i] = in[i];
     } else if (so == 1 && si == -1) {
         GEMS_IVDEP for (int64_t i = 0; i < n; i++) out[i] = in[-i];
