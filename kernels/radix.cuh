@@ -111,7 +111,7 @@ extern "C" __global__ void radix_scan(int32_t* __restrict__ counts, int32_t* __r
     radix_scan_lines(counts, totals, kDigits, tiles);
 }
 
-extern "C" __global__ void __launch_bounds__(kRadixThreads, 2)
+extern "C" __global__ void __launch_bounds__(kRadixThreads, 1)
     radix_place(const int32_t* __restrict__ keys, const int32_t* __restrict__ positions, int32_t* __restrict__ keys_out,
                 int32_t* __restrict__ positions_out, const int32_t* __restrict__ counts, const int32_t* __restrict__ totals,
                 int32_t n, int32_t tiles, int32_t shift) {

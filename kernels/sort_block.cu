@@ -1,6 +1,6 @@
 // Short rows, sorted in the registers of a few threads each: kSize / kOwn threads a row, kSize a power of two that is not
 // below n. The head names kSize, kThreads and kWhat besides what kernels/sort.cuh needs.
-extern "C" __global__ void __launch_bounds__(kThreads) sort_block(const T* __restrict__ in, T* __restrict__ values,
+extern "C" __global__ void __launch_bounds__(kThreads, 1) sort_block(const T* __restrict__ in, T* __restrict__ values,
                                                                   int64_t* __restrict__ places, Lines m, int64_t limit,
                                                                   int64_t rank) {
     typedef item_t<16> Item;

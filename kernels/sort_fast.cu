@@ -22,7 +22,7 @@ template <class V> GEMS_DI V value_of(Key key, const V* from) {
 }
 
 // Sorts at most N items by counting for each those before it; equal keys keep their order. `to` gets them.
-template <int N> GEMS_DI void rank_sort(const Item* from, Item* to, int32_t n) {
+template <int N> __noinline__ static void rank_sort(const Item* from, Item* to, int32_t n) {
     Key keys[N], rank[N], place[N];
     for (int i = 0; i < N; i++) {
         keys[i] = kAll;
@@ -74,15 +74,14 @@ template <int Bits> __noinline__ static Item* radix_sort(Item* from, Item* to, i
     }
     return from;
 }
-GEMS_DI Item* sort_buffer(Item* a, Item* b, int32_t n) {
+__noinline__ static Item* sort_buffer(Item* a, Item* b, int32_t n) {
     if (n > 64) return kKeyBits > 16 && n >= 8192 ? radix_sort<11>(a, b, n) : radix_sort<8>(a, b, n);
     if (n <= 16) rank_sort<16>(a, b, n);
-    else if (n <= 32) rank_sort<32>(a, b, n);
     else rank_sort<64>(a, b, n);
     return b;
 }
 
-template <bool Unit> GEMS_DI void fill_items(const T* from, int64_t step, int32_t n, Item* to) {
+template <bool Unit> __noinline__ static void fill_items(const T* from, int64_t step, int32_t n, Item* to) {
     if constexpr (Unit) step = 1;
     GEMS_IVDEP for (int32_t i = 0; i < n; i++) to[i] = item_make<Item>(key_of(from[i * step]), (uint32_t)i);
 }
@@ -109,7 +108,7 @@ GEMS_DI void each_below(const T* from, int64_t step, int32_t first, int32_t n, c
 
 // What is known of a row before its keys are counted.
 struct Range { Key least, most; int32_t nans; };
-template <bool Unit> GEMS_DI Range range_of(const T* from, int64_t step, int32_t n) {
+template <bool Unit> __noinline__ static Range range_of(const T* from, int64_t step, int32_t n) {
     if constexpr (Unit) step = 1;
     Key least = kAll, most = 0;
     int32_t nans = 0;
@@ -125,7 +124,7 @@ template <bool Unit> GEMS_DI Range range_of(const T* from, int64_t step, int32_t
 // Finds the element of a rank: a[rank], where rank becomes that among those collected in `a`. They are the elements that
 // agree with it in a leading digit of the distance from the least key, then in the next ones, until few are left.
 template <bool Unit, int Bits>
-GEMS_DI void narrow(const T* from, int64_t step, int32_t n, Range range, int32_t& rank, Item* a) {
+__noinline__ static void narrow(const T* from, int64_t step, int32_t n, Range range, int32_t& rank, Item* a) {
     if constexpr (Unit) step = 1;
     constexpr int kBits = Bits < kKeyBits ? Bits : kKeyBits, kBuckets = 1 << kBits;
     uint64_t width = (Key)(range.most - range.least);
@@ -196,7 +195,7 @@ GEMS_DI Item* first_items(const T* from, int64_t step, int32_t n, int32_t limit,
     }
     if (limit <= kShort && limit < n) {
         fill_items<Unit>(from, step, limit, b);
-        rank_sort<kShort>(b, a, limit);
+        rank_sort<64>(b, a, limit);
         Key bound = item_key(a[limit - 1]);
         each_below<Unit>(from, step, limit, n, bound, [&](Key key, int32_t i) {
             Item v = item_make<Item>(key, (uint32_t)i);

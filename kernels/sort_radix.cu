@@ -15,7 +15,7 @@ extern "C" __global__ void sort_scan(int32_t* __restrict__ counts, int32_t* __re
     radix_scan_lines(counts, totals, lines, tiles);
 }
 
-extern "C" __global__ void __launch_bounds__(kRadixThreads, 2)
+extern "C" __global__ void __launch_bounds__(kRadixThreads, 1)
     sort_place(const T* __restrict__ in, const Key* __restrict__ keys, const uint32_t* __restrict__ held,
                Key* __restrict__ keys_out, uint32_t* __restrict__ held_out, T* __restrict__ values,
                int64_t* __restrict__ places, Lines m, int64_t limit, const int32_t* __restrict__ counts,

@@ -14,6 +14,8 @@
 
 /* Items that a block sorts at once: as many as lie in 32 KiB. */
 static int block_items(int dtype) { return gems_dtype_size(dtype) == 8 ? 2048 : 4096; }
+/* Of rows from which some are selected: half as many threads, which have twice the registers. */
+static int select_items(int dtype) { return block_items(dtype) / 2; }
 static int radix_tile(int dtype) { return gems_dtype_size(dtype) == 8 ? 2048 : 4096; }
 
 static int log2_up(int64_t n) {
@@ -105,7 +107,7 @@ static gems_status run_select(gems_call *call, gems_sort_job *job, const gems_de
     GEMS_TRY(gems_call_plan(call, &key, &plan));
     void *args[] = {&job->in, &job->values, &job->places, &job->lines, &job->limit, &job->rank};
     return launch(call, plan, 0, gems_grid_for(info, job->lines.count, 1),
-                  (uint32_t)block_items(job->dtype) / OWN, args);
+                  (uint32_t)select_items(job->dtype) / OWN, args);
 }
 
 /* Three launches a pass; keys and places go from one half of the scratch buffer to the other. */
@@ -147,7 +149,8 @@ gems_status gems_sort_launch(gems_call *call, const gems_sort_job *given) {
     if (info->fast) return run_fast(call, &job, info);
     int most = block_items(job.dtype);
     if (job.lines.n <= most) return run_block(call, &job, info);
-    if (job.what != SORT_WRITE || job.limit <= most) return run_select(call, &job, info);
+    if (job.what != SORT_WRITE || job.limit <= select_items(job.dtype))
+        return run_select(call, &job, info);
     return run_radix(call, &job, info);
 }
 
@@ -175,7 +178,7 @@ gems_status gems_sort_program(const gems_op *op, const gems_key *key, gems_progr
         break;
     case SORT_SELECT:
         gems_text_add(&p->head, "constexpr int kSize = %d, kThreads = %d;\n", size,
-                      block_items(dtype) / OWN);
+                      select_items(dtype) / OWN);
         p->entries[0] = "select_rows";
         break;
     case SORT_RADIX:

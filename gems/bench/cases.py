@@ -144,6 +144,14 @@ class Maker:
             return f"{r}x{c}", self.index(*sizes, below=min(r, c))
         return f"{r}x{c}", self.tensor(r, c)
 
+    def sort(self, name: str) -> tuple[str, Tensor]:
+        r, c = self.rows, self.columns
+        if name in ("sorted_sequence", "boundaries"):
+            return f"{r}x{c} in {c}", self.tensor(c).sort().values
+        if name == "test_elements":
+            return f"{r}x{c} in {c}", self.tensor(c)
+        return f"{r}x{c}", self.tensor(r, c)
+
     # ---- everything else ----
 
     def other(self, name: str, kind: str, default: Any, has_default: bool) -> Any:
@@ -164,6 +172,7 @@ class Maker:
             "min": lambda: -0.5,
             "max": lambda: 0.5,
             "scale_grad_by_freq": lambda: False,
+            "k": lambda: min(50, self.columns),
         }
         if name == "dim":
             return self.dim(kind)
@@ -193,6 +202,7 @@ class Maker:
             args = moves.arguments(name_of(self.row), self.tensor, self.n, self.columns)
             return Case(name_of(self.row), "x".join(map(str, args[0].shape)), args, {})
         makers = {"reduce": self.rowwise, "row_norm": self.rowwise, "matmul": self.matmul, "gather": self.gather}
+        makers["sort"] = self.sort
         tensor_of = makers.get(self.row["family"], self.elementwise)
         args = []
         kwargs: dict[str, Any] = {}
