@@ -169,7 +169,7 @@ def test_nan_infinity_and_ties() -> None:
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         for view, dim in ((x, 1), (x.t().contiguous(), 0), (x.repeat(1, 40), 1), (x.repeat(8, 40).t().contiguous(), 0)):
             for call in CALLS.values():
-                same(*both(lambda c=call, v=view.to(dtype), d=dim: c(v, d)))
+                same(*both(lambda c=call, v=view, t=dtype, d=dim: c(v.to(t), d)))
     ours, theirs = both(lambda: torch.cummax(x, 1).values.signbit())
     assert torch.equal(ours, theirs)
 
@@ -180,7 +180,7 @@ def test_extremes_of_every_order() -> None:
     for x in (n, -n, n % 7, n // 40, 299 - n // 3, torch.where(n == 250, 400, n % 3)):
         for dtype in (torch.int64, torch.float32, torch.int8, torch.bfloat16):
             for name in ("cummax", "cummin"):
-                same(*both(lambda c=CALLS[name], v=x.to(dtype): c(v, 0)))
+                same(*both(lambda c=CALLS[name], v=x, d=dtype: c(v.to(d), 0)))
 
 
 def test_a_product_of_doubles_does_not_overflow_early() -> None:
