@@ -25,6 +25,10 @@ ATEN = torch.ops.aten
 INTS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LENGTHS = sorted({*range(1, 131), *(2**k + d for k in range(8, 14) for d in (-1, 0, 1))})
+QUICK = (torch.float32, torch.bfloat16, torch.int64, torch.bool)
+DTYPES = [
+    pytest.param(d, id=str(d), marks=[] if d in QUICK else [pytest.mark.slow]) for d in (*FLOATS, *INTS, torch.bool)
+]
 CALLS: dict[str, Callable[[Tensor, int], Any]] = {
     "cumsum": ATEN.cumsum,
     "cumprod": ATEN.cumprod,
@@ -104,7 +108,7 @@ def test_any_shape(shape: list[int], dim: int, dtype: torch.dtype, layout: str, 
         same(*both(lambda: CALLS[name](x, dim % len(shape))), **loose(dtype))
 
 
-@pytest.mark.parametrize("dtype", [*FLOATS, *INTS, torch.bool], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype(dtype: torch.dtype) -> None:
     for name, call in CALLS.items():
         x = values((6, 50), dtype, name)
