@@ -74,7 +74,9 @@ def test_lengths() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.integers(0, 12), min_size=1, max_size=5), st.sampled_from(sorted(LAYOUTS)), st.sampled_from([0.0, 0.3, 1.0])
+    st.lists(st.integers(0, 12), min_size=1, max_size=5),
+    st.sampled_from(sorted(LAYOUTS)),
+    st.sampled_from([0.0, 0.3, 1.0]),
 )
 def test_any_shape(shape: list[int], layout: str, share: float) -> None:
     x, mask = torch.randn(shape, device=DEVICE), mask_of(tuple(shape), share)
@@ -116,7 +118,9 @@ def test_out() -> None:
         assert torch.nonzero(x, out=places) is places
         wide = torch.full((3, 2), 7.0, device=DEVICE)
         torch.masked_select(x, x > 0, out=wide[:, 1])
-        fixed = torch.ops.aten.nonzero_static.out(x, size=4, out=torch.zeros(2, 4, dtype=torch.int64, device=DEVICE).t())
+        fixed = torch.ops.aten.nonzero_static.out(
+            x, size=4, out=torch.zeros(2, 4, dtype=torch.int64, device=DEVICE).t()
+        )
         scattered = torch.ops.aten.masked_scatter.out(x, x > 0, -x.flatten().sort().values[3:], out=torch.empty_like(x))
     assert torch.equal(places, torch.nonzero(x)) and places.stride() == (2, 1)
     assert wide.tolist() == [[7, 1], [7, 2], [7, 3]]

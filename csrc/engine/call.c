@@ -231,7 +231,8 @@ gems_status gems_call_launch(gems_call *call, const gems_plan *plan, int entry,
 }
 
 gems_status gems_call_readable(const gems_call *call) {
-    bool capturing = gems_device_backend(call->device)->capturing(gems_device_index(call->device), call->stream);
+    const gems_backend *backend = gems_device_backend(call->device);
+    bool capturing = backend->capturing(gems_device_index(call->device), call->stream);
     return capturing ? gems_decline("the result's size cannot be read while a stream is captured")
                      : GEMS_OK;
 }

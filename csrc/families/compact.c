@@ -51,7 +51,8 @@ static gems_status contiguous(gems_call *call, const gems_tensor *t, const int64
     void *copy;
     gems_broadcast_strides(t, sizes, ndim, strides);
     gems_contiguous_strides(sizes, ndim, wanted);
-    GEMS_TRY(gems_scratch(call, (size_t)gems_numel(sizes, ndim) * gems_dtype_size(t->dtype), &copy));
+    size_t bytes = (size_t)gems_numel(sizes, ndim) * gems_dtype_size(t->dtype);
+    GEMS_TRY(gems_scratch(call, bytes, &copy));
     *data = copy;
     return gems_copy_views(call, sizes, ndim, (gems_view){copy, wanted, t->dtype},
                            (gems_view){t->data, strides, t->dtype});
@@ -64,7 +65,8 @@ static gems_status count(gems_call *call, const void *test, int dtype, int item,
     bool wide = !gems_fits_int32(n + FAST_TILE);
     int64_t tile = info->fast ? FAST_TILE : TILE;
     *p = (picks){.test = test, .n = n, .tiles = (n + tile - 1) / tile, .fast = info->fast};
-    gems_key key = {.kernel = COMPACT, .flags = (uint8_t)((wide ? WIDE : 0) | (info->fast ? FAST : 0)),
+    gems_key key = {.kernel = COMPACT,
+                    .flags = (uint8_t)((wide ? WIDE : 0) | (info->fast ? FAST : 0)),
                     .dtype = {(uint8_t)dtype, (uint8_t)item}};
     if (!info->fast && (uintptr_t)test % 16 == 0) key.flags |= ALIGNED;
     GEMS_TRY(gems_call_plan(call, &key, &p->plan));
@@ -118,7 +120,9 @@ static gems_status nonzero_output(gems_call *call, int64_t total, int ndim) {
     const int64_t sizes[2] = {total, ndim}, strides[2] = {1, total};
     if (call->entry->variant == GEMS_OUT) {
         const gems_value *out = &call->args[call->entry->out_arg];
-        if (out->kind == GEMS_TENSOR && (out->t.ndim != 2 || out->t.sizes[0] != total || out->t.sizes[1] != ndim))
+        bool fits = out->kind == GEMS_TENSOR && out->t.ndim == 2 && out->t.sizes[0] == total &&
+                    out->t.sizes[1] == ndim;
+        if (!fits)
             return gems_decline("an out= that has yet to become a transpose");
     }
     return gems_output(call, 0, 2, sizes, strides, GEMS_I64);
@@ -245,7 +249,8 @@ static gems_status run_scatter(gems_call *call) {
         GEMS_TRY(gems_scratch(call, (size_t)n * gems_dtype_size(self->dtype), &work.data));
     }
     if (!inplace || !direct)
-        GEMS_TRY(gems_copy_views(call, sizes, ndim, work, (gems_view){self->data, strides, self->dtype}));
+        GEMS_TRY(gems_copy_views(call, sizes, ndim, work,
+                                 (gems_view){self->data, strides, self->dtype}));
     GEMS_TRY(pick(call, &p, &none, from, work.data, NULL, 1, 0, source->numel));
     return direct ? GEMS_OK : gems_copy_views(call, sizes, ndim, out, work);
 }
@@ -262,13 +267,16 @@ static gems_status run(gems_call *call) {
 }
 
 static gems_status program(const gems_op *op, const gems_key *key, gems_program *p) {
-    static const int kinds[] = {[GEMS_NONZERO] = 0, [GEMS_NONZERO_STATIC] = 0, [GEMS_MASKED_SELECT] = 1,
+    static const int kinds[] = {[GEMS_NONZERO] = 0,
+                                [GEMS_NONZERO_STATIC] = 0,
+                                [GEMS_MASKED_SELECT] = 1,
                                 [GEMS_MASKED_SCATTER] = 2};
     if (key->kernel < GEMS_COPY_END) return gems_copy_program(op, key, p);
     gems_text_add(&p->head, "typedef %s Test;\ntypedef %s Item;\ntypedef %s Index;\n",
                   gems_dtype_kernel(key->dtype[0]), gems_dtype_kernel(key->dtype[1]),
                   key->flags & WIDE ? "int64_t" : "int32_t");
-    gems_text_add(&p->head, "constexpr int kKind = %d, kTile = %d;\nconstexpr bool kAligned = %s;\n",
+    gems_text_add(&p->head,
+                  "constexpr int kKind = %d, kTile = %d;\nconstexpr bool kAligned = %s;\n",
                   kinds[op->mode], key->flags & FAST ? FAST_TILE : TILE,
                   key->flags & ALIGNED ? "true" : "false");
     p->files[0] = "index.cuh";

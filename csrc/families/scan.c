@@ -145,7 +145,9 @@ static int power_of_two(int64_t n, int most) {
     return p;
 }
 
-static bool multiple(const void *data, int64_t unit) { return (uintptr_t)data % (uintptr_t)unit == 0; }
+static bool multiple(const void *data, int64_t unit) {
+    return (uintptr_t)data % (uintptr_t)unit == 0;
+}
 
 /* Elements of one access: 16 bytes of the input, at most 32 of a result. */
 static int vector_of(const lines *s, bool row, const request *r, const void *x,
@@ -200,7 +202,8 @@ static void fast_geometry(const lines *s, const gems_device_info *info, geometry
 static void row_geometry(const lines *s, const request *r, const gems_device_info *info,
                          geometry *g) {
     int64_t vectors = (s->n + g->vec - 1) / g->vec, full = 4 * (int64_t)info->processors;
-    int most = g->vec == 1 ? 8 : r->places || r->scan == GEMS_SCAN_LOGSUMEXP || gems_dtype_size(r->out) == 8 ? 2 : 4;
+    bool large = r->places || r->scan == GEMS_SCAN_LOGSUMEXP || gems_dtype_size(r->out) == 8;
+    int most = g->vec == 1 ? 8 : large ? 2 : 4;
     g->group = vectors <= 8 ? 4 : vectors <= 32 * most ? 32 : 0;
     int threads = g->group ? 128 : THREADS;
     g->items = power_of_two((vectors + (g->group ? g->group : threads) - 1) /
@@ -223,7 +226,8 @@ static void column_geometry(const lines *s, size_t element, const gems_device_in
                             geometry *g) {
     int64_t units = s->count / g->vec, full = 4 * (int64_t)info->processors, parts = 1;
     g->items = g->vec >= 4 ? 4 : 8;
-    int bx = power_of_two(units, 32), by = power_of_two((s->n + g->items - 1) / g->items, THREADS / bx);
+    int bx = power_of_two(units, 32);
+    int by = power_of_two((s->n + g->items - 1) / g->items, THREADS / bx);
     if (by < 8) bx = power_of_two(units, THREADS / by);
     while ((size_t)(bx * by * g->vec) * element > 32 * 1024) by /= 2;
     int64_t blocks = (units + bx - 1) / bx, tile = by * g->items;
@@ -268,7 +272,8 @@ static gems_status launch(gems_call *call, const request *r, const gems_view *in
                     .tune = {(uint8_t)g.vec, (uint8_t)g.group, (uint8_t)g.items}};
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
-    void *partial = NULL, *x = in->data, *y = outs[0].data, *where = r->places ? outs[1].data : NULL;
+    void *partial = NULL, *x = in->data, *y = outs[0].data;
+    void *where = r->places ? outs[1].data : NULL;
     if (g.parts > 1)
         GEMS_TRY(gems_scratch(call, (size_t)(g.parts * s.count) * element, &partial));
     void *args[] = {&x, &y, &where, &partial, &s, &g.chunk};
