@@ -8,7 +8,6 @@ gradient is wanted, or a mode of torch is active, the call goes through `torch.o
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +36,7 @@ def _composite(name: str, parts: str, doc: str) -> Callable[..., Any]:
 
 
 _functions: dict[str, Callable[..., Any]] = _C.functions()
-if importlib.util.find_spec("torch"):
+if _C.has_torch():
     for _row in _C.composite_rows():
         _text = f"{_row['doc']}\n\naten::{_row['schema']}, by way of the operators that torch makes it of."
         for _name in _row["functions"] or [_row["schema"].split("(")[0].split(".")[0]]:

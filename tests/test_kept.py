@@ -1,4 +1,4 @@
-"""Calls that are kept and launched again (csrc/engine/kept.c): whatever changes between two calls, the results are ATen's."""
+"""Calls that are kept and launched again (csrc/engine/kept.c): whatever changes between two, the results are ATen's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def pool() -> list[Tensor]:
         made += [base, base + 1, base.half(), base.double(), base.bfloat16()]
         made.append(torch.randn((*shape[:-1], shape[-1] + 1), generator=generator).to(DEVICE)[..., 1:])
         made.append(torch.randn(shape[::-1], generator=generator).to(DEVICE).permute(*reversed(range(len(shape)))))
-    made += [torch.tensor(2.0, device=DEVICE), torch.tensor(3.0, device=DEVICE), torch.arange(32, device=DEVICE).view(4, 8)]
+    made += [torch.tensor(number, device=DEVICE) for number in (2.0, 3.0)]
+    made.append(torch.arange(32, device=DEVICE).view(4, 8))
     return made
 
 
@@ -39,7 +40,7 @@ CALLS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "mul": lambda a, b, n: a * b,
     "where": lambda a, b, n: torch.where(a > 0, a, b),
     "clamp": lambda a, b, n: torch.clamp(a, -n, n),
-    "gelu": lambda a, b, n: F.gelu(a.to(b.dtype) if b.is_floating_point() else a, approximate="tanh" if n > 1 else "none"),
+    "gelu": lambda a, b, n: F.gelu(a, approximate="tanh" if n > 1 else "none"),
     "div": lambda a, b, n: torch.div(a, n + 0.5, rounding_mode="floor" if n > 1 else None),
     "softmax": lambda a, b, n: torch.softmax(a, -1 if n > 1 else 0),
     "sum": lambda a, b, n: torch.sum(a, -1, keepdim=n > 1),

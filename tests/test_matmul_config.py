@@ -77,7 +77,7 @@ class Program(C.Structure):
     """gems_program."""
 
     _fields_ = [
-        ("files", C.c_char_p * 3),
+        ("files", C.c_char_p * 4),
         *(("head", C.c_char_p), ("size", C.c_size_t), ("room", C.c_size_t), ("failed", C.c_bool)),
         *(("entries", C.c_char_p * 6), ("entry_count", C.c_int), ("name", C.c_char * 96)),
     ]

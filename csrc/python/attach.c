@@ -291,7 +291,14 @@ static PyObject *close_shim(PyObject *self, PyObject *library) {
     Py_RETURN_NONE;
 }
 
+static PyObject *has_torch(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    return PyBool_FromLong(gems_py.torch != NULL);
+}
+
 PyMethodDef gems_attach_methods[] = {
+    {"has_torch", has_torch, METH_NOARGS, "has_torch(): whether torch was attached."},
     {"attach_torch", attach_torch, METH_O,
      "attach_torch(torch): finds torch's symbols and objects; a dict of what was found."},
     {"set_reader", set_reader, METH_O,
