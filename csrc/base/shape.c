@@ -159,20 +159,11 @@ static void order_dims(const int64_t *sizes, int ndim, const int64_t *const *str
     }
 }
 
-void gems_iter_make(gems_iter *iter, const int64_t *sizes, int ndim, const int64_t *const *strides,
-                    int operands) {
-    int perm[GEMS_MAX_DIMS];
-    iter->operands = operands;
-    iter->numel = gems_numel(sizes, ndim);
+/* Dims in the order of perm, innermost first, merged where all operands allow it. */
+static void fill_iter(gems_iter *iter, const int64_t *sizes, int ndim, const int *perm,
+                      const int64_t *const *strides, int operands) {
     int n = 0;
-    if (iter->numel == 0 || ndim == 0) {
-        iter->ndim = 1;
-        iter->size[0] = iter->numel;
-        iter->perm[0] = 0;
-        for (int k = 0; k < operands; k++) iter->stride[k][0] = 1;
-        return;
-    }
-    order_dims(sizes, ndim, strides, operands, perm);
+    iter->operands = operands;
     for (int i = 0; i < ndim; i++) {
         int d = perm[i];
         if (sizes[d] == 1) continue;
@@ -195,6 +186,30 @@ void gems_iter_make(gems_iter *iter, const int64_t *sizes, int ndim, const int64
         n = 1;
     }
     iter->ndim = n;
+}
+
+void gems_iter_make(gems_iter *iter, const int64_t *sizes, int ndim, const int64_t *const *strides,
+                    int operands) {
+    int perm[GEMS_MAX_DIMS];
+    iter->operands = operands;
+    iter->numel = gems_numel(sizes, ndim);
+    if (iter->numel == 0 || ndim == 0) {
+        iter->ndim = 1;
+        iter->size[0] = iter->numel;
+        iter->perm[0] = 0;
+        for (int k = 0; k < operands; k++) iter->stride[k][0] = 1;
+        return;
+    }
+    order_dims(sizes, ndim, strides, operands, perm);
+    fill_iter(iter, sizes, ndim, perm, strides, operands);
+}
+
+void gems_iter_ordered(gems_iter *iter, const int64_t *sizes, int ndim,
+                       const int64_t *const *strides, int operands) {
+    int perm[GEMS_MAX_DIMS];
+    for (int i = 0; i < ndim; i++) perm[i] = ndim - 1 - i;
+    iter->numel = gems_numel(sizes, ndim);
+    fill_iter(iter, sizes, ndim, perm, strides, operands);
 }
 
 /* Dense with dim 1 innermost, as torch.channels_last: only dims of more than one element count. */

@@ -44,6 +44,9 @@ typedef struct gems_iter {
  * ndim entries. numel 0 gives ndim 1 and size 0. */
 void gems_iter_make(gems_iter *iter, const int64_t *sizes, int ndim, const int64_t *const *strides, int operands);
 
+/* The same with the dims in the order of the shape, the last one innermost. */
+void gems_iter_ordered(gems_iter *iter, const int64_t *sizes, int ndim, const int64_t *const *strides, int operands);
+
 /* TensorIterator's choice of an output's strides: the permutation of the inputs' dims, dense. strides_in[k]
  * has ndim entries (broadcast), count inputs. Writes the strides for sizes. */
 void gems_output_strides(const int64_t *sizes, int ndim, const int64_t *const *strides_in, int count, int64_t *strides);

@@ -41,34 +41,6 @@ bool gems_map_make(const gems_iter *iter, int first, int vector, bool wide, gems
     return true;
 }
 
-void gems_iter_ordered(gems_iter *iter, const int64_t *sizes, int ndim,
-                       const int64_t *const *strides, int operands) {
-    iter->operands = operands;
-    iter->numel = gems_numel(sizes, ndim);
-    int n = 0;
-    for (int d = ndim - 1; d >= 0; d--) {
-        if (sizes[d] == 1) continue;
-        bool merge = n > 0;
-        for (int k = 0; merge && k < operands; k++)
-            merge = strides[k][d] == iter->stride[k][n - 1] * iter->size[n - 1];
-        if (merge) {
-            iter->size[n - 1] *= sizes[d];
-            continue;
-        }
-        iter->size[n] = sizes[d];
-        iter->perm[n] = d;
-        for (int k = 0; k < operands; k++) iter->stride[k][n] = strides[k][d];
-        n++;
-    }
-    if (!n) {
-        iter->size[0] = 1;
-        iter->perm[0] = 0;
-        for (int k = 0; k < operands; k++) iter->stride[k][0] = 1;
-        n = 1;
-    }
-    iter->ndim = n;
-}
-
 int gems_index_vector(const gems_iter *iter, int from, int64_t steps, int size, const void *out,
                       const void *in) {
     int vector = 16 / size;

@@ -35,8 +35,6 @@ typedef struct gems_map {
  * too large. */
 bool gems_map_make(const gems_iter *iter, int first, int vector, bool wide, gems_map *map);
 
-/* gems_iter_make without changing the order of the dims: i counts as the shape's own row-major index. */
-void gems_iter_ordered(gems_iter *iter, const int64_t *sizes, int ndim, const int64_t *const *strides, int operands);
 
 /* Elements of one access along the innermost dim, of `size` bytes each: operands 0 and `from` (-1: none) are contiguous there,
  * the others stand still; steps: or of all other strides by which the two move. 1: none. */
