@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -21,3 +23,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(absent)
+
+
+@pytest.fixture(scope="module")
+def registered() -> Iterator[None]:
+    """Keeps what scopes register until the module's last test: a scope then opens gates, and no more.
+
+    No gate is open outside the test's own scopes.
+    """
+    import flag_gems
+
+    with flag_gems.use_gems(include=[]):
+        yield

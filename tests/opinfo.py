@@ -12,6 +12,7 @@ import torch
 from flag_gems import _C
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.common_utils import set_rng_seed
 from torch.testing._internal.opinfo.core import OpInfo, SampleInput
 from torch.utils._pytree import tree_map
 
@@ -88,7 +89,7 @@ def stable_kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> 
     return tuple(t if keepdim else t.squeeze(dim) for t in found)
 
 
-# What is right where ATen's result is one of several, or wrong: the first of equal elements, as our kernels take it; the
+# What is right where ATen has one of several results, or a wrong one: the first of equal elements, as our kernels; the
 # median of a tensor in which an element lies several times (ATen's is that of other elements).
 SETTLED = {
     "sort": stable_sort,
@@ -116,8 +117,15 @@ def samples(info: OpInfo, device: str, dtype: torch.dtype, grad: bool, limit: in
     """At most `limit` samples, spread over all that the database has for a dtype."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.manual_seed(0)
-        found = list(info.sample_inputs(device, dtype, requires_grad=grad))
+        # The function itself: info.sample_inputs looks through the whole stack for each sample.
+        drawn = iter(info.sample_inputs_func(info, device, dtype, requires_grad=grad))
+        found = []
+        while True:
+            set_rng_seed(1234)
+            try:
+                found.append(next(drawn))
+            except StopIteration:
+                break
     step = max(1, len(found) // limit)
     yield from found[::step][:limit]
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from compare import ALL_DTYPES, both, kernels
 from layouts import LAYOUTS
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 SHAPES = [(), (1,), (7,), (5, 34), (3, 5, 16), (2, 3, 4, 9), (129, 33), (0,), (0, 3), (2, 0, 4)]
 # Around words of 64 elements, tiles of a block, and tiles of a thread.

@@ -21,6 +21,8 @@ from compare import outcome
 from test_elementwise import check, views
 from test_elementwise_engine import ARCHS
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 DTYPES = (torch.complex64, torch.complex128)
 BOTH = [torch.complex64, pytest.param(torch.complex128, marks=pytest.mark.slow)]

@@ -12,6 +12,8 @@ from flag_gems import _C, ops, rows
 
 from compare import assert_same
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 
 

@@ -15,6 +15,8 @@ import entry_args
 from compare import FLOATS, assert_same, outcome
 from random_elementwise import SAME_SHAPE
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 INF, NAN = math.inf, math.nan
 EDGES = [0.0, -0.0, INF, -INF, NAN, 1, -1, 0.5, -0.5, 1.5, 2.5, -2.5, 3, -3, 6, -6, 1e-5, -1e-5, 20.5, -20.5, 100, -100]

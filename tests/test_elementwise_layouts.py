@@ -18,6 +18,8 @@ from test_base import NUMBERS
 from test_base import value as cpu_value
 from test_elementwise_engine import gpu, library, output, run
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 
 

@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 
 from random_elementwise import DTYPES, QUICK, QUICK_DTYPES, Call, calls, check, entries
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 HERE = Path(__file__).resolve().parent
 SETTINGS = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
 

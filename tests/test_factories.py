@@ -15,6 +15,8 @@ from torch import Tensor
 
 from compare import FLOATS, Raised, assert_same, outcome
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 INTS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 aten = torch.ops.aten

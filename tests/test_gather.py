@@ -19,6 +19,8 @@ from torch import Tensor
 from compare import assert_same, outcome
 from layouts import LAYOUTS
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 aten = torch.ops.aten

@@ -25,6 +25,8 @@ import sass
 from compare import Raised, assert_same, outcome, tensors
 from layouts import LAYOUTS
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 HERE = Path(__file__).resolve().parent
 aten = torch.ops.aten

@@ -17,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 DEVICE = flag_gems.device
 

@@ -15,6 +15,8 @@ import entry_args
 from compare import ALL_DTYPES, FLOATS, Raised, assert_same, outcome, tensors, to_float64
 from opinfo import RANDOM, base_of, copy_of, infos_of, reference_of, rows, samples
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 QUICK = 6  # samples of an OpInfo and dtype in make test; all of them under make test-all
 QUICK_DTYPES = (torch.float32, torch.bfloat16, torch.int64)
 DEVICE = flag_gems.device

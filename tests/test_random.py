@@ -15,6 +15,8 @@ from torch import Tensor
 
 from compare import assert_same, outcome
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 THREADS = 256 * 132 * 8  # the grid of the GPU whose numbers the cpu backend gives

@@ -21,6 +21,8 @@ from torch import Tensor
 from compare import FLOATS, Raised, assert_same, outcome
 from test_random import THREADS, drawn, philox, seed_of, words
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 ON_CPU = DEVICE == "cpu"
 INTS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)

@@ -20,6 +20,8 @@ from torch import Tensor
 from compare import both, kernels
 from layouts import LAYOUTS
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 ATEN = torch.ops.aten
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -19,6 +19,8 @@ from compare import assert_same, outcome, tensors
 from layouts import LAYOUTS
 from opinfo import RANDOM, base_of, copy_of, infos_of, reference_of, rows, samples
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 COUNT = 4  # samples of an OpInfo
 # An index out of range stops a GPU's context for good, in ATen as here: no empty tensors for these there.
@@ -66,11 +68,18 @@ def map_tensors(change: Callable[[Tensor], Tensor | None], value: Any) -> Any:
     return tree_map(one, value)
 
 
+LAST: dict[str, list[tuple[Any, ...]]] = {}  # of the operator whose tests are running, by its name and dtype
+
+
 def arguments(info: OpInfo, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """(input, args, kwargs) of a few samples, the ones with more dims first."""
-    found = [(s.input, s.args, s.kwargs) for s in samples(info, DEVICE, dtype, False, 24)]
-    found.sort(key=lambda case: -max((t.ndim for t in tensors(case)), default=0))
-    return found[:COUNT]
+    """(input, args, kwargs) of a few samples, the ones with more dims first; not to be written."""
+    key = f"{info.name} {info.variant_test_name} {dtype}"
+    if key not in LAST:
+        found = [(s.input, s.args, s.kwargs) for s in samples(info, DEVICE, dtype, False, 24)]
+        found.sort(key=lambda case: -max((t.ndim for t in tensors(case)), default=0))
+        LAST.clear()
+        LAST[key] = found[:COUNT]
+    return LAST[key]
 
 
 def run(info: OpInfo, case: tuple[Any, ...]) -> Any:

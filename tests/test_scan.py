@@ -20,6 +20,8 @@ from torch import Tensor
 from compare import both, kernels
 from layouts import LAYOUTS
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 ATEN = torch.ops.aten
 INTS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)

@@ -25,7 +25,10 @@ aten = torch.ops.aten
 MOVED = (torch.float32, torch.bool, torch.complex128)
 SUMMED = (torch.float32, torch.bfloat16)
 REDUCES = ("sum", "prod", "mean", "amax", "amin")
-pytestmark = pytest.mark.filterwarnings("ignore:.*beta", "ignore:.*deprecated")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*beta", "ignore:.*deprecated"),
+    pytest.mark.usefixtures("registered"),
+]
 
 
 def counts(name: str) -> dict[str, int]:

@@ -16,6 +16,8 @@ from layouts import LAYOUTS
 from sorting import FLOATS, INTS, values
 from test_sort import run_in
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 
 

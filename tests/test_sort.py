@@ -19,6 +19,8 @@ from compare import both, kernels
 from layouts import LAYOUTS
 from sorting import FLOATS, INTS, KINDS, picked, same_bits, stable_order, values
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 ATEN = torch.ops.aten
 LONG = [2**k + d for k in (8, 10, 12, 13) for d in (-1, 0, 1)] + [2**17 + 1]

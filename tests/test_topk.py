@@ -16,6 +16,8 @@ from layouts import LAYOUTS
 from sorting import FLOATS, INTS, KINDS, picked, same_bits, stable_order, values
 from test_sort import run_in, spaced
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 DEVICE = flag_gems.device
 LENGTHS = st.one_of(st.integers(1, 130), st.sampled_from([1023, 1024, 1025, 4095, 4097, 9001]))
 
