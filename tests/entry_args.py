@@ -12,8 +12,20 @@ SHAPE = (5, 7)
 MASKS = {"condition", "mask"}
 INDEXES = {"index", "indices", "target"}
 LINES = {"boundaries", "sorted_sequence"}  # in order, of one dim
+CHANCES = {"bernoulli", "bernoulli.out"}  # self holds probabilities: outside [0, 1] they stop a GPU's context for good
+SPACED = {"linspace", "logspace"}  # ends as tensors: of the CPU, as the rows take them
 # Numbers by argument name, where 2 would not do.
-NUMBERS = {"p": 0.25, "lambd": 1.5, "negative_slope": 0.1, "beta": 1, "alpha": 1, "dim": 1, "num_weights": 9, "to": 2, "high": 9}
+NUMBERS = {
+    "p": 0.25,
+    "lambd": 1.5,
+    "negative_slope": 0.1,
+    "beta": 1,
+    "alpha": 1,
+    "dim": 1,
+    "num_weights": 9,
+    "to": 2,
+    "high": 9,
+}
 
 
 def tensor(name: str, dtype: torch.dtype, device: str, shape: tuple[int, ...] = SHAPE) -> Tensor:
@@ -25,7 +37,7 @@ def tensor(name: str, dtype: torch.dtype, device: str, shape: tuple[int, ...] = 
         return (torch.arange(count, device=device) % min(shape)).view(shape)
     values = torch.arange(1, count + 1, device=device).view(shape)
     if name == "p":
-        values = values % 8  # probabilities, eighths of them
+        values = values % (8 if dtype.is_floating_point else 2)  # probabilities, eighths of them
     if name == "buffer":  # log_sigmoid's: what its forward has computed
         return torch.exp(values / -8).to(dtype)
     return values.to(dtype) if not dtype.is_floating_point else (values / 8).to(dtype)
@@ -74,6 +86,12 @@ def arguments(name: str, dtype: torch.dtype, device: str) -> tuple[Any, list[Any
             kwargs[argument.name] = torch.empty(0, dtype=dtype, device=device)
         elif argument.name == "reduce" and base in ("scatter", "scatter_"):
             kwargs["reduce"] = "add"  # the older operator has words of its own
+        elif argument.name == "device":
+            kwargs["device"] = torch.device(device)
+        elif base in SPACED and str(argument.real_type) == "Tensor":
+            args.append(torch.tensor(1.5))
+        elif name in CHANCES and argument.name == "self":
+            args.append(tensor("p", dtype, device))
         elif argument.kwarg_only:
             kwargs[argument.name] = value(argument, dtype, device)
         else:

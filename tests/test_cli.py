@@ -116,7 +116,7 @@ def test_warmup_default_dtypes() -> None:
 
 def test_warmup_all_means_every_row() -> None:
     items = warm.plan(["sm_80", "sm_90a"], ["all"], None)
-    names = [row["id"] for row in rows.all_rows()]
+    names = [row["id"] for row in rows.all_rows() if row["entries"]]  # composite rows run in the kernels of others
     assert {(item.arch, item.row) for item in items} == {(arch, name) for arch in ("sm_80", "sm_90a") for name in names}
     assert {item.backend for item in items} == {"cuda"}
 

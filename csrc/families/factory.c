@@ -91,6 +91,8 @@ static bool count_of_integers(int64_t start, int64_t end, int64_t step, int64_t 
 static gems_status arange_of(int dtype, bool inclusive, const gems_value number[3],
                              const gems_device_info *info, sequence *s) {
     double start = number_of(&number[0]), end = number_of(&number[1]), step = number_of(&number[2]);
+    if (inclusive && dtype == GEMS_BF16 && info->arch)
+        return gems_decline("a range of bfloat16, which ATen has on a CPU only");
     /* ints are read as int64, floats of a CPU as double, all others as float */
     bool integer = gems_dtype_is_int(dtype);
     int wide = integer ? GEMS_I64

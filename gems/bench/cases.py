@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from flag_gems.bench import moves
+from flag_gems.bench import moves, places
 from flag_gems.rows import Row, name_of
 from torch import Tensor
 
@@ -88,7 +88,18 @@ class Maker:
             return f"{self.n}", self.tensor(self.n, dtype=torch.bool)
         if name == "value":  # fill, masked_fill: a tensor of one element
             return f"{self.n}", self.tensor(1).reshape(())
+        if name == "grad_output" and name_of(self.row).startswith("glu"):
+            return f"{self.n}", self.tensor(self.n // 2)
         return f"{self.n}", self.tensor(self.n)
+
+    def random(self, name: str) -> tuple[str, Tensor]:
+        if name == "p" or name_of(self.row) == "bernoulli":  # probabilities
+            return f"{self.n}", torch.rand(self.n, device=self.device).to(self.dtype)
+        return self.elementwise(name)
+
+    def end(self, name: str) -> tuple[str, Tensor]:
+        """An end of a sequence, where it is a tensor: one of the CPU, which no kernel has to wait for."""
+        return f"{self.n}", values((1,), self.dtype, "cpu", "positive").reshape(())
 
     def rowwise(self, name: str) -> tuple[str, Tensor]:
         r, c = self.rows, self.columns
@@ -167,7 +178,7 @@ class Maker:
             "p": lambda: 0.1,
             "train": lambda: True,
             "eps": lambda: 1e-5,
-            "size": lambda: [self.n],
+            "size": lambda: [self.n] if "List" in kind else self.n,
             "rounding_mode": lambda: "floor",
             "min": lambda: -0.5,
             "max": lambda: 0.5,
@@ -176,6 +187,12 @@ class Maker:
         }
         if name == "dim":
             return self.dim(kind)
+        if self.row["family"] == "factory":
+            named |= {"steps": lambda: self.n} | dict.fromkeys(("n", "m", "row", "col"), lambda: self.side)
+            if "range" in name_of(self.row):
+                named["end"] = lambda: self.n
+        elif self.row["family"] == "random":
+            named |= {"n": lambda: self.n, "low": lambda: 0} | dict.fromkeys(("high", "to"), lambda: 100)
         if name in named and not (has_default and name == "padding_idx"):
             return named[name]()
         if has_default:
@@ -198,14 +215,17 @@ class Maker:
             When an argument's kind is none that is known here.
         """
         args: list[Any]
+        kwargs: dict[str, Any]
         if self.row["family"] == "index_map":
             args = moves.arguments(name_of(self.row), self.tensor, self.n, self.columns)
             return Case(name_of(self.row), "x".join(map(str, args[0].shape)), args, {})
+        if self.row["family"] in ("index", "scatter"):
+            args, kwargs = places.arguments(name_of(self.row), self.tensor, self.index, self.rows, self.columns)
+            return Case(name_of(self.row), f"{self.rows}x{self.columns}", args, kwargs)
         makers = {"reduce": self.rowwise, "row_norm": self.rowwise, "matmul": self.matmul, "gather": self.gather}
-        makers["sort"] = self.sort
+        makers |= {"sort": self.sort, "random": self.random, "factory": self.end}
         tensor_of = makers.get(self.row["family"], self.elementwise)
-        args = []
-        kwargs: dict[str, Any] = {}
+        args, kwargs = [], {}
         shape = f"{self.n}"
         for argument in schema_of(self.row).arguments:
             kind = str(argument.type)
@@ -226,7 +246,7 @@ class Maker:
                 kwargs[argument.name] = value
             else:
                 args.append(value)
-        if bytes_of(args) + bytes_of(kwargs) == 0:  # a factory: zeros, ones ...
+        if self.row["family"] == "factory" or bytes_of(args) + bytes_of(kwargs) == 0:  # zeros, ones ...
             kwargs.update(dtype=self.dtype, device=torch.device(self.device))
         return Case(name_of(self.row), shape, args, kwargs, self.flops, self.untouched)
 
