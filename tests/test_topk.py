@@ -159,7 +159,7 @@ def test_errors_are_atens() -> None:
         lambda: torch.kthvalue(x, 5),
         lambda: torch.kthvalue(x, 1, -3),
         lambda: torch.median(x, 2),
-        lambda: torch.median(x > 0),
+        *([lambda: torch.median(x > 0)] if DEVICE == "cpu" else []),  # ATen's has one of booleans on a GPU
     ):
         ours, theirs = both(call)
         assert isinstance(theirs, type) and ours is theirs
