@@ -6,7 +6,7 @@ Sums are held to those of float64, and to be no further from them than ATen's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flag_gems
@@ -25,6 +25,8 @@ ATEN = torch.ops.aten
 INTS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LENGTHS = sorted({*range(1, 131), *(2**k + d for k in range(8, 14) for d in (-1, 0, 1))})
+WIDELY = ("cumsum", "cummax")  # a scan of numbers and one of places, in every layout
+SOME = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 129, 255, 257, 1025, 2048, 4097, 8191)
 QUICK = (torch.float32, torch.bfloat16, torch.int64, torch.bool)
 DTYPES = [
     pytest.param(d, id=str(d), marks=[] if d in QUICK else [pytest.mark.slow]) for d in (*FLOATS, *INTS, torch.bool)
@@ -82,8 +84,14 @@ def check_sum(result: Tensor, x: Tensor, dim: int) -> None:
     assert not ((result.double() - exact).abs() > bound).any()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        pytest.param(name, layout, marks=[] if name in WIDELY or layout == "permuted" else [pytest.mark.slow])
+        for name in CALLS
+        for layout in LAYOUTS
+    ],
+)
 def test_every_dim_of_every_layout(name: str, layout: str) -> None:
     for shape in ((), (7,), (5, 34), (3, 5, 16), (2, 3, 4, 9), (70, 3, 20)):
         x = LAYOUTS[layout](values(shape, torch.float32, name))
@@ -96,9 +104,10 @@ def test_every_dim_of_every_layout(name: str, layout: str) -> None:
         CALLS[name](torch.ones(3, 4, device=DEVICE), 0)
 
 
+@pytest.mark.parametrize("lengths", [SOME, pytest.param(LENGTHS, marks=pytest.mark.slow)], ids=["some", "all"])
 @pytest.mark.parametrize("name", CALLS)
-def test_every_length_in_rows_and_columns(name: str) -> None:
-    for n in LENGTHS:
+def test_every_length_in_rows_and_columns(name: str, lengths: Sequence[int]) -> None:
+    for n in lengths:
         x = values((3, n), torch.float32, name)
         for view, dim in ((x, 1), (x.t().contiguous(), 0), (x.repeat(7, 1).t().contiguous(), 0)):
             ours, theirs = both(lambda v=view, d=dim: CALLS[name](v, d))
