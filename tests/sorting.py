@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+QUICK = (torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool)  # dtypes of a quick test
 KINDS = ("plain", "ties", "special", "sorted", "constant")
+
+
+def dtypes(*all_of_them: torch.dtype) -> list[Any]:
+    """Parameters of a test, of which the rarer ones are slow."""
+    return [pytest.param(d, id=str(d), marks=[] if d in QUICK else [pytest.mark.slow]) for d in all_of_them]
 
 
 def values(shape: tuple[int, ...], dtype: torch.dtype, kind: str, device: str, seed: int = 0) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flag_gems
@@ -18,8 +19,12 @@ from layouts import LAYOUTS
 pytestmark = pytest.mark.usefixtures("registered")
 
 DEVICE = flag_gems.device
-SHAPES = [(), (1,), (7,), (5, 34), (3, 5, 16), (2, 3, 4, 9), (129, 33), (0,), (0, 3), (2, 0, 4)]
+SHAPES = [
+    *((), (7,), (5, 34), (2, 3, 4, 9), (0, 3)),
+    *(pytest.param(s, marks=pytest.mark.slow) for s in ((1,), (3, 5, 16), (129, 33), (0,), (2, 0, 4))),
+]
 # Around words of 64 elements, tiles of a block, and tiles of a thread.
+SOME = (1, 2, 7, 8, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 257, 4095, 4097, 32769)
 LENGTHS = sorted({*range(1, 131), *(n + d for n in (256, 4096, 32768) for d in (-1, 0, 1))})
 
 
@@ -68,8 +73,9 @@ def test_layouts(shape: tuple[int, ...], layout: str) -> None:
                 assert torch.equal(parts[0], expected)
 
 
-def test_lengths() -> None:
-    for n in LENGTHS:
+@pytest.mark.parametrize("lengths", [SOME, pytest.param(LENGTHS, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_lengths(lengths: Sequence[int]) -> None:
+    for n in lengths:
         x = torch.randint(0, 3, (n,), device=DEVICE, dtype=torch.int32)
         check(x, mask_of((n,), 0.5), x + 1)
 
@@ -129,6 +135,31 @@ def test_out() -> None:
     assert fixed.tolist() == [[0, 0], [0, 2], [1, 1], [-1, -1]]
     assert scattered.tolist() == [[-1, 0, -2], [0, -3, 0]]
     same(*both(lambda: torch.nonzero(x, out=torch.empty(0, dtype=torch.int64, device=DEVICE))))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3])
+def test_strides_of_out_are_atens(rows: int) -> None:
+    """ATen gives new strides to an out= of nonzero whose transpose is contiguous: on a GPU alone."""
+    x = torch.zeros(2, 4, device=DEVICE)
+    x.view(-1)[:rows] = 1
+    whole = {"dtype": torch.int64, "device": DEVICE}
+    for make in (
+        lambda: torch.zeros(rows, 2, **whole),
+        lambda: torch.zeros(2, rows, **whole).t(),
+        lambda: torch.zeros(rows, 2, 2, **whole)[..., 1],
+        lambda: torch.zeros(0, **whole),
+    ):
+
+        def find(out: Tensor) -> Tensor:
+            return torch.nonzero(x, out=out)
+
+        def find_some(out: Tensor) -> Tensor:
+            return torch.ops.aten.nonzero_static.out(x, size=rows, out=out)
+
+        for call in (find, find_some):
+            ours, theirs = both(lambda c=call, m=make: c(m()))
+            same(ours, theirs)
+            assert ours.stride() == theirs.stride()
 
 
 def test_errors_are_atens() -> None:

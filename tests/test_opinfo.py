@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing._internal.opinfo.core import OpInfo, SampleInput
 
 import entry_args
-from compare import ALL_DTYPES, FLOATS, Raised, assert_same, outcome, tensors, to_float64
+from compare import ALL_DTYPES, FLOATS, Raised, WithGradients, assert_same, outcome, tensors, to_float64
 from opinfo import RANDOM, base_of, copy_of, infos_of, reference_of, rows, samples
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -55,7 +55,7 @@ def forward_and_backward(function: Any, sample: SampleInput) -> Any:
     if not wanted or not leaves:
         return result
     cotangents = [torch.linspace(-1, 1, t.numel(), dtype=t.dtype, device=t.device).view(t.shape) for t in wanted]
-    return result, torch.autograd.grad(wanted, leaves, cotangents, allow_unused=True)
+    return WithGradients(result, torch.autograd.grad(wanted, leaves, cotangents, allow_unused=True))
 
 
 def check(info: OpInfo, sample: SampleInput, note: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from compare import both, kernels
 from layouts import LAYOUTS
-from sorting import FLOATS, INTS, values
+from sorting import FLOATS, INTS, dtypes, values
 from test_sort import run_in
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -30,7 +30,7 @@ def same(name: str, call: Any) -> None:
     assert result.stride() == expected.stride() or result.numel() < 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     rows=st.integers(0, 4),
     length=st.integers(0, 130),
@@ -62,11 +62,12 @@ def test_searchsorted(
     sorter = torch.argsort(sequence, dim=-1, stable=True) if use_sorter else None
     sequence = sequence if use_sorter else sequence.sort(-1).values
     side = "right" if right else "left"
-    same("searchsorted.Tensor", lambda: torch.searchsorted(sequence, wanted, out_int32=int32, right=right, sorter=sorter))
+    options = {"out_int32": int32, "right": right, "sorter": sorter}
+    same("searchsorted.Tensor", lambda: torch.searchsorted(sequence, wanted, **options))
     same("searchsorted.Tensor", lambda: torch.searchsorted(sequence, wanted, side=side, sorter=sorter))
 
 
-@pytest.mark.parametrize("dtype", [*FLOATS, *INTS], ids=str)
+@pytest.mark.parametrize("dtype", dtypes(*FLOATS, *INTS))
 def test_every_dtype(dtype: torch.dtype) -> None:
     line = values((50,), dtype, "ties", DEVICE).sort().values
     x = values((6, 7), dtype, "special", DEVICE)
@@ -98,7 +99,8 @@ def test_out_and_errors() -> None:
     line, x = torch.arange(5.0, device=DEVICE), torch.tensor([[0.5, 9], [2, -1]], device=DEVICE)
     out = torch.empty(0, dtype=torch.int64, device=DEVICE)
     number = torch.empty((), dtype=torch.int32, device=DEVICE)
-    with kernels("searchsorted.Tensor_out", "bucketize.Tensor_out", "searchsorted.Scalar_out", "isin.Tensor_Tensor_out"):
+    names = ("searchsorted.Tensor_out", "bucketize.Tensor_out", "searchsorted.Scalar_out", "isin.Tensor_Tensor_out")
+    with kernels(*names):
         assert torch.searchsorted(line, x, out=out) is out
         assert out.tolist() == [[1, 5], [2, 0]]
         assert torch.bucketize(x, line, right=True, out=out).tolist() == [[1, 5], [3, 0]]
@@ -128,7 +130,7 @@ def test_a_sorter_out_of_range_is_atens_error() -> None:
         assert ours is theirs is RuntimeError
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     shape=st.lists(st.integers(0, 30), max_size=3),
     count=st.one_of(st.integers(0, 40), st.sampled_from([300, 5000])),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compare import both, kernels
 from layouts import LAYOUTS
-from sorting import FLOATS, INTS, KINDS, picked, same_bits, stable_order, values
+from sorting import FLOATS, INTS, KINDS, dtypes, picked, same_bits, stable_order, values
 from test_sort import run_in, spaced
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -57,7 +57,7 @@ def check_median(x: Tensor, dim: int) -> None:
         assert same_bits(result.values, picked(x, dim, places).squeeze(dim))
 
 
-@pytest.mark.parametrize("dtype", [*FLOATS, *INTS], ids=str)
+@pytest.mark.parametrize("dtype", dtypes(*FLOATS, *INTS))
 def test_every_dtype(dtype: torch.dtype) -> None:
     for shape in ((7,), (3, 130), (2, 700), (1, 9000)):
         for kind in ("plain", "ties", "special"):
@@ -69,7 +69,7 @@ def test_every_dtype(dtype: torch.dtype) -> None:
             check_median(x, -1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     others=st.lists(st.integers(1, 9), max_size=2),
     length=LENGTHS,
@@ -102,7 +102,9 @@ def test_any_shape(
 
 
 @pytest.mark.parametrize("n", [2**12 + 1, 2**17 - 1])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in ("ties", "special") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_long_rows(n: int, kind: str) -> None:
     x = values((n,), torch.float32, kind, DEVICE)
     for k in (1, 32, 33, 1000, n // 3):
@@ -161,7 +163,7 @@ def test_errors_are_atens() -> None:
         lambda: torch.kthvalue(x, 5),
         lambda: torch.kthvalue(x, 1, -3),
         lambda: torch.median(x, 2),
-        lambda: torch.median(x > 0),
+        *([lambda: torch.median(x > 0)] if DEVICE == "cpu" else []),  # ATen's has one of booleans on a GPU
     ):
         ours, theirs = both(call)
         assert isinstance(theirs, type) and ours is theirs

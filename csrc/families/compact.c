@@ -95,8 +95,8 @@ static gems_status pick(gems_call *call, picks *p, const dims *shape, const void
     uint32_t grid[3] = {gems_grid_for(info, p->tiles, 1), 1, 1};
     uint32_t block[3] = {p->fast ? 1 : THREADS, 1, 1};
     dims none = *shape;
-    void *args[] = {&p->test, &p->starts, &p->n,    &p->tiles, &none, &from,
-                    &to,      &places,    &row,     &column,   &limit};
+    void *args[] = {&p->test, &p->starts, &p->n, &p->tiles, &none, &from,
+                    &to,      &places,    &row,  &column,   &limit};
     return gems_call_launch(call, p->plan, PICK, grid, block, 0, args);
 }
 
@@ -114,16 +114,32 @@ static gems_status make_dims(const gems_tensor *t, dims *shape) {
     return GEMS_OK;
 }
 
+/* Whether out= of nonzero has the sizes of the result already. */
+static bool out_fits(const gems_call *call, int64_t rows, int ndim) {
+    const gems_value *out = &call->args[call->entry->out_arg];
+    return out->kind == GEMS_TENSOR && out->t.ndim == 2 && out->t.sizes[0] == rows &&
+           out->t.sizes[1] == ndim;
+}
+
+/* Whether ATen on a GPU would give an out= that fits other strides: it writes into one whose
+ * transpose is contiguous as if it had the strides of a new one. */
+static bool gets_strides(const gems_tensor *out, int64_t rows, int ndim) {
+    bool transposed = out->numel == 0 || ((rows == 1 || out->strides[0] == 1) &&
+                                          (ndim == 1 || out->strides[1] == rows));
+    bool same = out->strides[0] == 1 && out->strides[1] == (rows ? rows : 1);
+    return transposed && (rows == ndim || !same);
+}
+
 /* The result of nonzero is the transpose of a contiguous tensor, in ATen on every device. An
  * out= of another shape, that is to become one, is left to it. */
 static gems_status nonzero_output(gems_call *call, int64_t total, int ndim) {
-    const int64_t sizes[2] = {total, ndim}, strides[2] = {1, total};
+    const int64_t sizes[2] = {total, ndim}, strides[2] = {1, total ? total : 1};
     if (call->entry->variant == GEMS_OUT) {
-        const gems_value *out = &call->args[call->entry->out_arg];
-        bool fits = out->kind == GEMS_TENSOR && out->t.ndim == 2 && out->t.sizes[0] == total &&
-                    out->t.sizes[1] == ndim;
-        if (!fits)
+        if (!out_fits(call, total, ndim))
             return gems_decline("an out= that has yet to become a transpose");
+        const gems_tensor *out = &call->args[call->entry->out_arg].t;
+        if (call->device_type != GEMS_CPU && gets_strides(out, total, ndim))
+            return gems_decline("an out= that ATen gives other strides");
     }
     return gems_output(call, 0, 2, sizes, strides, GEMS_I64);
 }
@@ -160,15 +176,17 @@ static gems_status run_nonzero_static(gems_call *call) {
     if (call->args[1].kind != GEMS_INT || call->args[2].kind != GEMS_INT)
         return gems_decline("size or fill_value");
     const int64_t size = gems_arg_int(call, 1), sizes[2] = {size, self->ndim};
-    const int64_t transposed[2] = {1, size};
+    const int64_t transposed[2] = {1, size ? size : 1};
+    const bool cpu = call->device_type == GEMS_CPU;
     if (size < 0) return gems_decline("a negative size");
+    if (!cpu && call->entry->variant == GEMS_OUT && !out_fits(call, size, self->ndim))
+        return gems_decline("an out= that ATen makes another shape on a GPU");
     GEMS_TRY(make_dims(self, &shape));
     if (self->numel && size && self->ndim) {
         GEMS_TRY(contiguous(call, self, self->sizes, self->ndim, &test));
         GEMS_TRY(count(call, test, self->dtype, GEMS_U8, self->numel, &p));
     }
-    GEMS_TRY(gems_output(call, 0, 2, sizes, call->device_type == GEMS_CPU ? NULL : transposed,
-                         GEMS_I64));
+    GEMS_TRY(gems_output(call, 0, 2, sizes, cpu ? NULL : transposed, GEMS_I64));
     const gems_tensor *out = &call->out[0];
     if (!out->numel) return GEMS_OK;
     gems_store_number(&call->args[2], GEMS_I64, bits);
