@@ -11,9 +11,20 @@ from torch import Tensor
 SHAPE = (5, 7)
 MASKS = {"condition", "mask"}
 INDEXES = {"index", "indices", "target"}
+PLACED = {"scatter", "scatter_", "put", "put_", "index_put", "index_put_"}  # one of equal places wins
 LINES = {"boundaries", "sorted_sequence"}  # in order, of one dim
 # Numbers by argument name, where 2 would not do.
-NUMBERS = {"p": 0.25, "lambd": 1.5, "negative_slope": 0.1, "beta": 1, "alpha": 1, "dim": 1, "num_weights": 9, "to": 2, "high": 9}
+NUMBERS = {
+    "p": 0.25,
+    "lambd": 1.5,
+    "negative_slope": 0.1,
+    "beta": 1,
+    "alpha": 1,
+    "dim": 1,
+    "num_weights": 9,
+    "to": 2,
+    "high": 9,
+}
 
 
 def tensor(name: str, dtype: torch.dtype, device: str, shape: tuple[int, ...] = SHAPE) -> Tensor:
@@ -64,6 +75,12 @@ def value(argument: Any, dtype: torch.dtype, device: str) -> Any:
     raise NotImplementedError(f"{name}: {kind}")
 
 
+def places_apart(device: str, in_rows: bool) -> Tensor:
+    """Indexes none of which comes twice: within its row, else anywhere."""
+    index = torch.arange(math.prod(SHAPE), device=device).view(SHAPE)
+    return index % SHAPE[-1] if in_rows else index
+
+
 def arguments(name: str, dtype: torch.dtype, device: str) -> tuple[Any, list[Any], dict[str, Any]]:
     """The overload "add.Scalar" itself, its positional and its keyword arguments."""
     base, _, overload = name.partition(".")
@@ -74,6 +91,8 @@ def arguments(name: str, dtype: torch.dtype, device: str) -> tuple[Any, list[Any
             kwargs[argument.name] = torch.empty(0, dtype=dtype, device=device)
         elif argument.name == "reduce" and base in ("scatter", "scatter_"):
             kwargs["reduce"] = "add"  # the older operator has words of its own
+        elif argument.name == "index" and base in PLACED and device != "cpu":
+            args.append(places_apart(device, base.startswith("scatter")))  # which wins there is not said in ATen
         elif argument.kwarg_only:
             kwargs[argument.name] = value(argument, dtype, device)
         else:
