@@ -157,6 +157,11 @@ def why_not(name: str, schema: str, key: str) -> str | None:
     return None
 
 
+def has_kernel(name: str, key: str) -> bool:
+    """Whether torch itself runs an overload on a backend; where it does not, it is to go on saying so."""
+    return torch._C._dispatch_has_computed_kernel_for_dispatch_key("aten::" + name, key)
+
+
 def _comparable(text: str) -> str:
     """Numbers as one form: 1. and 1.0, 1e-05 and 1e-5."""
     import re
@@ -206,6 +211,9 @@ class _Registrations:
             if index not in self.refused:
                 entry = table.entries[index]
                 reason = why_not(entry["name"], entry["schema"], self.key)
+                # functional ones may stand in where torch has none: gradients of our own forward kernels
+                if reason is None and entry["variant"] == "out" and not has_kernel(entry["name"], self.key):
+                    reason = "torch has no kernel of it on this backend"
                 self.refused[index] = reason or ""
                 if reason:
                     log.info("aten::%s is not registered: %s", entry["name"], reason)

@@ -11,6 +11,7 @@ from torch import Tensor
 SHAPE = (5, 7)
 MASKS = {"condition", "mask"}
 INDEXES = {"index", "indices", "target"}
+PLACED = {"scatter", "scatter_", "put", "put_", "index_put", "index_put_"}  # one of equal places wins
 LINES = {"boundaries", "sorted_sequence"}  # in order, of one dim
 CHANCES = {"bernoulli", "bernoulli.out"}  # self holds probabilities: outside [0, 1] they stop a GPU's context for good
 SPACED = {"linspace", "logspace"}  # ends as tensors: of the CPU, as the rows take them
@@ -76,6 +77,12 @@ def value(argument: Any, dtype: torch.dtype, device: str) -> Any:
     raise NotImplementedError(f"{name}: {kind}")
 
 
+def places_apart(device: str, in_rows: bool) -> Tensor:
+    """Indexes none of which comes twice: within its row, else anywhere."""
+    index = torch.arange(math.prod(SHAPE), device=device).view(SHAPE)
+    return index % SHAPE[-1] if in_rows else index
+
+
 def arguments(name: str, dtype: torch.dtype, device: str) -> tuple[Any, list[Any], dict[str, Any]]:
     """The overload "add.Scalar" itself, its positional and its keyword arguments."""
     base, _, overload = name.partition(".")
@@ -92,6 +99,8 @@ def arguments(name: str, dtype: torch.dtype, device: str) -> tuple[Any, list[Any
             args.append(torch.tensor(1.5))
         elif name in CHANCES and argument.name == "self":
             args.append(tensor("p", dtype, device))
+        elif argument.name == "index" and base in PLACED and device != "cpu":
+            args.append(places_apart(device, base.startswith("scatter")))  # which wins there is not said in ATen
         elif argument.kwarg_only:
             kwargs[argument.name] = value(argument, dtype, device)
         else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -53,3 +55,13 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor | None]] = {
     layout.__name__: layout
     for layout in (contiguous, transposed, stepped, offset, expanded, flipped, permuted, channels_last)
 }
+
+
+def crossed(first: Iterable[Any], second: Iterable[Any]) -> list[Any]:
+    """Pairs of both; quick are those in which one is the first of its kind, and those of a thing with itself."""
+    first, second = list(first), list(second)
+    return [
+        pytest.param(a, b, marks=[] if a == first[0] or b == second[0] or a == b else pytest.mark.slow)
+        for a in first
+        for b in second
+    ]

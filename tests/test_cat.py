@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from compare import assert_same, outcome
-from layouts import LAYOUTS
+from layouts import LAYOUTS, crossed
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -42,9 +42,8 @@ def sample(dtype: torch.dtype, *shape: int, seed: int = 0) -> Tensor:
     return (numbers % 2 == 0 if dtype == torch.bool else numbers).to(dtype).to(DEVICE)
 
 
-@pytest.mark.parametrize("dtype", [*ALL, torch.complex64, torch.complex128])
-@pytest.mark.parametrize("dim", [0, 1, 2, -1, -3])
-def test_dims(dim: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "dim"), crossed([*ALL, torch.complex64, torch.complex128], [1, 0, 2, -1, -3]))
+def test_dims(dtype: torch.dtype, dim: int) -> None:
     parts = []
     for i, size in enumerate((3, 1, 8, 5)):
         shape = [4, 6, 8]
@@ -55,9 +54,13 @@ def test_dims(dim: int, dtype: torch.dtype) -> None:
     check(lambda: torch.stack([parts[0], parts[0] + parts[0]], dim), "stack")
 
 
-@pytest.mark.parametrize("widths", [(16, 16), (8, 24, 32), (7, 9), (1, 1, 1), (0, 5, 0), (4096, 1, 33)])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.float64])
-def test_widths(widths: tuple[int, ...], dtype: torch.dtype) -> None:
+WIDTHS = [(8, 24, 32), (16, 16), (7, 9), (1, 1, 1), (0, 5, 0), (4096, 1, 33)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "widths"), crossed([torch.bfloat16, torch.uint8, torch.float32, torch.float64], WIDTHS)
+)
+def test_widths(dtype: torch.dtype, widths: tuple[int, ...]) -> None:
     parts = [sample(dtype, 5, width, seed=i) for i, width in enumerate(widths)]
     check(lambda: torch.cat(parts, 1))
     check(lambda: torch.cat([p.flatten() for p in parts]))
@@ -81,8 +84,7 @@ def test_legacy_empty() -> None:
     check(lambda: torch.cat([nothing, nothing]), kernel=False)
 
 
-@pytest.mark.parametrize("first", ALL)
-@pytest.mark.parametrize("second", ALL)
+@pytest.mark.parametrize(("first", "second"), crossed(ALL[1:] + ALL[:1], ALL[1:] + ALL[:1]))
 def test_promotion(first: torch.dtype, second: torch.dtype) -> None:
     parts = [sample(first, 3, 5), sample(second, 3, 9, seed=1), sample(first, 3, 2, seed=2)]
     check(lambda: torch.cat(parts, 1))

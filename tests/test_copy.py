@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from compare import assert_same, outcome
-from layouts import LAYOUTS
+from layouts import LAYOUTS, crossed
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -21,6 +21,7 @@ DEVICE = flag_gems.device
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 ALL = (*FLOATS, *INTS, torch.bool)
+BF16_FIRST = (torch.bfloat16, *(dtype for dtype in ALL if dtype != torch.bfloat16))
 aten = torch.ops.aten
 
 
@@ -50,7 +51,7 @@ def sample(dtype: torch.dtype, *shape: int) -> Tensor:
 # ---- copy_ and _to_copy
 
 
-@pytest.mark.parametrize(("source", "target"), list(itertools.product(ALL, ALL)))
+@pytest.mark.parametrize(("source", "target"), crossed(BF16_FIRST, BF16_FIRST))
 def test_dtype_pairs(source: torch.dtype, target: torch.dtype) -> None:
     x = sample(source, 5, 67)
     check("copy_", lambda: torch.zeros(5, 67, dtype=target, device=DEVICE).copy_(x))
@@ -83,11 +84,13 @@ def test_moved_as_bytes(dtype: torch.dtype) -> None:
     assert copied.view(torch.uint8).equal(expected.view(torch.uint8))
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.bfloat16, torch.float32, torch.float64, torch.complex128])
-@pytest.mark.parametrize(("to", "source"), list(itertools.product(LAYOUTS, LAYOUTS)))
-def test_layout_pairs(to: str, source: str, dtype: torch.dtype) -> None:
-    if to == "expanded":
-        return
+PAIRS_OF_LAYOUTS = [pair for pair in itertools.product(LAYOUTS, LAYOUTS) if pair[0] != "expanded"]
+MOVED = (torch.float32, torch.bool, torch.bfloat16, torch.float64, torch.complex128)
+
+
+@pytest.mark.parametrize(("dtype", "pair"), crossed(MOVED, [("transposed", "contiguous"), *PAIRS_OF_LAYOUTS]))
+def test_layout_pairs(dtype: torch.dtype, pair: tuple[str, str]) -> None:
+    to, source = pair
     x = LAYOUTS[source](sample(dtype, 3, 66, 2, 35))
     y = LAYOUTS[to](torch.zeros(3, 66, 2, 35, dtype=dtype, device=DEVICE))
 
@@ -98,17 +101,21 @@ def test_layout_pairs(to: str, source: str, dtype: torch.dtype) -> None:
     check("copy_", copy)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(64, 64), (130, 127), (3, 65, 200), (8, 7), (1, 300), (2, 3, 64, 9)])
-def test_transposing(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+SHAPES = [(130, 127), (64, 64), (3, 65, 200), (8, 7), (1, 300), (2, 3, 64, 9)]
+
+
+@pytest.mark.parametrize(("dtype", "shape"), crossed(MOVED[2:] + MOVED[:2], SHAPES))
+def test_transposing(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     x = sample(dtype, *shape)
     for order in itertools.permutations(range(len(shape))):
         check("clone", lambda o=order: x.permute(o).clone(memory_format=torch.contiguous_format))
 
 
-@pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 63, 64, 65, 127, 129, 4096, 4097, 70001])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.complex128])
-def test_sizes_and_offsets(count: int, dtype: torch.dtype) -> None:
+COUNTS = [4097, 1, 2, 15, 16, 17, 63, 64, 65, 127, 129, 4096, 70001]
+
+
+@pytest.mark.parametrize(("dtype", "count"), crossed(MOVED, COUNTS))
+def test_sizes_and_offsets(dtype: torch.dtype, count: int) -> None:
     x = sample(dtype, count + 3)
     for start in range(3):
         check("clone", lambda s=start: x[s : s + count].clone())
@@ -198,9 +205,8 @@ def test_device_that_is_named() -> None:
 NUMBERS = (0, 1, -1, 3, 255, 256, -129, 2**31, True, 0.5, -2.7, 70000.0, 1e39, math.nan, math.inf, 1 + 2j)
 
 
-@pytest.mark.parametrize("dtype", [*ALL, torch.complex64])
-@pytest.mark.parametrize("value", NUMBERS, ids=str)
-def test_fill(value: Any, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("dtype", "value"), crossed([*BF16_FIRST, torch.complex64], NUMBERS[::-1]), ids=str)
+def test_fill(dtype: torch.dtype, value: Any) -> None:
     """A number that does not fit the dtype is ATen's error."""
 
     def fill() -> Tensor:

@@ -15,7 +15,7 @@ from test_scatter import DEVICE, LAYOUT, MOVED, SUMMED, aten, check, counts, dra
 
 pytestmark = pytest.mark.usefixtures("registered")
 
-QUICK = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+QUICK = settings(max_examples=12, deadline=None, derandomize=True, database=None)
 SIZES = st.lists(st.one_of(st.integers(1, 6), st.sampled_from([16, 33, 130])), min_size=1, max_size=5).filter(
     lambda shape: torch.Size(shape).numel() < 20000
 )

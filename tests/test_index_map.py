@@ -23,7 +23,7 @@ from torch import Tensor
 
 import sass
 from compare import Raised, assert_same, outcome, tensors
-from layouts import LAYOUTS
+from layouts import LAYOUTS, crossed
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 aten = torch.ops.aten
 DTYPES = (torch.bool, torch.uint8, torch.bfloat16, torch.float32, torch.int64, torch.complex128)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
-many = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+many = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 def numbered(dtype: torch.dtype, *shape: int) -> Tensor:
@@ -277,8 +277,7 @@ def test_repeat_and_tile(x: Tensor, data: st.DataObject) -> None:
     check("repeat", lambda: torch.tile(x, repeats))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "layout"), crossed(DTYPES, LAYOUTS))
 def test_shuffles(dtype: torch.dtype, layout: str) -> None:
     for factor, shape in ((2, (2, 8, 3, 5)), (3, (9, 4, 2)), (1, (2, 3, 4, 5)), (2, (2, 3, 4, 6, 8))):
         changed = LAYOUTS[layout](numbered(dtype, *shape))
@@ -291,6 +290,7 @@ def test_shuffles(dtype: torch.dtype, layout: str) -> None:
     check("pixel_shuffle", lambda: F.pixel_shuffle(x, 2))
     check("pixel_unshuffle", lambda: F.pixel_unshuffle(x, 2))
     check("channel_shuffle", lambda: F.channel_shuffle(x, 4))
+    check("channel_shuffle", lambda: F.channel_shuffle(x[:, ::2], 2))
 
 
 # ---- copies of views
@@ -359,6 +359,8 @@ def test_conversions(source: torch.dtype, target: torch.dtype) -> None:
         values = torch.cat([values, torch.tensor(special, dtype=torch.float64)])
     x = (values if source.is_floating_point else values.clamp(max=120)).to(DEVICE).to(source)
     warns = source.is_complex and not target.is_complex and target != torch.bool
+    if target == torch.float8_e4m3fn and not warns and torch.full((1,), 1e3).to(target).float().isnan():
+        x = x[~(x.double().abs() > 464)]  # this torch makes NaN of what newer ones, and our kernels, saturate
     for call in (
         lambda: x.to(target),
         lambda: torch.zeros(2, x.numel(), dtype=target, device=DEVICE).copy_(x),
@@ -435,9 +437,11 @@ def test_composites_reach_it(name: str, call: Callable[[Tensor], Any]) -> None:
     check(name, lambda: call(numbered(torch.float32, 6, 7)))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.float64, torch.complex128])
-@pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 31, 33, 63, 65, 127, 129, 130, 1000])
-def test_widths(count: int, dtype: torch.dtype) -> None:
+WIDTHS = [65, 1, 2, 15, 16, 17, 31, 33, 63, 127, 129, 130, 1000]
+
+
+@pytest.mark.parametrize(("dtype", "count"), crossed(DTYPES[2:], WIDTHS))
+def test_widths(dtype: torch.dtype, count: int) -> None:
     """Rows of each width beside vectors of each size, and storage that begins anywhere."""
     for start in range(3):
         x = numbered(dtype, 3 * count + start)[start:].view(3, count)
@@ -463,11 +467,20 @@ def test_empty_and_no_dims() -> None:
             check("flip", call, kernel=None)
 
 
-@pytest.mark.parametrize("arch", ["sm_90a", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_80", "sm_120"))])
-def test_machine_code(arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+WIDE_MOVES = ("constant_pad_nd", "triu", "slice_scatter", "roll")
+
+
+@pytest.mark.parametrize(
+    ("arch", "names"),
+    [
+        ("sm_90a", WIDE_MOVES[:2]),
+        *(pytest.param(arch, WIDE_MOVES, marks=pytest.mark.slow) for arch in ("sm_80", "sm_90a", "sm_120")),
+    ],
+)
+def test_machine_code(arch: str, names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole vectors on both sides where they line up; a transposing copy goes through shared memory."""
     monkeypatch.setenv("FLAGGEMS_CACHE_DIR", str(tmp_path))
-    for name in ("constant_pad_nd", "slice_scatter", "roll", "triu"):
+    for name in names:
         text = _C.program_text(name, "bfloat16", 0, arch, "cuda")
         found = sass.kernels(text, ["index_map"], arch)["index_map"]
         assert found.has("LDG.E.128", "STG.E.128") and found.spill_bytes == 0, (name, found.instructions)
@@ -478,8 +491,7 @@ def test_machine_code(arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 SMALL: dict[str, Callable[[], Any]] = {
     f"{name} {dtype} {shape}": lambda f=function, d=dtype, s=shape: f(numbered(d, *s), numbered(d, *reversed(s)).mT)
-    for dtype in (torch.uint8, torch.float32)
-    for shape in ((2, 3, 18), (2, 17, 33))
+    for dtype, shape in ((torch.uint8, (2, 17, 33)), (torch.float32, (2, 3, 18)))
     for name, function in {
         "pad": lambda x, y: F.pad(x, (1, 3, -1, 2)),
         "pad transposed": lambda x, y: F.pad(y, (1, 3, -1, 2)),

@@ -294,6 +294,16 @@ def test_what_may_not_be_registered() -> None:
     assert "cut its gradient" in str(why("outer", composite, "CPU"))
 
 
+def test_what_torch_has_no_kernel_of_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """narrow_copy.out is the CPU's alone: elsewhere torch's own error is to be raised."""
+    index = next(entry["index"] for entry in _C.entries() if entry["name"] == "narrow_copy.out")
+    assert overrides.has_kernel("narrow_copy.out", "CPU")
+    assert overrides._Registrations().usable([index]) == [index]
+    monkeypatch.setattr(overrides, "has_kernel", lambda name, key: False)
+    registrations = overrides._Registrations()
+    assert registrations.usable([index]) == [] and "no kernel" in registrations.refused[index]
+
+
 def test_every_overload_of_the_table_is_registered() -> None:
     wrong = {}
     for entry in _C.entries():

@@ -75,7 +75,7 @@ SHAPES = st.lists(st.one_of(st.integers(1, 9), st.sampled_from([31, 32, 33, 64, 
     lambda shape: torch.Size(shape).numel() < 20000
 )
 LAYOUT = st.sampled_from(sorted(LAYOUTS))
-QUICK = settings(max_examples=12, deadline=None, derandomize=True, database=None)
+QUICK = settings(max_examples=8, deadline=None, derandomize=True, database=None)
 
 
 # ---- scatter
@@ -89,8 +89,11 @@ def test_scatter(shape: list[int], data: st.DataObject) -> None:
     own = [data.draw(st.integers(0, size)) for size in shape]
     own[dim] = data.draw(st.integers(0, 140))
     self = laid_out(draw(dtype, tuple(shape)), data.draw(LAYOUT))
-    index = places(shape[dim], tuple(own)) if DEVICE == "cpu" else apart(shape[dim], tuple(own), dim)
-    index = laid_out(index, data.draw(LAYOUT))
+    layout = data.draw(LAYOUT)
+    if DEVICE == "cpu":
+        index = laid_out(places(shape[dim], tuple(own)), layout)
+    else:  # there nobody says which of equal places wins in ATen
+        index = laid_out(apart(shape[dim], tuple(own), dim), "contiguous" if layout == "expanded" else layout)
     src = laid_out(draw(dtype, tuple(size + 1 for size in own), 5), data.draw(LAYOUT))
     check("scatter.src", lambda: self.scatter(dim, index, src))
     check("scatter.value", lambda: self.scatter(dim, index, 1))
@@ -327,7 +330,7 @@ for name in calls:
 """
 
 
-@pytest.mark.parametrize("mode", ["faithful", "checked"])
+@pytest.mark.parametrize("mode", ["checked", pytest.param("faithful", marks=pytest.mark.slow)])
 def test_modes(mode: str) -> None:
     """What a GPU runs and the fast cpu backend does not: claims, the sort, ordered segments; no race."""
     environment = os.environ | {"GEMS_CPU_MODE": mode, "GEMS_VENDOR": "cpu"}

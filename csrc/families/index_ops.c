@@ -125,7 +125,8 @@ static gems_status pad_edges(gems_call *call, const gems_tensor *self, bool refl
             return gems_decline("a pad as long as the dim");
         sizes[d] = dim->size;
     }
-    if (rank == 1 || (rank == 2 && self->ndim == 3))
+    /* ATen's pads follow channels last on a CPU only */
+    if (rank == 1 || (rank == 2 && self->ndim == 3) || call->device_type != GEMS_CPU)
         gems_contiguous_strides(sizes, map.ndim, strides);
     else if (!suggested(call, self, sizes, strides))
         return gems_decline("a channels-last tensor");
@@ -513,12 +514,31 @@ static gems_status pixel_shuffle(gems_call *call, const gems_tensor *self, bool 
     return fits ? copy_pair(call, &v, self) : gems_decline("more dimensions than a shuffle takes");
 }
 
+/* Whether the dims from `first` on are one range of memory, as a view of them as one dim needs. */
+static bool flattens(const gems_tensor *t, int first) {
+    int64_t next = -1;
+    for (int d = t->ndim - 1; d >= first; d--) {
+        if (t->sizes[d] == 1) continue;
+        if (next >= 0 && t->strides[d] != next) return false;
+        next = t->strides[d] * t->sizes[d];
+    }
+    return true;
+}
+
 static gems_status channel_shuffle(gems_call *call, const gems_tensor *self) {
     int64_t groups = gems_arg_int(call, 1), strides[GEMS_MAX_DIMS];
     pair_view v = {0};
     if (self->ndim < 3 || groups < 1 || !self->numel || self->sizes[1] % groups)
         return gems_decline("the rank or groups");
-    if (!suggested(call, self, self->sizes, strides)) return gems_decline("a channels-last tensor");
+    if (call->device_type == GEMS_CPU) {
+        if (!suggested(call, self, self->sizes, strides))
+            return gems_decline("a channels-last tensor");
+    } else { /* there ATen permutes a view, which it must have, and copies where that moves anything
+              */
+        if (!flattens(self, 2)) return gems_decline("dims that no view makes one");
+        if (groups == 1 || groups == self->sizes[1]) return gems_decline("a view");
+        gems_contiguous_strides(self->sizes, self->ndim, strides);
+    }
     GEMS_TRY(gems_output(call, 0, self->ndim, self->sizes, strides, self->dtype));
     const int64_t *so = call->out[0].strides, *si = self->strides;
     int64_t each = self->sizes[1] / groups;
