@@ -474,6 +474,27 @@ def test_vmap_and_functional_gradients() -> None:
     torch.testing.assert_close(torch.vmap(torch.ops.flag_gems.swiglu, (1, None))(x, y), operator(x, y).transpose(0, 1))
 
 
+@pytest.mark.parametrize("key", ["FuncTorchDynamicLayerBackMode", "ADInplaceOrView"])
+def test_excluded_keys_of_a_thread(key: str) -> None:
+    """What torch excludes for a while, as backward passes may, costs no call: neither a key that no plain tensor has
+    nor one that tensors have."""
+    operator, x, y = swiglu(), draw("real", 5).requires_grad_(), draw("real", 5, seed=1)
+    expected = operator(x, y)
+    flag_gems.reset_stats()
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))):
+        result = operator(x, y)
+        with torch.no_grad():
+            assert torch.equal(operator(x, y), expected)
+        (grad,) = torch.autograd.grad(result.sum(), x)
+    assert torch.equal(result, expected) and torch.equal(grad, torch.autograd.grad(expected.sum(), x)[0])
+    assert all(not counts["fallback"] for counts in flag_gems.stats().values())
+
+
+def test_forward_mode_is_an_error() -> None:
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError):
+        swiglu()(torch.autograd.forward_ad.make_dual(draw("real", 5), draw("real", 5, seed=2)), draw("real", 5, seed=1))
+
+
 def test_threads_make_and_call_one_operator_at_once() -> None:
     x = draw("real", 1000, dtype=torch.float32)
     barrier, results, made = threading.Barrier(6), [], []
