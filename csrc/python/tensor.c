@@ -267,8 +267,8 @@ bool gems_modes_active(void) {
     /* In inference mode one key is taken out of the included ones and the autograd keys are
      * excluded; all else that differs from the default is a mode, a transform, autocast. A key that
      * plain tensors do not have is excluded to no effect, as backward passes do with Named. */
-    if (keys && ((keys[0] & ~gems_layout.inplace) |
-                 (keys[1] & ~gems_layout.below & gems_layout.plain)))
+    if (keys &&
+        ((keys[0] & ~gems_layout.inplace) | (keys[1] & ~gems_layout.below & gems_layout.plain)))
         return true;
     return gems_torch.function_modes && gems_torch.function_modes() > 0;
 }
