@@ -225,6 +225,15 @@ static PyObject *functions(PyObject *self, PyObject *unused) {
     return dict ? PyDict_Copy(dict) : NULL;
 }
 
+static PyObject *kernel_text(PyObject *self, PyObject *name) {
+    (void)self;
+    const char *path = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
+    const char *text = path ? gems_kernel_text(path) : NULL;
+    if (PyErr_Occurred()) return NULL;
+    if (!text) Py_RETURN_NONE;
+    return PyUnicode_FromString(text);
+}
+
 PyMethodDef gems_table_methods[] = {
     {"rows", rows, METH_NOARGS, "rows(): the operator table, a dict a row of an aten operator."},
     {"composite_rows", composite_rows, METH_NOARGS,
@@ -238,6 +247,7 @@ PyMethodDef gems_table_methods[] = {
      "add_row(schema, expr, promotion, dtypes, helper=None, out=None, out_names=None, masks=0, "
      "doc=None): the dict of a "
      "new elementwise row in flag_gems::."},
+    {"kernel_text", kernel_text, METH_O, "kernel_text(name): the text of a file of kernels, or None."},
     {"own_name", own_name, METH_O, "own_name(row): its name in torch.ops.flag_gems."},
     {"own_function", own_function, METH_O,
      "own_function(row): a builtin for a row of flag_gems::."},

@@ -265,8 +265,11 @@ bool gems_wants_gradient(const gems_frame *frame) {
 bool gems_modes_active(void) {
     const uint64_t *keys = gems_torch_thread_keys();
     /* In inference mode one key is taken out of the included ones and the autograd keys are
-     * excluded; all else that differs from the default is a mode, a transform, autocast. */
-    if (keys && ((keys[0] & ~gems_layout.inplace) | (keys[1] & ~gems_layout.below))) return true;
+     * excluded; all else that differs from the default is a mode, a transform, autocast. A key that
+     * plain tensors do not have is excluded to no effect, as backward passes do with Named. */
+    if (keys &&
+        ((keys[0] & ~gems_layout.inplace) | (keys[1] & ~gems_layout.below & gems_layout.plain)))
+        return true;
     return gems_torch.function_modes && gems_torch.function_modes() > 0;
 }
 

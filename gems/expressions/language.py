@@ -9,11 +9,13 @@ computed in; comparisons give true or false, which count as 1 and 0 in sums and 
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
+from .. import _C
 from . import functions
 
 
@@ -208,7 +210,7 @@ class Names:
     scalars : mapping of str to type
         Numbers, by name: float, int or bool.
     helpers : str
-        Kernel text that defines further functions.
+        Kernel text that defines further functions, or the name of a file of such text: "special.cuh".
     """
 
     inputs: tuple[str, ...]
@@ -217,7 +219,27 @@ class Names:
     helpers: str = ""
 
     def has_helper(self, name: str) -> bool:
-        return bool(re.search(rf"\b{re.escape(name)}\s*\(", self.helpers))
+        """True where they define a function of that name; a call of it does not."""
+        text = helper_file(self.helpers) or self.helpers
+        defined = rf"\b(?!(?:return|else)\b)\w+[>*&]*\s+[*&]?{re.escape(name)}\s*\("
+        return bool(text and re.search(defined, text))
+
+
+@functools.cache
+def helper_file(name: str) -> str | None:
+    """The text of a file of functions that helpers name, without its comments; None when they are text themselves.
+
+    Raises
+    ------
+    ValueError
+        When there is no such file.
+    """
+    if not re.fullmatch(r"\w+\.cuh", name):
+        return None
+    text = _C.kernel_text(name)
+    if text is None:
+        raise ValueError(f"preamble: flag_gems has no file {name}")
+    return re.sub(r"//.*", "", text)
 
 
 def names_in(trees: tuple[Node, ...], known: Collection[str] = ()) -> list[Node]:

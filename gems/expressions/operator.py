@@ -372,7 +372,8 @@ def pointwise(
     dtypes : list of torch.dtype or str
         The dtypes that it computes in; all that it can when left out.
     preamble : str
-        CUDA C++ that defines functions which the expression calls.
+        CUDA C++ that defines functions which the expression calls; or the name of one of the package's files of
+        functions: "numbers.cuh", "activations.cuh", "special.cuh".
     **numbers, scalars
         Numbers by name: a type (float, int, bool), or a default value.
 

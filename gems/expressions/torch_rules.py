@@ -149,8 +149,7 @@ def _seen_by_modes(tensors: list[Any]) -> bool:
     """True when a mode or a subclass must see the call as torch's operator."""
     return (
         torch._C._len_torch_dispatch_stack() > 0
-        or (torch._C._is_torch_function_mode_enabled()
-        and torch._C._len_torch_function_stack() > 0)
+        or (torch._C._is_torch_function_mode_enabled() and torch._C._len_torch_function_stack() > 0)
         or any(isinstance(t, Tensor) and type(t) not in (Tensor, torch.nn.Parameter) for t in tensors)
     )
 
@@ -214,7 +213,10 @@ def recorded(operator: Any, packet: Any) -> Callable[..., Any]:
             or _seen_by_modes([values[p.name] for p in parameters if p.type is None])
         ):
             return packet(*args, **kwargs)
-        function = Transformed if torch._C._are_functorch_transforms_active() else Recorded
-        return function.apply(*(values[name] for name in names))
+        if torch._C._are_functorch_transforms_active():
+            return Transformed.apply(*(values[name] for name in names))
+        # Without gradients there is nothing to record: what the builtin saw is torch's matter, and Recorded would come
+        # back to it.
+        return Recorded.apply(*(values[name] for name in names)) if torch.is_grad_enabled() else packet(*args, **kwargs)
 
     return call

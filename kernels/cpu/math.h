@@ -270,7 +270,7 @@ GEMS_INLINE float gems_normal_rough(float a, float m) {
     float e = gems_exp_near(gems_exp_rest(half, n - bias)) * gems_as_float(gems_as_bits(n) << 23) * 5.42101086e-20f;
     return a > 14.7f ? m * 0.0f : m * p * e;
 }
-template <bool HALF> GEMS_INLINE float gelu_erf(float x) {
+template <bool HALF> GEMS_INLINE float times_normal_cdf(float x) {
     float a = abs(x), m = x < 0.0f ? x : 1.0f, t = HALF ? gems_normal_rough(a, m) : gems_normal_tail(a, m);
     t = x < 0.0f ? t : x * (1.0f - t);
     return !HALF && a < 0.74f ? x * fma(gems_normal_near(x), x, 0.5f) : t;
