@@ -6,10 +6,9 @@ template <class T> GEMS_DI T digamma_of(T x) {
     T sum = T(0);
     if (x == T(0)) return copysign(Limits<T>::inf(), -x);
     if (x < T(0)) {
-        T whole = trunc(x);
-        if (whole == x) return Limits<T>::nan();
-        const T pi = T(3.14159265358979323846);
-        sum = -pi / tan(pi * (x - whole));
+        const T part = x - nearbyint(x), pi = T(3.14159265358979323846);
+        if (part == T(0)) return Limits<T>::nan();
+        sum = -pi / tan(pi * part); // beside a pole part is small and exact
         x = T(1) - x;
     }
     for (; x < T(10); x += T(1)) sum -= T(1) / x;
