@@ -144,7 +144,7 @@ template <class T> GEMS_DI T normal_cdf(T x) {
     return t > T(0.5) & t < T(30) ? fma(T(-2) * t * lost, r, r) : r;
 }
 template <class T> GEMS_DI T exp_minus(T x) { return exp(-x); }
-template <bool HALF, class T> GEMS_DI T gelu_erf(T x) { return x * normal_cdf(x); } // HALF: of 16 bits; a CPU has more for floats
+template <bool HALF = false, class T> GEMS_DI T gelu_erf(T x) { return x * normal_cdf(x); } // HALF: of 16 bits
 template <class T> GEMS_DI T gelu_inner(T x) { return T(1.59576912160573071176) * (x + T(0.044715) * x * x * x); }
 template <class T> GEMS_DI T gelu_tanh(T x) { return x * sigmoid(gelu_inner(x)); }
 template <class T> GEMS_DI T gelu_erf_gradient(T grad, T x) {
