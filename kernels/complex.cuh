@@ -141,7 +141,13 @@ template <class P> GEMS_DI Complex<P> sqrt(Complex<P> a) {
     const bool end = is_infinite_part(a.im);
     return {end ? Limits<P>::inf() : re, copysign(end ? Limits<P>::inf() : im, a.im)};
 }
-template <class P> GEMS_DI Complex<P> rsqrt(Complex<P> a) { return Complex<P>(P(1)) / sqrt(a); }
+// 1 / a; by an infinity 0, as in C.
+template <class P> GEMS_DI Complex<P> inverse(Complex<P> a) {
+    const Complex<P> r = Complex<P>(P(1)) / a;
+    const bool end = is_infinite(a);
+    return {end ? copysign(P(0), a.re) : r.re, end ? copysign(P(0), -a.im) : r.im};
+}
+template <class P> GEMS_DI Complex<P> rsqrt(Complex<P> a) { return inverse(sqrt(a)); }
 
 // sinh x and cosh x: times of(v), which is v, but for an x too large for them.
 template <class P> struct Hyperbolic {
@@ -224,9 +230,7 @@ template <class P> GEMS_DI Complex<P> atan(Complex<P> a) {
     const Complex<P> w = atanh(Complex<P>(-a.im, a.re));
     return {w.im, -w.re};
 }
-template <class P> GEMS_DI Complex<P> sigmoid(Complex<P> a) {
-    return Complex<P>(P(1)) / (Complex<P>(P(1)) + exp(-a));
-}
+template <class P> GEMS_DI Complex<P> sigmoid(Complex<P> a) { return inverse(Complex<P>(P(1)) + exp(-a)); }
 // On a CPU ATen's is the C library's, whose product finds the infinity where the plain one has NaN in both parts.
 template <class P> GEMS_DI P only_sign(P v, bool infinite) { return copysign(infinite ? P(1) : P(0), v); }
 template <class P> GEMS_DI Complex<P> exponent_of(Complex<P> a, Complex<P> b) {

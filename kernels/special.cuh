@@ -1,15 +1,23 @@
 // Special functions of elementwise rows. A row names this file as its helper.
 using namespace gems;
 
+// pi / tan(pi * x) of an x within 1/2.
+template <class T> GEMS_DI T pi_cotangent(T x) {
+    const T pi = T(3.14159265358979323846);
+#if GEMS_CPU
+    return pi / tan(pi * x);
+#else
+    return pi * ::cospi(x) / ::sinpi(x); // without the way that tan has for far angles
+#endif
+}
 // Recurrence up to 10, then the asymptotic series; below 0 by reflection.
 template <class T> GEMS_DI T digamma_of(T x) {
     T sum = T(0);
     if (x == T(0)) return copysign(Limits<T>::inf(), -x);
     if (x < T(0)) {
-        T whole = trunc(x);
-        if (whole == x) return Limits<T>::nan();
-        const T pi = T(3.14159265358979323846);
-        sum = -pi / tan(pi * (x - whole));
+        const T part = x - nearbyint(x); // beside a pole small, and exact
+        if (part == T(0)) return Limits<T>::nan();
+        sum = -pi_cotangent(part);
         x = T(1) - x;
     }
     for (; x < T(10); x += T(1)) sum -= T(1) / x;

@@ -155,9 +155,13 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
     const char *point = op->helper ? strrchr(op->helper, '.') : NULL;
     bool file = point && !strcmp(point, ".cuh");
     if (op->helper && !file) gems_text_add(text, "namespace gems {\n%s\n}\n", op->helper);
-    program->files[0] = file ? op->helper : "elementwise.cu";
-    program->files[1] = file ? "elementwise.cu" : NULL;
-    program->files[2] = NULL;
+    bool normal = !complex && (memmem(choice->expr, (size_t)choice->expr_size, "gelu_erf", 8) ||
+                               memmem(choice->expr, (size_t)choice->expr_size, "normal_cdf", 10));
+    int files = 0;
+    if (file) program->files[files++] = op->helper;
+    if (normal) program->files[files++] = "normal.cuh";
+    program->files[files++] = "elementwise.cu";
+    program->files[files] = NULL;
     program->entries[0] = "elementwise";
     program->entry_count = 1;
     const char *end = strchr(op->schema, '(');

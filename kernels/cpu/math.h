@@ -222,59 +222,6 @@ GEMS_INLINE float gems_reciprocal(float d) {
     r = fma(r, fma(e, e, e), r), e = fma(-d, r, 1.0f);
     return fma(r, fma(e, e, e), r);
 }
-// m times the standard normal distribution up to -a, a from 0.74 on: m * e^(-a^2 / 2) * p(q) / d with d = a + 3 and
-// q = (a - 3) / d. What rounding takes from a^2, d, q, p and the quotient is given back: the whole is within 2 ulp.
-GEMS_INLINE float gems_normal_tail(float a, float m) {
-    float d = a + 3.0f, lost = a - (d - 3.0f), by = gems_reciprocal(d), q = (a - 3.0f) * by;
-    float t = -1.275102404e-04f;
-    t = fma(t, q, -9.261443047e-04f);
-    t = fma(t, q, 9.606968961e-04f);
-    t = fma(t, q, 6.940755993e-03f);
-    t = fma(t, q, -1.044980064e-02f);
-    t = fma(t, q, -4.725988582e-02f);
-    t = fma(t, q, 2.300168574e-01f);
-    t = fma(t, q, -5.093320608e-01f);
-    float p = fma(t, q, 7.290837169e-01f), q_rest = fma(-q, lost, fma(-q, d, a - 3.0f)) * by;
-    float p_rest = fma(t, q_rest, fma(t, q, 7.290837169e-01f - p));
-    float s = a * a, half = -0.5f * s, bias = gems_whole + 191.0f, n = fma(half, 1.44269504f, bias);
-    float e = gems_expm1_near(fma(-0.5f, fma(a, a, -s), gems_exp_rest(half, n - bias)));
-    float more = fma(p, e, p_rest), z = p + more, z_rest = (p - z) + more;
-    float w = m * by, w_rest = fma(-w, lost, fma(-w, d, m)) * by;
-    float r = fma(z, w, fma(z_rest, w, z * w_rest)) * gems_as_float(gems_as_bits(n) << 23) * 5.42101086e-20f;
-    return a > 14.7f ? m * 0.0f : r;
-}
-// The standard normal distribution up to x, less 1/2, over x; |x| below 0.74.
-GEMS_INLINE float gems_normal_near(float x) {
-    float z = x * x, p = 1.021612043e-04f;
-    p = fma(p, z, -1.180488267e-03f);
-    p = fma(p, z, 9.972099215e-03f);
-    p = fma(p, z, -6.649027020e-02f);
-    return fma(p, z, 3.989422917e-01f);
-}
-GEMS_INLINE float normal_cdf(float x) {
-    float a = abs(x), t = gems_normal_tail(a, 1.0f);
-    t = x < 0.0f ? t : 1.0f - t;
-    return a < 0.74f ? fma(gems_normal_near(x), x, 0.5f) : t;
-}
-// The same for all a, good for results of 16 bits.
-GEMS_INLINE float gems_normal_rough(float a, float m) {
-    float by = gems_reciprocal(a + 3.0f), q = fma(by, -6.0f, 1.0f), p = -5.941832787e-04f;
-    p = fma(p, q, 8.683430497e-04f);
-    p = fma(p, q, 6.662132684e-03f);
-    p = fma(p, q, -1.042475272e-02f);
-    p = fma(p, q, -4.719207063e-02f);
-    p = fma(p, q, 2.300131917e-01f);
-    p = fma(p, q, -5.093361139e-01f);
-    p = fma(p, q, 7.290838361e-01f) * by;
-    float half = -0.5f * a * a, bias = gems_whole + 191.0f, n = fma(half, 1.44269504f, bias);
-    float e = gems_exp_near(gems_exp_rest(half, n - bias)) * gems_as_float(gems_as_bits(n) << 23) * 5.42101086e-20f;
-    return a > 14.7f ? m * 0.0f : m * p * e;
-}
-template <bool HALF> GEMS_INLINE float times_normal_cdf(float x) {
-    float a = abs(x), m = x < 0.0f ? x : 1.0f, t = HALF ? gems_normal_rough(a, m) : gems_normal_tail(a, m);
-    t = x < 0.0f ? t : x * (1.0f - t);
-    return !HALF && a < 0.74f ? x * fma(gems_normal_near(x), x, 0.5f) : t;
-}
 
 // Powers are made in double: 2^(y log2 |x|).
 GEMS_INLINE double gems_double(uint64_t v) { double r; memcpy(&r, &v, 8); return r; }
