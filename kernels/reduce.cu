@@ -12,7 +12,7 @@ using namespace gems;
 /* Where a result goes: to the output, or to the partial results when several blocks share a row. */
 struct Target {
     Out* y;
-    Second* where;
+    void* where;
     Acc* partial;
     double number;
     int64_t kept;
@@ -432,7 +432,7 @@ GEMS_DI void fast_columns(From x, const Target& target, const Shape& s, Index be
 /* x2: the second tensor, where there are two. chunk: reduced elements of one block along y. parameter: see kNormP,
  * GEMS_PAIR_PARAMETER; number: see write. */
 extern "C" __global__ void __launch_bounds__(512, 1)
-reduce(const In* __restrict__ x1, const In* __restrict__ x2, Out* y, Second* where, Acc* partial, Shape s, int64_t chunk,
+reduce(const In* __restrict__ x1, const In* __restrict__ x2, Out* y, void* where, Acc* partial, Shape s, int64_t chunk,
        double number, double parameter) {
     From x = source<From>(x1, x2, parameter);
     int64_t first = chunk * blockIdx.y, last = first + chunk < s.reduced ? first + chunk : s.reduced;
@@ -449,7 +449,7 @@ reduce(const In* __restrict__ x1, const In* __restrict__ x2, Out* y, Second* whe
 
 /* Joins `parts` partial results of each output in order. */
 extern "C" __global__ void __launch_bounds__(512, 1)
-finish(const Acc* __restrict__ partial, Out* y, Second* where, Shape s, int64_t parts, double number) {
+finish(const Acc* __restrict__ partial, Out* y, void* where, Shape s, int64_t parts, double number) {
     if constexpr (kFast) {
         GEMS_FOR_GRID(place, s.kept) {
             Acc a = identity();

@@ -226,22 +226,20 @@ template <class A, int N> GEMS_DI A moments(const Val (&v)[N]) {
 
 /* ---- results ---- */
 
-using Second = either<kPair, int64_t, Out>; /* places, means */
-
-/* number: what a sum is divided by, the power of a norm. */
-GEMS_DI void write(Out* y, Second*, Index out, Val a, double number) {
+/* where: places, or means. number: what a sum is divided by, the power of a norm. */
+GEMS_DI void write(Out* y, void*, Index out, Val a, double number) {
     if constexpr (kReduce == kMean) a = Val(a / Val(number));
     if constexpr (kReduce == kNorm2) a = Val(sqrt(Real(a)));
     if constexpr (kReduce == kNormP) a = Val(pow(Real(a), Real(1.0 / number)));
     y[out] = from_op<Out>(opmath_t<Out>(a));
 }
-GEMS_DI void write(Out* y, Second* where, Index out, Pair a, double) {
+GEMS_DI void write(Out* y, void* where, Index out, Pair a, double) {
     if constexpr (kBoth) y[out] = from_op<Out>(opmath_t<Out>(a.v));
-    where[out] = (Second)a.i;
+    ((int64_t*)where)[out] = (int64_t)a.i;
 }
-GEMS_DI void write(Out* y, Second* where, Index out, Moments a, double number) {
+GEMS_DI void write(Out* y, void* where, Index out, Moments a, double number) {
     Wide v = a.n == Wide(0) ? Limits<Wide>::nan() : a.m2 / Wide(number);
     if constexpr (kReduce == kStd) v = sqrt(v);
     y[out] = from_op<Out>(opmath_t<Out>(v));
-    if constexpr (kBoth) where[out] = from_op<Out>(opmath_t<Out>(a.n == Wide(0) ? v : a.mean));
+    if constexpr (kBoth) ((Out*)where)[out] = from_op<Out>(opmath_t<Out>(a.n == Wide(0) ? v : a.mean));
 }
