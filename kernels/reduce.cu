@@ -1,9 +1,7 @@
-/* Reductions over any set of dimensions: a value (sum, mean, prod, max, min, any, all) or the place of one (argmax,
- * argmin, max.dim, min.dim).
+/* Reductions over any set of dimensions; what is accumulated stands in reduce_values.cuh.
  *
- * The program's head gives: In; Cast, the dtype in which elements are taken; Val, what is accumulated; Out;
- * Index; kReduce; kBoth (values and places are written); kRow; kVec (elements of one access; 1: any strides);
- * kGroup (threads of one row, 0: the block); kSimple (the reduced elements lie along one dimension).
+ * The program's head also gives kRow, kVec (elements of one access; 1: any strides) and kGroup (threads of one row, 0: the
+ * block).
  *
  * Row form: the reduced dimensions are inside; a group of threads or a block reads one row. Column form: the kept dimensions
  * are inside; a thread reads kVec columns, threadIdx.y takes every blockDim.y-th element. In both gridDim.y blocks
@@ -11,143 +9,16 @@
  */
 using namespace gems;
 
-enum { kSum, kMean, kProd, kMax, kMin, kAny, kAll, kArgMax, kArgMin };
-constexpr bool kPair = kReduce >= kArgMax;
-constexpr bool kLess = kReduce == kMin || kReduce == kArgMin;
-constexpr bool kAdds = kReduce == kSum || kReduce == kMean;
-constexpr int kMaxRank = 8;
-
-struct Shape {
-    int64_t kept, reduced;
-    int32_t kept_rank, reduced_rank;
-    FastDiv kept_div[kMaxRank], reduced_div[kMaxRank];
-    int64_t kept_size[kMaxRank], kept_in[kMaxRank], kept_out[kMaxRank]; /* innermost first, in elements */
-    int64_t reduced_size[kMaxRank], reduced_in[kMaxRank];
-};
-
-/* rest: quotient by the size of a dimension; the remainder is returned. */
-GEMS_DI int32_t split(int32_t& rest, const FastDiv& div, int64_t) {
-    uint32_t q, r;
-    divmod((uint32_t)rest, div, q, r);
-    rest = (int32_t)q;
-    return (int32_t)r;
-}
-GEMS_DI int64_t split(int64_t& rest, const FastDiv&, int64_t size) {
-    int64_t q = rest / size, r = rest - q * size;
-    rest = q;
-    return r;
-}
-
-GEMS_DI void kept_offsets(const Shape& s, Index place, Index& in, Index& out) {
-    in = out = 0;
-    GEMS_UNROLL for (int d = 0; d < kMaxRank; d++) {
-        if (d >= s.kept_rank) break;
-        Index r = d + 1 < s.kept_rank ? split(place, s.kept_div[d], s.kept_size[d]) : place;
-        in += r * (Index)s.kept_in[d];
-        out += r * (Index)s.kept_out[d];
-    }
-}
-
-GEMS_DI Index reduced_offset(const Shape& s, Index place) {
-    if constexpr (kSimple) return place * (Index)s.reduced_in[0];
-    Index in = 0;
-    GEMS_UNROLL for (int d = 0; d < kMaxRank; d++) {
-        if (d >= s.reduced_rank) break;
-        Index r = d + 1 < s.reduced_rank ? split(place, s.reduced_div[d], s.reduced_size[d]) : place;
-        in += r * (Index)s.reduced_in[d];
-    }
-    return in;
-}
-
-/* ---- what is accumulated ---- */
-
-template <class V> GEMS_DI V identity_of() {
-    if constexpr (kAdds || kReduce == kAny) return V(0);
-    else if constexpr (kReduce == kProd || kReduce == kAll) return V(1);
-    else if constexpr (is_float<V>) return kLess ? Limits<V>::inf() : -Limits<V>::inf();
-    else return kLess ? Limits<V>::max() : Limits<V>::lowest();
-}
-GEMS_DI Val identity_value() { return identity_of<Val>(); }
-
-GEMS_DI Val element(In v) {
-    if constexpr (kReduce == kAny || kReduce == kAll) return Val(to_op(v) != opmath_t<In>(0));
-    else if constexpr (kAdds || kReduce == kProd) return Val(to_op(convert<Cast>(v)));
-    else return Val(to_op(v));
-}
-
-/* b goes before a: larger (smaller), or the first NaN. */
-GEMS_DI bool beats(Val b, Val a) {
-    if constexpr (is_float<Val>) return (kLess ? b < a : b > a) || (b != b && a == a);
-    else return kLess ? b < a : b > a;
-}
-
-GEMS_DI Val join_values(Val a, Val b) {
-    if constexpr (kAdds) {
-        if constexpr (is_float<Val>) return a + b;
-        else return Val((uint64_t)a + (uint64_t)b);
-    } else if constexpr (kReduce == kProd) {
-        if constexpr (is_float<Val>) return a * b;
-        else return Val((uint64_t)a * (uint64_t)b);
-    } else if constexpr (kReduce == kAny) {
-        return Val((uint64_t)a | (uint64_t)b);
-    } else if constexpr (kReduce == kAll) {
-        return Val((uint64_t)a & (uint64_t)b);
-    } else if constexpr (is_float<Val>) {
-        return (kLess ? b < a : b > a) || b != b ? b : a;
-    } else {
-        return beats(b, a) ? b : a;
-    }
-}
-
-struct Pair {
-    Val v;
-    Index i;
-};
-
-using Acc = either<kPair, Pair, Val>;
-
-template <class A> GEMS_DI A made(Val v, Index i) {
-    if constexpr (is_same<A, Pair>) return A{v, i};
-    else return v;
-}
-
-GEMS_DI Val join(Val a, Val b) { return join_values(a, b); }
-GEMS_DI Pair join(Pair a, Pair b) {
-    bool tie = !beats(b.v, a.v) && !beats(a.v, b.v);
-    return beats(b.v, a.v) || (tie && b.i < a.i) ? b : a;
-}
-struct Join {
-    GEMS_DI Acc operator()(Acc a, Acc b) const { return join(a, b); }
-};
-
-GEMS_DI Acc identity() { return made<Acc>(identity_value(), Limits<Index>::max()); }
-
-/* The elements of a thread come with rising places, so a tie keeps the one it has. */
-GEMS_DI void step(Val& a, In v, Index) { a = join_values(a, element(v)); }
-GEMS_DI void step(Pair& a, In v, Index place) {
-    Val b = element(v);
-    if (beats(b, a.v) || a.i == Limits<Index>::max()) a = Pair{b, place};
-}
-
-GEMS_DI void write(Out* y, int64_t* where, Index out, Val a, double count) {
-    if constexpr (kReduce == kMean) a = Val(a / Val(count));
-    y[out] = from_op<Out>(opmath_t<Out>(a));
-}
-GEMS_DI void write(Out* y, int64_t* where, Index out, Pair a, double) {
-    if constexpr (kBoth) y[out] = from_op<Out>(opmath_t<Out>(a.v));
-    where[out] = (int64_t)a.i;
-}
-
 /* Where a result goes: to the output, or to the partial results when several blocks share a row. */
 struct Target {
     Out* y;
-    int64_t* where;
+    void* where;
     Acc* partial;
-    double count;
+    double number;
     int64_t kept;
     GEMS_DI void put(Index place, Index out, Acc a) const {
         if (gridDim.y > 1) partial[blockIdx.y * kept + place] = a;
-        else write(y, where, out, a, count);
+        else write(y, where, out, a, number);
     }
 };
 
@@ -163,13 +34,29 @@ template <int N> GEMS_DI Acc fold(Acc (&a)[N]) {
 
 /* Loads this many vectors before it uses them. */
 constexpr int kAhead = 4;
+constexpr int kAccs = kMoments ? 1 : kVec; /* accumulators of a thread; moments of many values are found at once */
 
-GEMS_DI Acc row_part(const In* p, const Shape& s, Index begin, Index end, int lane, int lanes) {
-    Acc a[kVec];
-    GEMS_UNROLL for (int k = 0; k < kVec; k++) a[k] = identity();
+/* N vectors of a row, the first at `place`, each `apart` from the last. */
+template <int N> GEMS_DI void take(Acc (&a)[kAccs], const Fetched<kVec> (&v)[N], Index place, Index apart) {
+    if constexpr (kMoments) {
+        Val e[N * kVec];
+        GEMS_UNROLL for (int q = 0; q < N; q++) {
+            GEMS_UNROLL for (int k = 0; k < kVec; k++) e[q * kVec + k] = element(v[q].at(k));
+        }
+        a[0] = join(a[0], moments<Acc>(e));
+    } else {
+        GEMS_UNROLL for (int q = 0; q < N; q++) {
+            GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v[q].at(k), place + q * apart + k);
+        }
+    }
+}
+
+GEMS_DI Acc row_part(From p, const Shape& s, Index begin, Index end, int lane, int lanes) {
+    Acc a[kAccs];
+    GEMS_UNROLL for (int k = 0; k < kAccs; k++) a[k] = identity();
     Index i = begin;
     if constexpr (kVec > 1 && kSimple) { /* up to the first aligned element */
-        int past = (int)((uint64_t)(p + begin) / sizeof(In) % kVec);
+        int past = (int)(address(p + begin) / sizeof(In) % kVec);
         Index head = past ? kVec - past : 0;
         if (head > end - begin) head = end - begin;
         for (Index j = begin + lane; j < begin + head; j += lanes) step(a[0], p[j], j);
@@ -177,15 +64,13 @@ GEMS_DI Acc row_part(const In* p, const Shape& s, Index begin, Index end, int la
     }
     Index units = (end - i) / kVec, u = lane;
     for (; u + (kAhead - 1) * lanes < units; u += kAhead * lanes) {
-        Vec<In, kVec> v[kAhead];
-        GEMS_UNROLL for (int q = 0; q < kAhead; q++) v[q] = load<kVec>(p + reduced_offset(s, i + (u + q * lanes) * kVec));
-        GEMS_UNROLL for (int q = 0; q < kAhead; q++) {
-            GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v[q].v[k], i + (u + q * lanes) * kVec + k);
-        }
+        Fetched<kVec> v[kAhead];
+        GEMS_UNROLL for (int q = 0; q < kAhead; q++) v[q] = fetch<kVec>(p + reduced_offset(s, i + (u + q * lanes) * kVec));
+        take(a, v, i + u * kVec, lanes * kVec);
     }
     for (; u < units; u += lanes) {
-        Vec<In, kVec> v = load<kVec>(p + reduced_offset(s, i + u * kVec));
-        GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v.v[k], i + u * kVec + k);
+        Fetched<kVec> v[1] = {fetch<kVec>(p + reduced_offset(s, i + u * kVec))};
+        take(a, v, i + u * kVec, 0);
     }
     Acc all = fold(a);
     if constexpr (kVec > 1 && kSimple) {
@@ -196,7 +81,7 @@ GEMS_DI Acc row_part(const In* p, const Shape& s, Index begin, Index end, int la
     return all;
 }
 
-GEMS_DI void block_rows(const In* x, const Target& target, const Shape& s, Index begin, Index end) {
+GEMS_DI void block_rows(From x, const Target& target, const Shape& s, Index begin, Index end) {
     __shared__ Acc buf[33];
     int lanes = kGroup ? kGroup : (int)blockDim.x;
     int lane = (int)threadIdx.x % lanes, group = (int)threadIdx.x / lanes, groups = (int)blockDim.x / lanes;
@@ -237,7 +122,7 @@ template <int N> GEMS_DI void join_down(Acc (&a)[N], Acc* buf) {
     }
 }
 
-GEMS_DI void block_columns(const In* x, const Target& target, const Shape& s, Index begin, Index end) {
+GEMS_DI void block_columns(From x, const Target& target, const Shape& s, Index begin, Index end) {
     GEMS_DYN_SMEM(Acc, buf);
     int64_t units = s.kept / kVec;
     for (int64_t first = (int64_t)blockIdx.x * blockDim.x; first < units; first += (int64_t)gridDim.x * blockDim.x) {
@@ -249,15 +134,23 @@ GEMS_DI void block_columns(const In* x, const Target& target, const Shape& s, In
             kept_offsets(s, (Index)(unit * kVec), in, out);
             Index r = begin + (Index)threadIdx.y, by = (Index)blockDim.y;
             for (; r + (kAhead - 1) * by < end; r += kAhead * by) {
-                Vec<In, kVec> v[kAhead];
-                GEMS_UNROLL for (int q = 0; q < kAhead; q++) v[q] = load<kVec>(x + in + reduced_offset(s, r + q * by));
-                GEMS_UNROLL for (int q = 0; q < kAhead; q++) {
-                    GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v[q].v[k], r + q * by);
+                Fetched<kVec> v[kAhead];
+                GEMS_UNROLL for (int q = 0; q < kAhead; q++) v[q] = fetch<kVec>(x + in + reduced_offset(s, r + q * by));
+                if constexpr (kMoments) {
+                    GEMS_UNROLL for (int k = 0; k < kVec; k++) {
+                        Val e[kAhead];
+                        GEMS_UNROLL for (int q = 0; q < kAhead; q++) e[q] = element(v[q].at(k));
+                        a[k] = join(a[k], moments<Acc>(e));
+                    }
+                } else {
+                    GEMS_UNROLL for (int q = 0; q < kAhead; q++) {
+                        GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v[q].at(k), r + q * by);
+                    }
                 }
             }
             for (; r < end; r += by) {
-                Vec<In, kVec> v = load<kVec>(x + in + reduced_offset(s, r));
-                GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v.v[k], r);
+                Fetched<kVec> v = fetch<kVec>(x + in + reduced_offset(s, r));
+                GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v.at(k), r);
             }
         }
         join_down(a, buf);
@@ -283,7 +176,7 @@ template <int W> struct Lanes {
             for (int k = 0; k < W; k++) i[k] = Limits<Index>::max();
     }
     /* One loop over all lanes: the compiler makes vectors of it, where it would unroll a short one. */
-    GEMS_DI void take(const In* p, Index stride, Index place) {
+    GEMS_DI void take(From p, Index stride, Index place) {
         GEMS_IVDEP for (int k = 0; k < W; k++) {
             Val b = element(p[k * stride]);
             if constexpr (kPair) {
@@ -309,7 +202,7 @@ template <int W> struct Lanes {
 };
 
 /* The value of n elements side by side; p moves on, what does not fill W elements is left. */
-template <int W> GEMS_DI Val run_lanes(const In*& p, Index& n) {
+template <int W> GEMS_DI Val run_lanes(From& p, Index& n) {
     Lanes<W> high;
     high.clear();
     while (n >= W) {
@@ -324,7 +217,7 @@ template <int W> GEMS_DI Val run_lanes(const In*& p, Index& n) {
     return high.fold();
 }
 
-GEMS_DI Val run_values(const In* p, Index n, Index stride) {
+GEMS_DI Val run_values(From p, Index n, Index stride) {
     Val a = identity_value();
     if constexpr (kVec > 1) {
         if (n >= 4 * kVec) a = run_lanes<4 * kVec>(p, n);
@@ -351,21 +244,76 @@ GEMS_DI Val run_values(const In* p, Index n, Index stride) {
     return a;
 }
 
-/* n elements along one dimension, the first of them at `place` of the row. */
-GEMS_DI Acc run(const In* p, Index n, Index stride, Index place) {
-    Val best = run_values(p, n, stride);
-    if constexpr (kPair) { /* the best value with many lanes, then the first place that has it */
-        Index i = 0;
-        for (; i + 1 < n; i++) {
-            Val v = element(p[i * stride]);
-            if (v == best || (v != v && best != best)) break;
+/* Sums of the distances from `middle`, and of their squares. */
+template <int W> GEMS_DI void add_distances(From p, Index n, Index stride, Val middle, Val& first, Val& second) {
+    Val a[W], b[W];
+    for (int k = 0; k < W; k++) a[k] = b[k] = Val(0);
+    Index i = 0;
+    for (; i + W <= n; i += W) {
+        GEMS_IVDEP for (int k = 0; k < W; k++) {
+            Val d = element(p[(i + k) * stride]) - middle;
+            a[k] += d;
+            b[k] += d * d;
         }
-        place += i;
     }
-    return made<Acc>(best, place);
+    for (; i < n; i++) {
+        Val d = element(p[i * stride]) - middle;
+        a[0] += d;
+        b[0] += d * d;
+    }
+    for (int h = W / 2; h > 0; h /= 2) {
+        GEMS_IVDEP for (int k = 0; k < h; k++) a[k] += a[k + h], b[k] += b[k + h];
+    }
+    first = a[0];
+    second = b[0];
 }
 
-GEMS_DI Acc fast_row(const In* p, const Shape& s, Index begin, Index end) {
+/* Pieces that stay in the nearest cache are read twice, as in moments(). */
+template <int W> GEMS_DI Acc run_moments(From p, Index n, Index stride) {
+    constexpr Index kPiece = 1024;
+    Acc all = identity();
+    for (Index i = 0; i < n; i += kPiece) {
+        Index m = n - i < kPiece ? n - i : kPiece;
+        Val sum[W], first, second;
+        for (int k = 0; k < W; k++) sum[k] = Val(0);
+        From at = p + i * stride;
+        Index j = 0;
+        for (; j + W <= m; j += W) {
+            GEMS_IVDEP for (int k = 0; k < W; k++) sum[k] += element(at[(j + k) * stride]) * (Val(1) / Val(kPiece));
+        }
+        for (; j < m; j++) sum[0] += element(at[j * stride]) * (Val(1) / Val(kPiece));
+        for (int h = W / 2; h > 0; h /= 2) {
+            GEMS_IVDEP for (int k = 0; k < h; k++) sum[k] += sum[k + h];
+        }
+        Val middle = sum[0] * (Val(kPiece) / Val(m));
+        add_distances<W>(at, m, stride, middle, first, second);
+        Wide share = Wide(first) / Wide(m);
+        all = join(all, moments_of<Acc>(Wide(middle) + share, Wide(second) - Wide(first) * share, Wide(m)));
+    }
+    return all;
+}
+
+/* n elements along one dimension, the first of them at `place` of the row. */
+GEMS_DI Acc run(From p, Index n, Index stride, Index place) {
+    if constexpr (kMoments) {
+        if constexpr (kVec > 1)
+            if (n >= 4 * kVec) return run_moments<4 * kVec>(p, n, 1);
+        return run_moments<8>(p, n, stride);
+    } else {
+        Val best = run_values(p, n, stride);
+        if constexpr (kPair) { /* the best value with many lanes, then the first place that has it */
+            Index i = 0;
+            for (; i + 1 < n; i++) {
+                Val v = element(p[i * stride]);
+                if (v == best || (v != v && best != best)) break;
+            }
+            place += i;
+        }
+        return made<Acc>(best, place);
+    }
+}
+
+GEMS_DI Acc fast_row(From p, const Shape& s, Index begin, Index end) {
     if constexpr (kSimple) {
         Index stride = kVec > 1 ? 1 : (Index)s.reduced_in[0];
         return begin < end ? run(p + begin * stride, end - begin, stride, begin) : identity();
@@ -382,7 +330,7 @@ GEMS_DI Acc fast_row(const In* p, const Shape& s, Index begin, Index end) {
     }
 }
 
-GEMS_DI void fast_rows(const In* x, const Target& target, const Shape& s, Index begin, Index end) {
+GEMS_DI void fast_rows(From x, const Target& target, const Shape& s, Index begin, Index end) {
     int64_t chunk = (s.kept + gridDim.x - 1) / gridDim.x, place = chunk * blockIdx.x;
     int64_t stop = place + chunk < s.kept ? place + chunk : s.kept;
     for (; place < stop; place++) {
@@ -392,34 +340,71 @@ GEMS_DI void fast_rows(const In* x, const Target& target, const Shape& s, Index 
     }
 }
 
-/* W columns from `column` of the innermost kept dimension on. */
+/* The same of moments: pieces of a few elements of each column. */
 template <int W>
-GEMS_DI void fast_column_tile(const In* p, const Target& target, const Shape& s, Index begin, Index end, Index place,
-                              Index out) {
+GEMS_DI void moments_tile(From p, const Target& target, const Shape& s, Index begin, Index end, Index place, Index out) {
+    constexpr Index kPiece = 32;
     Index stride = kVec > 1 ? 1 : (Index)s.kept_in[0];
-    Lanes<W> low, high;
-    low.clear();
-    high.clear();
-    for (Index r = begin; r < end; r++) {
-        low.take(p + reduced_offset(s, r), stride, r);
-        if constexpr (kAdds) {
-            if ((r - begin) % kFlush == kFlush - 1) {
-                high.join(low);
-                low.clear();
+    Wide mean[W], m2[W], n = 0;
+    for (int k = 0; k < W; k++) mean[k] = m2[k] = Wide(0);
+    for (Index r = begin; r < end; r += kPiece) {
+        Index m = end - r < kPiece ? end - r : kPiece;
+        Val middle[W], first[W], second[W];
+        for (int k = 0; k < W; k++) middle[k] = first[k] = second[k] = Val(0);
+        for (Index j = 0; j < m; j++) {
+            From at = p + reduced_offset(s, r + j);
+            GEMS_IVDEP for (int k = 0; k < W; k++) middle[k] += element(at[k * stride]) * (Val(1) / Val(kPiece));
+        }
+        for (int k = 0; k < W; k++) middle[k] *= Val(kPiece) / Val(m);
+        for (Index j = 0; j < m; j++) {
+            From at = p + reduced_offset(s, r + j);
+            GEMS_IVDEP for (int k = 0; k < W; k++) {
+                Val d = element(at[k * stride]) - middle[k];
+                first[k] += d;
+                second[k] += d * d;
             }
         }
+        Wide total = n + Wide(m), share = Wide(m) / total, each = Wide(1) / Wide(m);
+        GEMS_IVDEP for (int k = 0; k < W; k++) {
+            Wide shift = Wide(first[k]) * each, d = Wide(middle[k]) + shift - mean[k];
+            m2[k] += Wide(second[k]) - Wide(first[k]) * shift + (n > Wide(0) ? d * (d * (n * share)) : Wide(0));
+            mean[k] = n > Wide(0) ? mean[k] + d * share : Wide(middle[k]) + shift;
+        }
+        n = total;
     }
-    if constexpr (kAdds) low.join(high);
-    for (int k = 0; k < W; k++) {
-        Acc a = made<Acc>(low.v[k], low.i[kPair ? k : 0]);
-        target.put(place + k, out + k * (Index)s.kept_out[0], a);
+    for (int k = 0; k < W; k++) target.put(place + k, out + k * (Index)s.kept_out[0], moments_of<Acc>(mean[k], m2[k], n));
+}
+
+/* W columns from `column` of the innermost kept dimension on. */
+template <int W>
+GEMS_DI void fast_column_tile(From p, const Target& target, const Shape& s, Index begin, Index end, Index place, Index out) {
+    Index stride = kVec > 1 ? 1 : (Index)s.kept_in[0];
+    if constexpr (kMoments) return moments_tile<W>(p, target, s, begin, end, place, out);
+    else {
+        Lanes<W> low, high;
+        low.clear();
+        high.clear();
+        for (Index r = begin; r < end; r++) {
+            low.take(p + reduced_offset(s, r), stride, r);
+            if constexpr (kAdds) {
+                if ((r - begin) % kFlush == kFlush - 1) {
+                    high.join(low);
+                    low.clear();
+                }
+            }
+        }
+        if constexpr (kAdds) low.join(high);
+        for (int k = 0; k < W; k++) {
+            Acc a = made<Acc>(low.v[k], low.i[kPair ? k : 0]);
+            target.put(place + k, out + k * (Index)s.kept_out[0], a);
+        }
     }
 }
 
 /* Tiles of kTile columns; one line of the innermost kept dimension has tiles_of(line) of them (the host counts alike). */
 constexpr int kTile = kVec > 1 ? 8 * kVec : 16;
 
-GEMS_DI void fast_columns(const In* x, const Target& target, const Shape& s, Index begin, Index end) {
+GEMS_DI void fast_columns(From x, const Target& target, const Shape& s, Index begin, Index end) {
     int64_t line = s.kept_size[0], tiles = (line + kTile - 1) / kTile, all = s.kept / line * tiles;
     int64_t chunk = (all + gridDim.x - 1) / gridDim.x, t = chunk * blockIdx.x;
     int64_t stop = t + chunk < all ? t + chunk : all;
@@ -444,12 +429,15 @@ GEMS_DI void fast_columns(const In* x, const Target& target, const Shape& s, Ind
 
 /* ---- entries ---- */
 
-/* chunk: reduced elements of one block along y. */
+/* x2: the second tensor, where there are two. chunk: reduced elements of one block along y. parameter: see kNormP,
+ * GEMS_PAIR_PARAMETER; number: see write. */
 extern "C" __global__ void __launch_bounds__(512, 1)
-reduce(const In* __restrict__ x, Out* y, int64_t* where, Acc* partial, Shape s, int64_t chunk, double count) {
+reduce(const In* __restrict__ x1, const In* __restrict__ x2, Out* y, void* where, Acc* partial, Shape s, int64_t chunk,
+       double number, double parameter) {
+    From x = source<From>(x1, x2, parameter);
     int64_t first = chunk * blockIdx.y, last = first + chunk < s.reduced ? first + chunk : s.reduced;
     Index begin = (Index)(first < s.reduced ? first : s.reduced), end = (Index)last;
-    Target target{y, where, partial, count, s.kept};
+    Target target{y, where, partial, number, s.kept};
     if constexpr (kFast) {
         if constexpr (kRow) fast_rows(x, target, s, begin, end);
         else fast_columns(x, target, s, begin, end);
@@ -461,14 +449,14 @@ reduce(const In* __restrict__ x, Out* y, int64_t* where, Acc* partial, Shape s, 
 
 /* Joins `parts` partial results of each output in order. */
 extern "C" __global__ void __launch_bounds__(512, 1)
-finish(const Acc* __restrict__ partial, Out* y, int64_t* where, Shape s, int64_t parts, double count) {
+finish(const Acc* __restrict__ partial, Out* y, void* where, Shape s, int64_t parts, double number) {
     if constexpr (kFast) {
         GEMS_FOR_GRID(place, s.kept) {
             Acc a = identity();
             for (int64_t j = 0; j < parts; j++) a = join(a, partial[j * s.kept + place]);
             Index in, out;
             kept_offsets(s, (Index)place, in, out);
-            write(y, where, out, a, count);
+            write(y, where, out, a, number);
         }
     } else {
         GEMS_DYN_SMEM(Acc, buf);
@@ -481,7 +469,7 @@ finish(const Acc* __restrict__ partial, Out* y, int64_t* where, Shape s, int64_t
             if (threadIdx.y == 0 && place < s.kept) {
                 Index in, out;
                 kept_offsets(s, (Index)place, in, out);
-                write(y, where, out, a[0], count);
+                write(y, where, out, a[0], number);
             }
         }
     }

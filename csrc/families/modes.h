@@ -92,7 +92,8 @@ enum gems_index_map_mode {
     GEMS_VIEW_RESHAPE
 };
 
-/* reduce: the reduction; max.dim and min.dim give values beside places. */
+/* reduce: the reduction; kernels/reduce_values.cuh has the same numbers. max.dim and min.dim give values beside places,
+ * var_mean and std_mean means. A norm whose power has a kernel of its own is one of those that follow it. */
 enum gems_reduction {
     GEMS_SUM,
     GEMS_MEAN,
@@ -103,7 +104,19 @@ enum gems_reduction {
     GEMS_ALL,
     GEMS_ARGMAX,
     GEMS_ARGMIN,
-    GEMS_WITH_VALUES = 16
+    GEMS_NAN_SUM,
+    GEMS_COUNT, /* of those that are not zero */
+    GEMS_NORM,
+    GEMS_NORM0,
+    GEMS_NORM1,
+    GEMS_NORM2,
+    GEMS_NORM_MAX,
+    GEMS_NORM_MIN,
+    GEMS_VAR,
+    GEMS_STD,
+    GEMS_TRACE, /* a sum of the diagonal */
+    GEMS_DOT,   /* a sum of products */
+    GEMS_WITH_VALUES = 128
 };
 
 /* scan: what runs along a dimension; kernels/scan.cuh has the same numbers. */

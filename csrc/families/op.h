@@ -109,6 +109,7 @@ struct gems_family {
 /* The families, each in a file of its name. */
 extern const gems_family gems_family_elementwise;
 extern const gems_family gems_family_reduce;
+extern const gems_family gems_family_loss;
 extern const gems_family gems_family_row_norm;
 extern const gems_family gems_family_matmul;
 extern const gems_family gems_family_copy;

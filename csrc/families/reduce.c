@@ -1,21 +1,24 @@
-/* Reductions: sum, mean, prod, amax, amin, any, all, argmax, argmin, max.dim, min.dim. Twin of
+/* Reductions: sums, means, products, extremes and their places, counts, norms, moments, dot products. Twin of
  * kernels/reduce.cu.
  *
- * A row's mode is one of enum gems_reduction, plus GEMS_WITH_VALUES for the operators that give
- * values and places. The arguments are found by their types: an int or a list of ints names the
- * dimensions, a bool is keepdim, a dtype is dtype.
+ * A row's mode is one of enum gems_reduction, plus GEMS_WITH_VALUES for the operators that give two
+ * results: values and places, deviations and means. The arguments are read in reduce_request.c.
+ *
+ * The loss family is the same over two tensors: each row's expression, as in the elementwise family, gives a loss of each
+ * pair of elements, and the argument reduction says whether they stay (that family's own kernels), are averaged or added.
  */
 #include <stdio.h>
 #include <string.h>
 
-#include "call.h"
-#include "modes.h"
+#include "elementwise.h"
 #include "pack.h"
+#include "reduce.h"
 
-enum form { ROW, COLUMN };
-enum flags { WIDE = 1, SIMPLE = 2, VALUES = 4 };
+enum form { ROW = 64, COLUMN }; /* beside the shape classes of elementwise */
+enum flags { WIDE = 1, SIMPLE = 2, VALUES = 4, TWO = 8 };
+enum { REDUCTION = 2 }; /* in key->tune */
 
-#define RANK             8
+#define RANK             GEMS_REDUCE_RANK
 #define PARTIAL_ELEMENTS 32768 /* of one block, where several share a row in the fast mode */
 
 /* Twin of Shape in kernels/reduce.cu. */
@@ -27,106 +30,11 @@ typedef struct shape {
     int64_t reduced_size[RANK], reduced_in[RANK];
 } shape;
 
-/* What a call asks for. */
-typedef struct request {
-    const gems_tensor *self;
-    int reduction;
-    bool keepdim, flatten; /* flatten: places count through the whole tensor */
-    uint32_t dims;         /* bit d: dimension d is reduced */
-    int in, cast, out;     /* dtypes */
-} request;
-
 /* How it is launched. */
 typedef struct geometry {
     uint32_t grid[3], block[3], shared;
     int64_t parts, chunk; /* blocks that share a row, elements of each */
 } geometry;
-
-static bool is_pair(int reduction) { return reduction == GEMS_ARGMAX || reduction == GEMS_ARGMIN; }
-static bool is_extreme(int reduction) {
-    return reduction == GEMS_MAX || reduction == GEMS_MIN || is_pair(reduction);
-}
-
-/* The dtype of what is accumulated; u8 and u32 for any and all. */
-static int value_dtype(int reduction, int in, int cast) {
-    if (reduction == GEMS_ANY || reduction == GEMS_ALL)
-        return gems_dtype_size(in) == 1 ? GEMS_U8 : GEMS_U32;
-    if (is_extreme(reduction)) return in == GEMS_BOOL ? GEMS_U8 : gems_dtype_opmath(in);
-    return gems_dtype_is_float(cast) ? gems_dtype_opmath(cast) : GEMS_I64;
-}
-
-/* ---- arguments ---- */
-
-static gems_status add_dim(request *r, int64_t dim) {
-    int d = gems_wrap_dim(dim, r->self->ndim);
-    if (d < 0) return gems_decline("dimension out of range");
-    if (r->dims >> d & 1) return gems_decline("dimension given twice");
-    r->dims |= 1u << d;
-    return GEMS_OK;
-}
-
-static gems_status read_dtypes(const gems_call *call, int asked, request *r) {
-    int out_arg = call->entry->out_arg;
-    r->in = r->self->dtype;
-    if (r->in >= GEMS_DTYPES || !(call->op->dtypes & GEMS_BIT(r->in))) return gems_decline("dtype");
-    r->cast = r->out = r->in;
-    if (r->reduction == GEMS_ANY || r->reduction == GEMS_ALL) {
-        r->out = r->in == GEMS_U8 ? GEMS_U8 : GEMS_BOOL;
-    } else if (!is_extreme(r->reduction)) {
-        if (asked == GEMS_NO_DTYPE && call->entry->variant == GEMS_OUT &&
-            call->args[out_arg].kind == GEMS_TENSOR)
-            asked = call->args[out_arg].t.dtype;
-        if (asked != GEMS_NO_DTYPE)
-            r->cast = asked;
-        else if (!gems_dtype_is_float(r->in) && r->reduction != GEMS_MEAN)
-            r->cast = GEMS_I64;
-        if (r->cast >= GEMS_DTYPES || !(GEMS_REAL_MASK & GEMS_BIT(r->cast)))
-            return gems_decline("result dtype");
-        if (r->reduction == GEMS_MEAN && !gems_dtype_is_float(r->cast))
-            return gems_decline("mean of integers");
-        r->out = r->cast;
-    }
-    return GEMS_OK;
-}
-
-static gems_status read_request(const gems_call *call, request *r) {
-    *r = (request){.self = gems_arg_tensor(call, 0),
-                   .reduction = call->op->mode & ~GEMS_WITH_VALUES};
-    if (!r->self) return gems_decline("self is no tensor");
-    int ndim = r->self->ndim, asked = GEMS_NO_DTYPE;
-    if (ndim > RANK) return gems_decline("more dimensions than this kernel takes");
-    bool all = true;
-    for (int i = 1; i < call->nargs; i++) {
-        const gems_value *value = &call->args[i];
-        switch (call->entry->schema.args[i].type) {
-        case GEMS_T_INT:
-            if (value->kind != GEMS_INT) break;
-            GEMS_TRY(add_dim(r, value->i));
-            all = false;
-            break;
-        case GEMS_T_INTS:
-            if (value->kind != GEMS_INTS) break;
-            for (int k = 0; k < value->ints.n; k++) GEMS_TRY(add_dim(r, value->ints.v[k]));
-            /* An empty list means all dimensions, but for any and all, where it means none. */
-            all = value->ints.n == 0 && r->reduction != GEMS_ANY && r->reduction != GEMS_ALL;
-            break;
-        case GEMS_T_BOOL: r->keepdim = value->i != 0; break;
-        case GEMS_T_DTYPE:
-            if (value->kind != GEMS_NONE) asked = (int)value->i;
-            break;
-        default: return gems_decline("argument");
-        }
-    }
-    if (all) r->dims = (1u << ndim) - 1;
-    r->flatten = all && is_pair(r->reduction);
-    if (is_extreme(r->reduction)) {
-        if (!r->self->numel && all) return gems_decline("maximum of nothing");
-        for (int d = 0; d < ndim; d++)
-            if (r->dims >> d & 1 && r->self->sizes[d] == 0)
-                return gems_decline("maximum of nothing");
-    }
-    return read_dtypes(call, asked, r);
-}
 
 /* ---- shape ---- */
 
@@ -149,7 +57,7 @@ static void add_reduced(shape *s, int64_t size, int64_t in) {
 
 /* Kept and reduced dimensions of a call with its output made, coalesced, innermost first. Returns
  * whether the innermost of all is reduced. */
-static bool make_shape(const request *r, const gems_tensor *out, bool packed, shape *s) {
+static bool make_shape(const gems_reduce_request *r, const gems_tensor *out, bool packed, shape *s) {
     const gems_tensor *self = r->self;
     s->kept = s->reduced = 1;
     s->kept_rank = s->reduced_rank = 0;
@@ -312,27 +220,49 @@ static gems_status run_finish(gems_call *call, const gems_plan *plan, const gems
     return gems_call_launch(call, plan, 1, grid, block, shared, args);
 }
 
-/* Elements of self in memory order when places count through a tensor that is not contiguous. */
-static gems_status flat_data(gems_call *call, const request *r, const void **data) {
-    *data = r->self->data;
-    if (!r->flatten || gems_is_contiguous(r->self)) return GEMS_OK;
-    return gems_pack(call, r->self, data);
+/* The elements of a tensor one after the other, where they are taken so. */
+static gems_status flat_data(gems_call *call, const gems_reduce_request *r, const gems_tensor *t,
+                             const void **data) {
+    *data = t ? t->data : NULL;
+    return t && r->flatten ? gems_pack(call, t, data) : GEMS_OK;
 }
 
-static gems_status launch(gems_call *call, const request *r, const gems_tensor *first) {
+/* Two tensors whose elements lie alike, without gaps, can be taken as they lie. */
+static bool lie_alike(const gems_tensor *a, const gems_tensor *b) {
+    const int64_t *strides[2] = {a->strides, b->strides};
+    gems_iter iter;
+    gems_iter_make(&iter, a->sizes, a->ndim, strides, 2);
+    return iter.ndim == 0 ||
+           (iter.ndim == 1 && iter.stride[0][0] == 1 && iter.stride[1][0] == 1);
+}
+
+/* Bytes of what is accumulated. */
+static size_t accumulated(int reduction, size_t value, size_t index, bool fast) {
+    if (gems_reduce_is_moments(reduction)) return 3 * (fast ? sizeof(double) : value);
+    if (gems_reduce_is_pair(reduction)) return 2 * (value > index ? value : index);
+    return value;
+}
+
+static gems_status launch(gems_call *call, const gems_reduce_request *r) {
     const gems_device_info *info = gems_device_information(call->device);
-    bool both = call->op->mode & GEMS_WITH_VALUES, pair = is_pair(r->reduction);
-    int value = value_dtype(r->reduction, r->in, r->cast);
+    bool pair = gems_reduce_is_pair(r->reduction);
+    int value = gems_reduce_value(r->reduction, r->in, r->cast);
     size_t in_size = gems_dtype_size(r->in), value_size = gems_dtype_size(value);
     shape s;
     geometry g;
-    bool row = make_shape(r, first, r->flatten, &s), wide = is_wide(&s);
-    size_t index_size = wide ? 8 : 4;
-    size_t element = pair ? 2 * (value_size > index_size ? value_size : index_size) : value_size;
+    const void *x = NULL, *x2 = NULL;
+    bool alike = r->other && lie_alike(r->self, r->other);
+    bool row = make_shape(r, &call->out[0], r->flatten, &s), wide = is_wide(&s);
+    size_t element = accumulated(r->reduction, value_size, wide ? 8 : 4, info->fast);
     if (row && s.kept_rank && !info->fast && s.reduced < 8) row = false; /* a thread a row */
     if (!s.kept_rank && !row) add_kept(&s, 1, 0, 0);
-    int vec = vector_of(&s, row, info, r->self->data, in_size, value_size),
-        group = row ? group_of(&s, vec, info) : 0;
+    int vec = vector_of(&s, row, info, r->self->data, in_size, value_size);
+    if (r->other && !info->fast) { /* one access of each */
+        uintptr_t a = (uintptr_t)(alike ? r->self->data : NULL),
+                  b = (uintptr_t)(alike ? r->other->data : NULL);
+        if ((a - b) % 16 != 0) vec = 1;
+    }
+    int group = row ? group_of(&s, vec, info) : 0;
     if (info->fast)
         fast_geometry(&s, row, vec, info, &g);
     else if (row)
@@ -342,65 +272,127 @@ static gems_status launch(gems_call *call, const request *r, const gems_tensor *
 
     gems_key key = {.kernel = row ? ROW : COLUMN,
                     .flags = (uint8_t)((wide ? WIDE : 0) | (s.reduced_rank < 2 ? SIMPLE : 0) |
-                                       (both ? VALUES : 0)),
+                                       (r->both ? VALUES : 0) | (r->other ? TWO : 0)),
                     .dtype = {(uint8_t)r->in, (uint8_t)r->cast, (uint8_t)r->out},
-                    .tune = {(uint8_t)vec, (uint8_t)group}};
+                    .tune = {(uint8_t)vec, (uint8_t)group, (uint8_t)r->reduction}};
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
-    const void *x = NULL;
     void *partial = NULL;
-    GEMS_TRY(flat_data(call, r, &x));
+    if (alike) {
+        x = r->self->data;
+        x2 = r->other->data;
+    } else {
+        GEMS_TRY(flat_data(call, r, r->self, &x));
+        GEMS_TRY(flat_data(call, r, r->other, &x2));
+    }
     if (g.parts > 1) GEMS_TRY(gems_scratch(call, (size_t)(g.parts * s.kept) * element, &partial));
-    void *y = pair && !both ? NULL : call->out[0].data, *where = pair ? call->out[both].data : NULL;
-    double count = (double)s.reduced;
-    void *args[] = {&x, &y, &where, &partial, &s, &g.chunk, &count};
-    static const uint16_t bytes[] = {8, 8, 8, 8, sizeof s, sizeof g.chunk, sizeof count};
-    GEMS_TRY(gems_call_launch_kept(call, plan, g.grid, g.block, g.shared, args, 4, bytes, 7));
+    void *y = pair && !r->both ? NULL : call->out[0].data,
+         *where = pair || r->both ? call->out[r->both].data : NULL;
+    double number = (double)s.reduced, parameter = r->power;
+    if (gems_reduce_is_moments(r->reduction)) number -= r->correction;
+    if (r->reduction == GEMS_NORM) number = r->power;
+    void *args[] = {&x, &x2, &y, &where, &partial, &s, &g.chunk, &number, &parameter};
+    static const uint16_t bytes[] = {8,        8,          8, 8, 8, sizeof s, sizeof g.chunk,
+                                     sizeof number, sizeof parameter};
+    GEMS_TRY(gems_call_launch_kept(call, plan, g.grid, g.block, g.shared, args, 5, bytes, 9));
     if (g.parts == 1) return GEMS_OK;
-    void *finish_args[] = {&partial, &y, &where, &s, &g.parts, &count};
+    void *finish_args[] = {&partial, &y, &where, &s, &g.parts, &number};
     return run_finish(call, plan, info, &s, g.parts, element, finish_args);
 }
 
-static gems_status run(gems_call *call) {
-    request r;
-    GEMS_TRY(read_request(call, &r));
+static gems_status run_request(gems_call *call, const gems_reduce_request *r) {
     int64_t sizes[GEMS_MAX_DIMS];
     int ndim = 0;
-    for (int d = 0; d < r.self->ndim; d++) {
-        if (!(r.dims >> d & 1))
-            sizes[ndim++] = r.self->sizes[d];
-        else if (r.keepdim)
+    for (int d = 0; d < r->self->ndim; d++) {
+        if (!(r->dims >> d & 1))
+            sizes[ndim++] = r->self->sizes[d];
+        else if (r->keepdim)
             sizes[ndim++] = 1;
     }
-    bool both = call->op->mode & GEMS_WITH_VALUES, pair = is_pair(r.reduction);
-    if (!pair || both) GEMS_TRY(gems_output(call, 0, ndim, sizes, NULL, r.out));
-    if (pair) GEMS_TRY(gems_output(call, both, ndim, sizes, NULL, GEMS_I64));
-    if (both) { /* one set of output strides serves both results */
+    bool pair = gems_reduce_is_pair(r->reduction);
+    if (!pair || r->both) GEMS_TRY(gems_output(call, 0, ndim, sizes, NULL, r->out));
+    if (pair) GEMS_TRY(gems_output(call, r->both, ndim, sizes, NULL, GEMS_I64));
+    if (!pair && r->both) GEMS_TRY(gems_output(call, 1, ndim, sizes, NULL, r->out));
+    if (r->both) { /* one set of output strides serves both results */
         for (int d = 0; d < ndim; d++)
             if (sizes[d] > 1 && call->out[0].strides[d] != call->out[1].strides[d])
                 return gems_decline("outputs with different strides");
     }
-    return call->out[0].numel ? launch(call, &r, &call->out[0]) : GEMS_OK;
+    return call->out[0].numel ? launch(call, r) : GEMS_OK;
+}
+
+static gems_status run(gems_call *call) {
+    gems_reduce_request r;
+    GEMS_TRY(gems_reduce_read(call, &r));
+    return run_request(call, &r);
+}
+
+/* reduction: 0 none, 1 mean, 2 sum, as in torch. */
+static gems_status run_loss(gems_call *call) {
+    const gems_schema *schema = &call->entry->schema;
+    int place = gems_schema_arg(schema, "reduction");
+    const gems_tensor *self = gems_arg_tensor(call, 0), *target = gems_arg_tensor(call, 1);
+    if (!self || !target) return gems_decline("self or target is no tensor");
+    if (gems_arg_int(call, place) == 0) return gems_family_elementwise.run(call);
+    if (gems_arg_int(call, place) != 1 && gems_arg_int(call, place) != 2)
+        return gems_decline("reduction");
+    if (self->dtype != target->dtype || !(call->op->dtypes & GEMS_BIT(self->dtype)))
+        return gems_decline("dtype");
+    bool same = self->ndim == target->ndim;
+    for (int d = 0; same && d < self->ndim; d++) same = self->sizes[d] == target->sizes[d];
+    if (!same) return gems_decline("target of another shape");
+    gems_reduce_request r = {
+        .self = self, .other = target, .flatten = true, .dims = (1u << self->ndim) - 1,
+        .reduction = gems_arg_int(call, place) == 1 ? GEMS_MEAN : GEMS_SUM,
+        .in = self->dtype, .cast = self->dtype, .out = self->dtype};
+    if (place + 1 < call->nargs) {
+        r.power = gems_arg_double(call, place + 1);
+        if (!(r.power > 0)) return gems_decline("a parameter that is not positive");
+    }
+    return run_request(call, &r);
 }
 
 /* ---- programs ---- */
 
+/* What a pair of elements gives: the product, or a loss. */
+static gems_status pair_expression(const gems_op *op, int row_number, int value, gems_program *p, int *files) {
+    const char *text = gems_dtype_is_float(value) ? "a * b" : "Val(uint64_t(a) * uint64_t(b))",
+               *parameter = "";
+    int size = (int)strlen(text);
+    if (op->family == &gems_family_loss) {
+        const gems_ew_row *row = gems_ew_row_of(row_number);
+        if (!row) return GEMS_ERROR;
+        text = row->choice[0].expr;
+        size = row->choice[0].expr_size;
+        if (row->parameters) parameter = row->parameter[0].name;
+        if (op->helper) p->files[(*files)++] = op->helper;
+    }
+    gems_text_add(&p->head, "#define GEMS_PAIR_EXPRESSION %.*s\n#define GEMS_PAIR_PARAMETER %s\n",
+                  size, text, parameter);
+    return GEMS_OK;
+}
+
 static gems_status program(const gems_op *op, const gems_key *key, gems_program *p) {
     if (key->kernel == GEMS_PACK_KERNEL) return gems_pack_program(key, p);
-    int reduction = op->mode & ~GEMS_WITH_VALUES, in = key->dtype[0];
+    if (key->kernel < ROW) return gems_ew_program(op, key, p);
+    int reduction = key->tune[REDUCTION], in = key->dtype[0], files = 0;
+    int value = gems_reduce_value(reduction, in, key->dtype[1]);
     const char *index = key->flags & WIDE ? "int64_t" : "int32_t";
     gems_text_add(
         &p->head,
         "typedef %s In;\ntypedef %s Cast;\ntypedef %s Val;\ntypedef %s Out;\ntypedef %s Index;\n",
         gems_dtype_kernel(in), gems_dtype_kernel(key->dtype[1]),
-        gems_dtype_kernel(value_dtype(reduction, in, key->dtype[1])),
+        gems_dtype_kernel(value),
         gems_dtype_kernel(key->dtype[2]), index);
     gems_text_add(&p->head, "constexpr int kReduce = %d, kVec = %d, kGroup = %d;\n", reduction,
                   key->tune[0], key->tune[1]);
     gems_text_add(&p->head, "constexpr bool kRow = %s, kSimple = %s, kBoth = %s;\n",
                   key->kernel == ROW ? "true" : "false", key->flags & SIMPLE ? "true" : "false",
                   key->flags & VALUES ? "true" : "false");
-    p->files[0] = "reduce.cu";
+    gems_text_add(&p->head, "constexpr bool kTwo = %s;\n", key->flags & TWO ? "true" : "false");
+    if (key->flags & TWO) GEMS_TRY(pair_expression(op, key->op, value, p, &files));
+    p->files[files++] = "reduce_values.cuh";
+    p->files[files] = "reduce.cu";
     p->entries[0] = "reduce";
     p->entries[1] = "finish";
     p->entry_count = 2;
@@ -411,30 +403,50 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
 
 /* Rows of a block, rows of a warp and columns, contiguous, with vectors; full reductions have no
  * columns. */
-static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
-    int reduction = op->mode & ~GEMS_WITH_VALUES;
+static bool warm_one(int reduction, bool both, bool two, int dtype, int i,
+                     const gems_device_info *info, gems_key *key) {
     bool floats = gems_dtype_is_float(dtype),
-         truth = reduction == GEMS_ANY || reduction == GEMS_ALL;
+         truth = reduction == GEMS_ANY || reduction == GEMS_ALL,
+         adds = reduction == GEMS_SUM || reduction == GEMS_PROD;
     if (reduction == GEMS_MEAN && !floats) return false;
-    bool adds = reduction == GEMS_SUM || reduction == GEMS_PROD;
-    int cast = adds && !floats ? GEMS_I64 : dtype,
-        out = truth ? (dtype == GEMS_U8 ? GEMS_U8 : GEMS_BOOL) : cast;
+    int cast = adds && !two && !floats ? GEMS_I64 : dtype,
+        out = truth                      ? (dtype == GEMS_U8 ? GEMS_U8 : GEMS_BOOL)
+              : reduction == GEMS_COUNT ? GEMS_I64
+                                        : cast;
     int in_size = (int)gems_dtype_size(dtype),
-        value = (int)gems_dtype_size(value_dtype(reduction, dtype, cast));
+        value = (int)gems_dtype_size(gems_reduce_value(reduction, dtype, cast));
     static const struct {
         uint8_t form, group;
     } gpu[] = {{ROW, 0}, {ROW, 32}, {COLUMN, 0}}, fast[] = {{ROW, 0}, {COLUMN, 0}};
-    if (i >= (info->fast ? 2 : 3)) return false;
+    if (i >= (two ? 1 : info->fast ? 2 : 3)) return false;
     key->kernel = info->fast ? fast[i].form : gpu[i].form;
-    key->flags = (uint8_t)(SIMPLE | (op->mode & GEMS_WITH_VALUES ? VALUES : 0));
+    key->flags = (uint8_t)(SIMPLE | (both ? VALUES : 0) | (two ? TWO : 0));
     key->dtype[0] = (uint8_t)dtype;
     key->dtype[1] = (uint8_t)cast;
     key->dtype[2] = (uint8_t)out;
     key->tune[0] =
         (uint8_t)(info->vector_bytes / (info->fast && value > in_size ? value : in_size));
     key->tune[1] = info->fast ? 0 : gpu[i].group;
+    key->tune[REDUCTION] = (uint8_t)reduction;
     return true;
+}
+
+static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
+    int reduction = op->mode & ~GEMS_WITH_VALUES;
+    if (reduction == GEMS_NORM) reduction = GEMS_NORM2;
+    if (reduction == GEMS_TRACE) return warm_one(GEMS_SUM, false, false, dtype, i ? 9 : 0, info, key);
+    if (reduction == GEMS_DOT) return warm_one(GEMS_SUM, false, true, dtype, i, info, key);
+    return warm_one(reduction, op->mode & GEMS_WITH_VALUES, false, dtype, i, info, key);
+}
+
+static bool warm_loss(const gems_op *op, int dtype, int i, const gems_device_info *info,
+                      gems_key *key) {
+    if (i == 0) return warm_one(GEMS_MEAN, false, true, dtype, i, info, key);
+    return gems_family_elementwise.warm(op, dtype, i - 1, info, key);
 }
 
 const gems_family gems_family_reduce = {
     .name = "reduce", .run = run, .program = program, .warm = warm, .strided_output = true};
+
+const gems_family gems_family_loss = {.name = "loss", .run = run_loss, .program = program,
+                                      .warm = warm_loss, .casts_output = true, .strided_output = true};
