@@ -81,6 +81,10 @@ def norms(x: Callable[..., Tensor]) -> dict[str, list[Any]]:
     return {
         "native_group_norm": [data, channel, channel, 3, 6, 4, 2, 1e-5],
         "native_group_norm_backward": [data, data, groups, groups, channel, 3, 6, 4, 2, [True, True, True]],
+        "native_batch_norm": [data, channel, channel, x(6), x(6) + 9, True, 0.1, 1e-5],
+        "_native_batch_norm_legit.no_stats": [data, channel, channel, True, 0.1, 1e-5],
+        "_native_batch_norm_legit_no_training": [data, channel, channel, channel, channel + 9, 0.1, 1e-5],
+        "native_batch_norm_backward": [data, data, channel, channel, channel, channel, channel, True, 1e-5, [True] * 3],
     }
 
 
