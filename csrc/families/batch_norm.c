@@ -6,10 +6,10 @@
 #include "rows.h"
 
 enum { THREADS = 256, MOST_RUNS = 1024 };
-enum { COLUMNS = 1, EVALUATION = 2, WIDE = 4 };  /* key->flags */
-enum { STATS, FINISH, PREPARE, APPLY };          /* entries forward */
-enum { SUMS, FINISH_SUMS, INPUTS };              /* entries backward */
-enum { BACKWARD_KERNEL = 1 };                    /* key->kernel; 0: forward */
+enum { COLUMNS = 1, EVALUATION = 2, WIDE = 4 }; /* key->flags */
+enum { STATS, FINISH, PREPARE, APPLY };         /* entries forward */
+enum { SUMS, FINISH_SUMS, INPUTS };             /* entries backward */
+enum { BACKWARD_KERNEL = 1 };                   /* key->kernel; 0: forward */
 
 /* Twin of Shape in the kernel. */
 typedef struct shape {
@@ -84,7 +84,8 @@ static gems_status read(const gems_call *call, const places *at, batch_norm *nor
         gems_contiguous_strides(x->sizes, x->ndim, norm->strides);
     for (int d = 0; x->device_type != GEMS_CPU && d < x->ndim; d++)
         if (x->sizes[d] != 1 && x->strides[d] != norm->strides[d])
-            return gems_decline("batch_norm of a strided tensor"); /* the result keeps its strides */
+            return gems_decline(
+                "batch_norm of a strided tensor"); /* the result keeps its strides */
     norm->columns = norm->last || norm->plane == 1;
     return GEMS_OK;
 }
@@ -115,7 +116,8 @@ static shape make_shape(const batch_norm *norm, const gems_device_info *info, in
                .plane = (int32_t)plane,
                .units = (int32_t)(norm->columns ? count : count / vec),
                .in_plane = gems_fastdiv_make((uint32_t)(norm->columns ? 1 : plane / vec)),
-               .in_channels = gems_fastdiv_make((uint32_t)(norm->columns ? columns : norm->channels))};
+               .in_channels =
+                   gems_fastdiv_make((uint32_t)(norm->columns ? columns : norm->channels))};
     int64_t runs, most;
     if (info->fast) { /* by the shape alone: the same bits with any number of workers */
         runs = 64;
@@ -162,7 +164,7 @@ static gems_status make_launches(gems_call *call, const batch_norm *norm, gems_k
     memcpy(l->reduce_block, l->block, sizeof l->block);
     l->small[0] = gems_grid_for(info, channels, info->fast ? 2048 : threads);
     if (info->fast) {
-        int64_t rows = norm->columns       ? l->s.samples
+        int64_t rows = norm->columns      ? l->s.samples
                        : norm->plane < 16 ? norm->samples
                                           : norm->samples * norm->channels;
         l->flat[0] = gems_grid_for(info, rows, 16384 / (norm->numel / rows) + 1);
@@ -219,7 +221,7 @@ static gems_status train(gems_call *call, const batch_norm *norm, launches *l, c
     GEMS_TRY(gems_scratch(call, (size_t)(3 * l->s.runs * norm->channels) * element, &partial));
     void *args[] = {&data, &partial, &l->s};
     GEMS_TRY(gems_call_launch(call, l->plan, STATS, l->reduce, l->reduce_block, 0, args));
-    void *finish[] = {&partial,   &weight,      &bias,          &mean,      &var,      &save_mean,
+    void *finish[] = {&partial,     &weight,  &bias,          &mean,      &var,      &save_mean,
                       &save_invstd, &factors, &l->s.channels, &l->s.runs, &momentum, &eps};
     return gems_call_launch(call, l->plan, FINISH, l->small, l->block, 0, finish);
 }
@@ -250,7 +252,8 @@ static gems_status forward(gems_call *call, const places *at) {
     launches l;
     GEMS_TRY(make_launches(call, &norm, &key, gems_aligned(data, 16) && gems_aligned(y, 16), &l));
     GEMS_TRY(gems_scratch(
-        call, (size_t)(3 * norm.channels) * gems_dtype_size(gems_dtype_opmath(x->dtype)), &factors));
+        call, (size_t)(3 * norm.channels) * gems_dtype_size(gems_dtype_opmath(x->dtype)),
+        &factors));
     if (training) {
         GEMS_TRY(train(call, &norm, &l, data, factors, momentum, eps));
     } else {
@@ -259,7 +262,7 @@ static gems_status forward(gems_call *call, const places *at) {
                    *var = norm.var->data;
         void *save_mean = count ? call->out[1].data : NULL,
              *save_invstd = count ? call->out[2].data : NULL;
-        void *args[] = {&mean,        &var,     &weight,        &bias, &save_mean,
+        void *args[] = {&mean,        &var,     &weight,       &bias, &save_mean,
                         &save_invstd, &factors, &l.s.channels, &eps};
         GEMS_TRY(gems_call_launch(call, l.plan, PREPARE, l.small, l.block, 0, args));
     }
@@ -269,7 +272,7 @@ static gems_status forward(gems_call *call, const places *at) {
 
 /* ---- backward ---- */
 
-static gems_status check_saved(const gems_call *call, batch_norm *norm, const gems_tensor *mean,
+static gems_status check_saved(batch_norm *norm, const gems_tensor *mean,
                                const gems_tensor *deviation, bool training) {
     if (!mean || !deviation) return gems_decline("no mean or deviation");
     if (!is_vector(mean, norm->channels) || !is_vector(deviation, norm->channels) ||
@@ -277,10 +280,8 @@ static gems_status check_saved(const gems_call *call, batch_norm *norm, const ge
         return gems_decline("size of mean or deviation");
     if (mean->dtype != deviation->dtype || !param_fits(norm, mean->dtype))
         return gems_decline("dtype of mean or deviation");
-    if (training && norm->x->device_type == GEMS_CPU) {
+    if (training && norm->x->device_type == GEMS_CPU)
         GEMS_TRY(take_param(norm, mean)); /* all of one dtype there */
-    }
-    (void)call;
     return GEMS_OK;
 }
 
@@ -295,7 +296,7 @@ static gems_status backward(gems_call *call) {
         return gems_decline("gradient");
     const gems_tensor *mean = training ? gems_arg_tensor(call, 5) : norm.mean,
                       *deviation = training ? gems_arg_tensor(call, 6) : norm.var;
-    GEMS_TRY(check_saved(call, &norm, mean, deviation, training));
+    GEMS_TRY(check_saved(&norm, mean, deviation, training));
     for (int i = 0; i < call->args[9].ints.n && i < 3; i++)
         wanted[i] = call->args[9].ints.v[i] != 0;
     if (call->entry->variant == GEMS_OUT && !(wanted[0] && wanted[1] && wanted[2]))
@@ -303,15 +304,18 @@ static gems_status backward(gems_call *call) {
     if ((wanted[1] || wanted[2]) && !norm.weight && x->device_type != GEMS_CPU)
         return gems_decline("gradient of an absent weight");
     int params = norm.params == GEMS_NO_DTYPE ? x->dtype : norm.params;
+    if (gems_like_channels_last(x)) /* also where that is the same memory as contiguous data */
+        gems_channels_last_strides(x->sizes, x->ndim, norm.strides);
     if (wanted[0]) GEMS_TRY(gems_output(call, 0, x->ndim, norm.sizes, norm.strides, x->dtype));
     for (int i = 1; i < 3; i++)
         if (wanted[i]) GEMS_TRY(gems_output(call, i, 1, &norm.channels, NULL, params));
     if (!wanted[0] && !wanted[1] && !wanted[2]) return GEMS_OK;
-    const void *g, *data, *weight = norm.weight ? norm.weight->data : NULL,
-               *center = mean->data, *spread = deviation->data;
+    const void *g, *data, *weight = norm.weight ? norm.weight->data : NULL, *center = mean->data,
+                          *spread = deviation->data;
     GEMS_TRY(pack(call, &norm, grad, &g));
     GEMS_TRY(pack(call, &norm, x, &data));
-    void *dx = wanted[0] ? call->out[0].data : NULL, *dweight = wanted[1] ? call->out[1].data : NULL,
+    void *dx = wanted[0] ? call->out[0].data : NULL,
+         *dweight = wanted[1] ? call->out[1].data : NULL,
          *dbias = wanted[2] ? call->out[2].data : NULL, *partial, *factors;
     size_t element = gems_dtype_size(gems_dtype_opmath(x->dtype));
     gems_key key = {.kernel = BACKWARD_KERNEL,

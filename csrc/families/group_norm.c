@@ -12,8 +12,8 @@ enum { BY_DIVISION, BY_VECTOR, EVERY_COLUMN }; /* kChannel */
 typedef struct group_norm {
     const gems_tensor *x, *weight, *bias;
     int64_t samples, channels, plane, groups;
-    int64_t rows, n;     /* groups of samples, and elements of one */
-    int64_t planes;      /* channels of a group */
+    int64_t rows, n; /* groups of samples, and elements of one */
+    int64_t planes;  /* channels of a group */
     int weight_dtype;
 } group_norm;
 
@@ -83,9 +83,10 @@ static gems_status forward(gems_call *call) {
     bool aligned = norm.n % (16 / (int)size) == 0 && gems_aligned(data, 16) &&
                    gems_aligned(y, 16) && gems_aligned(weight, 16) && gems_aligned(bias, 16);
     gems_team team = gems_team_make(info, norm.rows, norm.n, size, 1, aligned);
-    gems_key key = {.kernel = GEMS_ROWS,
-                    .flags = (uint8_t)((weight ? WEIGHT : 0) | (bias ? BIAS : 0)),
-                    .dtype = {norm.x->dtype, (uint8_t)norm.weight_dtype, (uint8_t)norm.weight_dtype}};
+    gems_key key = {
+        .kernel = GEMS_ROWS,
+        .flags = (uint8_t)((weight ? WEIGHT : 0) | (bias ? BIAS : 0)),
+        .dtype = {norm.x->dtype, (uint8_t)norm.weight_dtype, (uint8_t)norm.weight_dtype}};
     gems_team_to_key(&team, &key);
     key.tune[TUNE_CHANNEL] = (uint8_t)channel_rule(&norm, info, team.vec);
     const gems_plan *plan;
@@ -93,8 +94,8 @@ static gems_status forward(gems_call *call) {
     int32_t n = (int32_t)norm.n, groups = (int32_t)norm.groups, planes = (int32_t)norm.planes;
     gems_fastdiv plane = gems_fastdiv_make((uint32_t)norm.plane);
     double eps = gems_arg_double(call, 7);
-    void *args[] = {&data, &weight, &bias, &y, &mean, &rstd, &norm.rows,
-                    &n,    &groups, &planes, &plane, &eps};
+    void *args[] = {&data,      &weight, &bias,   &y,      &mean,  &rstd,
+                    &norm.rows, &n,      &groups, &planes, &plane, &eps};
     static const uint16_t bytes[] = {8, 8, 8, 8, 8, 8, 8, 4, 4, 4, sizeof plane, 8};
     uint32_t grid[3] = {team.grid, 1, 1}, block[3] = {team.threads, 1, 1};
     return gems_call_launch_kept(call, plan, grid, block, team.shared, args, 6, bytes, 12);
@@ -129,8 +130,8 @@ static gems_status run_sums(gems_call *call, const group_norm *norm, inputs *in,
     team.shared = 0;
     GEMS_TRY(gems_team_launch(call, plan, &team, args));
     if (!weights) return GEMS_OK;
-    uint32_t grid[3] = {info->fast ? gems_grid_for(info, channels, 1024)
-                                   : (uint32_t)(channels + 31) / 32, 1, 1};
+    uint32_t grid[3] = {
+        info->fast ? gems_grid_for(info, channels, 1024) : (uint32_t)(channels + 31) / 32, 1, 1};
     uint32_t block[3] = {info->fast ? 1 : 32, info->fast ? 1 : 8, 1};
     void *finish[] = {&in->dh, &in->db, &dweight, &dbias, &samples, &channels};
     return gems_call_launch(call, plan, 1, grid, block, 0, finish);
@@ -178,8 +179,7 @@ static gems_status backward(gems_call *call) {
     if (call->entry->variant == GEMS_OUT && !(wanted[0] && wanted[1] && wanted[2]))
         return gems_decline("results that are not wanted");
     if (!norm.rows) return gems_decline("no elements");
-    if (wanted[0])
-        GEMS_TRY(gems_output(call, 0, norm.x->ndim, norm.x->sizes, NULL, norm.x->dtype));
+    if (wanted[0]) GEMS_TRY(gems_output(call, 0, norm.x->ndim, norm.x->sizes, NULL, norm.x->dtype));
     for (int i = 1; i < 3; i++)
         if (wanted[i]) GEMS_TRY(gems_output(call, i, 1, &norm.channels, NULL, norm.weight_dtype));
     if (!wanted[0] && !wanted[1] && !wanted[2]) return GEMS_OK;
@@ -232,7 +232,8 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     return GEMS_OK;
 }
 
-/* With a weight (and a bias) of the data's dtype, planes of whole vectors; backward also the sums. */
+/* With a weight (and a bias) of the data's dtype, planes of whole vectors; backward also the sums.
+ */
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
     static const int64_t lengths[] = {1024, 8192, 32768, 262144};
     bool back = op->mode == GEMS_NORM_BACKWARD, sums;
