@@ -1,54 +1,9 @@
 /* layer_norm and rms_norm along rows. The head gives T, W (weight and bias), Stat (mean and rstd), kRms, kWeight, kBias,
- * and what rows.cuh needs.
+ * and what rows.cuh and moments.cuh need, which come before this file.
  */
-using C = opmath_t<T>;
-
-/* Mean and squared deviations of `count` elements; joined as by Chan, Golub and LeVeque. */
-struct Moments {
-    C count, mean, m2;
-};
-struct JoinMoments {
-    GEMS_DI Moments operator()(Moments a, Moments b) const {
-        C count = a.count + b.count, d = b.mean - a.mean, part = count > 0 ? b.count / count : C(0);
-        return Moments{count, a.mean + d * part, a.m2 + b.m2 + d * d * a.count * part};
-    }
-};
-
 GEMS_DI C normalized(C v, C mean, C rstd) { return kRms ? v * rstd : (v - mean) * rstd; }
 
 /* ---- a team a row ---- */
-
-/* Mean and variance of a row that is not kept, in one reading: Welford's steps, kVec of them beside each other. */
-GEMS_DI Moments stream_moments(const Kept<T>& row, int n) {
-    __shared__ Moments buf[33];
-    C count = 0, mean[kVec], m2[kVec];
-    GEMS_UNROLL for (int k = 0; k < kVec; k++) mean[k] = m2[k] = 0;
-    each_vector(n, [&](int q, int c) {
-        Vec<T, kVec> v = row.at(q, c);
-        count += C(1);
-        C share = C(1) / count;
-        GEMS_UNROLL for (int k = 0; k < kVec; k++) {
-            C d = to_op(v.v[k]) - mean[k];
-            mean[k] += d * share;
-            m2[k] += d * (to_op(v.v[k]) - mean[k]);
-        }
-    });
-    Moments part[kVec];
-    GEMS_UNROLL for (int k = 0; k < kVec; k++) part[k] = Moments{count, mean[k], m2[k]};
-    return team_reduce(lane_reduce(part, JoinMoments{}), JoinMoments{}, buf);
-}
-
-/* The sum over a row of f(element). */
-template <class F> GEMS_DI C team_sum(const Kept<T>& row, int n, F f) {
-    __shared__ C buf[33];
-    C sum[kVec];
-    GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] = 0;
-    each_vector(n, [&](int q, int c) {
-        Vec<T, kVec> v = row.at(q, c);
-        GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] += f(to_op(v.v[k]));
-    });
-    return team_reduce(lane_reduce(sum, Sum{}), Sum{}, buf);
-}
 
 GEMS_DI void team_norm(const T* x, const W* weight, const W* bias, T* y, Stat* mean_out, Stat* rstd_out, int n, C eps) {
     Kept<T> row;

@@ -66,12 +66,26 @@ def fitting(name: str) -> list[Any] | None:
         "embedding_dense_backward": [x(5, 7), torch.tensor([1, 3, 1, 8, 1]), 9, -1, False],
         "native_layer_norm_backward": [x(5, 7), x(5, 7), [7], stat, stat, x(7), x(7), [True, True, True]],
         "_fused_rms_norm_backward": [x(5, 7), x(5, 7), [7], stat, x(7), [True, True]],
+        **norms(x),
         "nll_loss_forward": [x(5, 7), target, None, 1, -100],
         "nll_loss_backward": [x(1)[0], x(5, 7), target, None, 1, -100, torch.tensor(5.0)],
         "nll_loss2d_forward": [x(2, 3, 4, 4), plane, None, 1, -100],
         "nll_loss2d_backward": [x(1)[0], x(2, 3, 4, 4), plane, None, 1, -100, torch.tensor(32.0)],
         **moves(x),
     }.get(name)
+
+
+def norms(x: Callable[..., Tensor]) -> dict[str, list[Any]]:
+    """The same for norms over channels."""
+    data, channel, groups = x(3, 6, 4), x(6), torch.ones(3, 2)
+    return {
+        "native_group_norm": [data, channel, channel, 3, 6, 4, 2, 1e-5],
+        "native_group_norm_backward": [data, data, groups, groups, channel, 3, 6, 4, 2, [True, True, True]],
+        "native_batch_norm": [data, channel, channel, x(6), x(6) + 9, True, 0.1, 1e-5],
+        "_native_batch_norm_legit.no_stats": [data, channel, channel, True, 0.1, 1e-5],
+        "_native_batch_norm_legit_no_training": [data, channel, channel, channel, channel + 9, 0.1, 1e-5],
+        "native_batch_norm_backward": [data, data, channel, channel, channel, channel, channel, True, 1e-5, [True] * 3],
+    }
 
 
 def moves(x: Callable[..., Tensor]) -> dict[str, list[Any]]:

@@ -217,4 +217,12 @@ enum gems_row_op {
     GEMS_RMS_NORM_BACKWARD
 };
 
+/* group_norm, batch_norm; of the latter: whether it trains is an argument, or always or never so. */
+enum gems_norm_mode {
+    GEMS_NORM_FORWARD,
+    GEMS_NORM_BACKWARD,
+    GEMS_NORM_NO_STATS,
+    GEMS_NORM_EVALUATION
+};
+
 #endif

@@ -111,6 +111,8 @@ extern const gems_family gems_family_elementwise;
 extern const gems_family gems_family_reduce;
 extern const gems_family gems_family_loss;
 extern const gems_family gems_family_row_norm;
+extern const gems_family gems_family_group_norm;
+extern const gems_family gems_family_batch_norm;
 extern const gems_family gems_family_matmul;
 extern const gems_family gems_family_copy;
 extern const gems_family gems_family_compact;

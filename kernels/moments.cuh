@@ -1,0 +1,77 @@
+/* Mean and variance without differences of large squares, and sums over teams. The head gives T and what rows.cuh needs,
+ * which comes before this file.
+ */
+using C = opmath_t<T>;
+
+/* Mean and squared deviations of `count` elements; joined as by Chan, Golub and LeVeque. */
+struct Moments {
+    C count, mean, m2;
+};
+struct JoinMoments {
+    GEMS_DI Moments operator()(Moments a, Moments b) const {
+        C count = a.count + b.count, d = b.mean - a.mean, part = count > 0 ? b.count / count : C(0);
+        return Moments{count, a.mean + d * part, a.m2 + b.m2 + d * d * a.count * part};
+    }
+};
+struct SumTwo {
+    GEMS_DI Two<C> operator()(Two<C> a, Two<C> b) const { return Two<C>{a.a + b.a, a.b + b.b}; }
+};
+
+/* Welford's steps, N of them beside each other. */
+template <int N> struct Running {
+    C count, mean[N], m2[N];
+    GEMS_DI void clear() {
+        count = 0;
+        GEMS_UNROLL for (int k = 0; k < N; k++) mean[k] = m2[k] = 0;
+    }
+    GEMS_DI void take(const Vec<T, N>& v) {
+        count += C(1);
+        C share = C(1) / count;
+        GEMS_UNROLL for (int k = 0; k < N; k++) {
+            C d = to_op(v.v[k]) - mean[k];
+            mean[k] += d * share;
+            m2[k] += d * (to_op(v.v[k]) - mean[k]);
+        }
+    }
+    GEMS_DI Moments joined() const {
+        Moments part[N];
+        GEMS_UNROLL for (int k = 0; k < N; k++) part[k] = Moments{count, mean[k], m2[k]};
+        return lane_reduce(part, JoinMoments{});
+    }
+};
+
+/* Mean and variance of a row that is not kept, in one reading. */
+GEMS_DI Moments stream_moments(const Kept<T>& row, int n) {
+    __shared__ Moments buf[33];
+    Running<kVec> own;
+    own.clear();
+    each_vector(n, [&](int q, int c) { own.take(row.at(q, c)); });
+    return team_reduce(own.joined(), JoinMoments{}, buf);
+}
+
+/* The sum over a row of f(element). */
+template <class F> GEMS_DI C team_sum(const Kept<T>& row, int n, F f) {
+    __shared__ C buf[33];
+    C sum[kVec];
+    GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] = 0;
+    each_vector(n, [&](int q, int c) {
+        Vec<T, kVec> v = row.at(q, c);
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] += f(to_op(v.v[k]));
+    });
+    return team_reduce(lane_reduce(sum, Sum{}), Sum{}, buf);
+}
+
+/* Joins what the threads of one threadIdx.x have, in the order of threadIdx.y; valid where that is 0. buf: one a thread. */
+template <class V, class F> GEMS_DI V fold_down(V v, F f, V* buf) {
+    if constexpr (!kFast) {
+        int bx = blockDim.x, by = blockDim.y, tx = threadIdx.x, ty = threadIdx.y;
+        __syncthreads();
+        buf[ty * bx + tx] = v;
+        for (int h = 1; h < by; h *= 2) {
+            __syncthreads();
+            if (ty % (2 * h) == 0 && ty + h < by) buf[ty * bx + tx] = f(buf[ty * bx + tx], buf[(ty + h) * bx + tx]);
+        }
+        v = buf[ty * bx + tx];
+    }
+    return v;
+}
