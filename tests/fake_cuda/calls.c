@@ -1,20 +1,22 @@
-/* The engine and its families over a GPU that records: what a call compiles and launches is kept, nothing runs. Tensors need
- * no memory, so their sizes and strides may be anything. */
+/* The engine and its families over a GPU that records: what a call compiles and launches is kept,
+ * nothing runs. Tensors need no memory, so their sizes and strides may be anything. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "families/call.h"
 
-const gems_embedded gems_embedded_files[] = {
-    {"gems.cuh", "", 0}, {"complex.cuh", "", 0}, {"elementwise.cu", "", 0}, {NULL, NULL, 0}};
+const gems_embedded gems_embedded_files[] = {{"gems.cuh", "", 0},       {"complex.cuh", "", 0},
+                                             {"elementwise.cu", "", 0}, {"copy.cu", "", 0},
+                                             {"index_map.cu", "", 0},   {NULL, NULL, 0}};
 
 enum { ARGUMENTS = 24 };
 struct gems_module {
     char *text;
 };
 static struct {
-    const char *text;                /* of the program of the last launch */
-    uint8_t argument[ARGUMENTS][16]; /* the first bytes of each kernel argument of the last launch */
+    const char *text; /* of the program of the last launch */
+    uint8_t argument[ARGUMENTS]
+                    [16]; /* the first bytes of each kernel argument of the last launch */
     uint32_t grid, launches;
 } last;
 static gems_tensor outs[GEMS_MAX_OUTS];
@@ -121,13 +123,15 @@ static const gems_host host = {.name = "test", .empty = empty, .resize = resize,
 int calls_open(void);
 int calls_open(void) { return gems_table_open(); }
 
-/* Calls an overload with all arguments of its schema. The first `arguments` kernel arguments are kept. */
+/* Calls an overload with all arguments of its schema. The first `arguments` kernel arguments are
+ * kept. */
 int calls_run(const char *name, const gems_value *args, int count, int arguments);
 int calls_run(const char *name, const gems_value *args, int count, int arguments) {
     int index = gems_entry_find(name);
     gems_entry *entry = index < 0 ? NULL : gems_entry_at(index);
     if (!entry || entry->schema.nargs != count)
-        return gems_fail(GEMS_VALUE_ERROR, "%s: %s", name, entry ? "number of arguments" : "unknown");
+        return gems_fail(GEMS_VALUE_ERROR, "%s: %s", name,
+                         entry ? "number of arguments" : "unknown");
     gems_call call = {.entry = entry, .host = &host};
     memcpy(call.args, args, (size_t)count * sizeof *args);
     memset(&last, 0, sizeof last);
