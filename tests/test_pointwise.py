@@ -655,7 +655,8 @@ def test_pointwise_dynamic() -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "dtype", [torch.float16, torch.bool, *(pytest.param(d, marks=pytest.mark.slow) for d in (torch.float32, torch.int32))]
+    "dtype",
+    [torch.float16, torch.bool, *(pytest.param(d, marks=pytest.mark.slow) for d in (torch.float32, torch.int32))],
 )
 def test_promotion_kinds(kind: str, text: str, reference: Any, dtype: torch.dtype) -> None:
     operator = pointwise_dynamic(text, promotion_methods=[(0, 1, kind)])
