@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py [--functions exp,log] [--dtypes float16,float32] [--values N] [--output FILE]
 
 Errors are counted in units of the last place of the result's dtype, against float64. float16 and bfloat16: all values.
-float32: N bit patterns (default 10 million), evenly spread over all of them. The exit code is 1 where a function is above
-its limit.
+float32: N bit patterns (default 10 million), evenly spread over all of them. The exit code is 1 where a function is
+above its limit.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def mish(x: Tensor) -> Tensor:
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor] | None]] = {
     **{
         name: (getattr(torch, name), None)
-        for name in ["exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "acosh", "atanh", "erf", "erfc", "erfinv", "sigmoid", "lgamma", "digamma", "sinc", "logit"]
+        for name in (
+            "exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal sin cos tan asin acos "
+            "atan sinh cosh tanh acosh atanh erf erfc erfinv sigmoid lgamma digamma sinc logit"
+        ).split()
     },
     "gelu": (functional.gelu, gelu),
     "gelu tanh": (lambda x: functional.gelu(x, approximate="tanh"), gelu_tanh),
@@ -76,7 +79,7 @@ def inputs(dtype: torch.dtype, count: int = 10_000_000) -> Tensor:
 
 
 def errors_in_ulp(result: Tensor, exact: Tensor) -> Tensor:
-    """|result - exact| in units of the last place of the result's dtype; infinite where one is NaN or infinite and not both.
+    """|result - exact| in units of the last place of the result's dtype; infinite where one only is NaN or infinite.
 
     Parameters
     ----------

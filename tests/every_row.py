@@ -30,11 +30,10 @@ def fitting(name: str) -> list[Any] | None:
     target, plane = torch.arange(5) % 7, torch.arange(32).view(2, 4, 4) % 3
     stat = torch.ones(5, 1)
     repeated, along = torch.arange(40) % 7, torch.arange(200).view(5, 40) % 7
-    losses = dict.fromkeys(
-        ("mse_loss_backward", "soft_margin_loss_backward", "binary_cross_entropy_backward"), [x(5, 7), x(5, 7), x(5, 7)]
-    )
-    losses = {name: [*args, *([None] if name.startswith("binary") else []), 1] for name, args in losses.items()}
-    bent = dict.fromkeys(("smooth_l1_loss_backward", "huber_loss_backward"), [x(5, 7), x(5, 7), x(5, 7), 1, 0.5])
+    three = [x(5, 7), x(5, 7), x(5, 7)]
+    losses = {name: [*three, 1] for name in ("mse_loss_backward", "soft_margin_loss_backward")}
+    losses["binary_cross_entropy_backward"] = [*three, None, 1]
+    bent = {name: [*three, 1, 0.5] for name in ("smooth_l1_loss_backward", "huber_loss_backward")}
     return {
         "bernoulli": [x(5, 7) / 5],
         **losses,

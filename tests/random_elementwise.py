@@ -27,7 +27,10 @@ QUICK = ("add.Tensor", "sub.Scalar", "where.self", "clamp.Tensor", "eq.Tensor", 
 NUMBERS = (1, 2, -1, 3, 0.5, -1.5, 0.25, 2.0)
 LAYOUT_NAMES = (*LAYOUTS, "0-dim")
 # Rows whose tensors ATen wants in one shape, or whose arguments mean more than numbers.
-SAME_SHAPE = ("mse_loss", "smooth_l1", "huber", "soft_margin", "binary_cross", "rrelu", "_prelu", "log_sigmoid", "glu", "addr")
+SAME_SHAPE = (
+    *("mse_loss", "smooth_l1", "huber", "soft_margin", "binary_cross", "rrelu"),
+    *("_prelu", "log_sigmoid", "glu", "addr"),
+)
 
 
 @dataclass
@@ -53,7 +56,8 @@ class Call:
         if dtype == torch.bool:
             t = torch.tensor([numbers.random() < 0.5 for _ in range(count)], dtype=dtype)
         elif dtype.is_floating_point:
-            t = torch.tensor([numbers.choice((0.0, numbers.gauss(0, 2), numbers.randint(-8, 8) / 4)) for _ in range(count)])
+            pick = lambda: numbers.choice((0.0, numbers.gauss(0, 2), numbers.randint(-8, 8) / 4))  # noqa: E731
+            t = torch.tensor([pick() for _ in range(count)])
         else:
             t = torch.tensor([numbers.randint(0 if dtype == torch.uint8 else -9, 9) for _ in range(count)])
         t = t.to(dtype).view(shape).to(flag_gems.device)
@@ -114,7 +118,10 @@ def overload(name: str) -> Any:
 
 
 FUNCTIONAL = {
-    entry["name"]: row["entries"][0]["name"] for row in _C.rows() for entry in row["entries"] if row["family"] == "elementwise"
+    entry["name"]: row["entries"][0]["name"]
+    for row in _C.rows()
+    if row["family"] == "elementwise"
+    for entry in row["entries"]
 }
 
 
@@ -150,7 +157,8 @@ def calls(draw: st.DrawFn, work: list[tuple[str, str]], dtypes: tuple[torch.dtyp
             if layout == "0-dim":
                 mine = ()
             elif draw(st.integers(0, 3)) == 0:
-                mine = tuple(1 if draw(st.booleans()) else size for size in shape)[draw(st.integers(0, len(shape) - 1)) :]
+                cut = draw(st.integers(0, len(shape) - 1))
+                mine = tuple(1 if draw(st.booleans()) else size for size in shape)[cut:]
         call.shapes.append(mine)
         call.layouts.append("transposed" if variant == "inplace" and k == 0 and layout == "expanded" else layout)
     call.numbers = [draw(st.sampled_from(NUMBERS)) for _ in range(8)]

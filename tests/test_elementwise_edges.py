@@ -1,4 +1,4 @@
-"""Elementwise rows beside ATen at the edges: NaN, infinities, -0.0, the limits of integers, division by zero, bounds."""
+"""Elementwise rows beside ATen at the edges: NaN, infinities, -0.0, limits of integers, division by zero, bounds."""
 
 from __future__ import annotations
 

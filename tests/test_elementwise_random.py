@@ -1,4 +1,4 @@
-"""Random calls of elementwise rows beside ATen and float64, in the fast mode and, on small shapes, in the checked one."""
+"""Random calls of elementwise rows beside ATen and float64, in the fast mode and, on small shapes, in the checked."""
 
 from __future__ import annotations
 

@@ -52,7 +52,10 @@ def group(x: Tensor, g: Tensor, w: Tensor | None, b: Tensor | None, groups: int)
     return [y, mean, rstd, *ATEN.native_group_norm_backward(g, x, mean, rstd, w, *sizes, mask)]
 
 
-def batch(x: Tensor, g: Tensor, w: Tensor | None, b: Tensor | None, mean: Tensor | None, var: Tensor | None, training: bool) -> list[Any]:  # fmt: skip
+Maybe = Tensor | None
+
+
+def batch(x: Tensor, g: Tensor, w: Maybe, b: Maybe, mean: Maybe, var: Maybe, training: bool) -> list[Any]:
     mean, var = (t.clone() if t is not None else None for t in (mean, var))
     y, m, r = ATEN.native_batch_norm(x, w, b, mean, var, training, 0.1, 1e-5)
     back = ATEN.native_batch_norm_backward(g, x, w, mean, var, m, r, training, 1e-5, [True] * 3)
@@ -83,7 +86,9 @@ def test_group_norm(samples: int, groups: int, each: int, plane: int, dtype: Any
     st.integers(2, 6), st.integers(1, 70), st.sampled_from([(), (1,), (7,), (3, 5), (16, 9), (2, 3, 4)]),
     st.sampled_from(FLOATS), st.booleans(), st.booleans(), st.booleans(), st.sampled_from(["plain", "last", "stepped"]),
 )  # fmt: skip
-def test_batch_norm(n: int, c: int, inner: Any, dtype: Any, mixed: bool, training: bool, stats: bool, layout: str) -> None:
+def test_batch_norm(
+    n: int, c: int, inner: Any, dtype: Any, mixed: bool, training: bool, stats: bool, layout: str
+) -> None:
     shape, other = (n, c, *inner), weights(dtype, mixed)
     x, g = draw(shape, dtype, 3), draw(shape, dtype)
     if layout == "last" and len(shape) == 4:

@@ -197,7 +197,7 @@ def test_bernoulli_of_tensors_is_words() -> None:
         expected = torch.from_numpy(chance <= p.numpy())
         assert torch.equal(drawn("bernoulli", lambda q=p: torch.bernoulli(q)), expected.float())
         for dtype in (torch.int64, torch.bool, torch.float64, torch.bfloat16):
-            ours = drawn("bernoulli_.Tensor", lambda q=p, d=dtype: torch.empty(count, dtype=d).bernoulli_(q))
+            ours = drawn("bernoulli_.Tensor", lambda q=p, d=dtype, n=count: torch.empty(n, dtype=d).bernoulli_(q))
             assert torch.equal(ours.bool(), expected) and ours.dtype == dtype
         assert torch.equal(drawn("bernoulli.Tensor", lambda q=p: aten.bernoulli.Tensor(q, q)), expected.float())
         out = torch.empty(count, dtype=torch.uint8)
