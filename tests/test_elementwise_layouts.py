@@ -75,8 +75,10 @@ KEYWORDS = ("addcmul", "rsub.Tensor")  # whose numbers go by name in torch
 @settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_strides_of_outputs(name: str, data: st.DataObject) -> None:
-    """As TensorIterator decides: channels last, permuted, mixed, broadcast, ambiguous. Of one dtype: ATen copies on a CPU
-    an input of another one, and goes by how the copy lies."""
+    """As TensorIterator decides: channels last, permuted, mixed, broadcast, ambiguous.
+
+    Of one dtype: on a CPU ATen copies an input of another one, and goes by how the copy lies.
+    """
     function, dtypes, numbers = OPERATORS[name]
     shape = data.draw(shapes())
     layouts = [data.draw(operand(shape)) for _ in dtypes]
