@@ -25,7 +25,15 @@ template <class T> GEMS_DI T mish_gradient(T grad, T a) {
     return grad * (t + a * sigmoid(a) * (T(1) - t * t));
 }
 
-// Slopes of losses in the difference d.
+// Losses in the difference d, and their slopes.
+template <class T> GEMS_DI T smooth_l1(T d, T beta) {
+    T z = abs(d);
+    return z < beta ? T(0.5) * z * z / beta : z - T(0.5) * beta;
+}
+template <class T> GEMS_DI T huber(T d, T delta) {
+    T z = abs(d);
+    return z <= delta ? T(0.5) * z * z : delta * (z - T(0.5) * delta);
+}
 template <class T> GEMS_DI T smooth_l1_gradient(T d, T beta) {
     T r = d >= beta ? T(1) : d / beta;
     return d <= -beta ? T(-1) : r;

@@ -104,14 +104,15 @@ def test_dot(n: int, step: int, dtype: torch.dtype) -> None:
 
 
 @QUICK
-@given(data=st.data(), reduction=st.integers(0, 2))
-def test_mse_loss(data: st.DataObject, reduction: int) -> None:
+@given(data=st.data(), reduction=st.integers(0, 2), name=st.sampled_from(("mse_loss", "smooth_l1_loss", "huber_loss")))
+def test_losses(data: st.DataObject, reduction: int, name: str) -> None:
     x, _, _ = draw(data, (torch.float32, torch.bfloat16))
     y = torch.randn(x.shape, device=DEVICE).to(x.dtype)
     y = LAYOUTS[data.draw(st.sampled_from(("contiguous", "offset", "stepped")))](y)
-    with kernels("mse_loss"):
-        ours = ATEN.mse_loss(x, y, reduction)
-    exact = ATEN.mse_loss(x.double(), y.double(), reduction)
+    bend = () if name == "mse_loss" else (0.7,)
+    with kernels(name):
+        ours = getattr(ATEN, name)(x, y, reduction, *bend)
+    exact = getattr(ATEN, name)(x.double(), y.double(), reduction, *bend)
     scale = 1e-5 + torch.finfo(x.dtype).eps
     torch.testing.assert_close(ours.double(), exact, rtol=scale, atol=scale)
 
@@ -190,8 +191,10 @@ def test_out() -> None:
         lambda x: x[0].trace(),
         lambda x: torch.dot(x[0, 0], x[1, 1]),
         lambda x: torch.nn.functional.mse_loss(x[0], x[1]),
+        lambda x: torch.nn.functional.smooth_l1_loss(x[0], x[1], reduction="sum", beta=0.3),
+        lambda x: torch.nn.functional.huber_loss(x[0], x[1], delta=0.3),
     ],
-    ids=["var", "std", "var_mean", "norm 3", "norm", "norm dim", "nansum", "trace", "dot", "mse_loss"],
+    ids=["var", "std", "var_mean", "norm 3", "norm", "norm dim", "nansum", "trace", "dot", "mse_loss", "smooth l1", "huber"],
 )
 def test_gradients(function: Callable[[Tensor], Tensor]) -> None:
     x = (torch.rand(3, 4, 5, dtype=torch.float64, device=DEVICE) + 0.5).mT.requires_grad_()

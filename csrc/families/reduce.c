@@ -364,7 +364,7 @@ static gems_status pair_expression(const gems_op *op, int row_number, int value,
         if (!row) return GEMS_ERROR;
         text = row->choice[0].expr;
         size = row->choice[0].expr_size;
-        if (row->parameters) parameter = row->parameter[0].name;
+        if (row->parameters) parameter = row->parameter[row->parameters - 1].name;
         if (op->helper) p->files[(*files)++] = op->helper;
     }
     gems_text_add(&p->head, "#define GEMS_PAIR_EXPRESSION %.*s\n#define GEMS_PAIR_PARAMETER %s\n",
