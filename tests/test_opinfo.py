@@ -13,6 +13,7 @@ from torch.testing._internal.opinfo.core import OpInfo, SampleInput
 
 import entry_args
 from compare import ALL_DTYPES, FLOATS, Raised, WithGradients, assert_same, outcome, tensors, to_float64
+from every_row import fitting
 from opinfo import RANDOM, base_of, copy_of, infos_of, reference_of, rows, samples
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -142,6 +143,9 @@ def test_overload(name: str, dtype: torch.dtype) -> None:
 
     def run(wide: bool = False) -> Any:
         function, args, kwargs = entry_args.arguments(name, torch.float64 if wide else dtype, DEVICE)
+        if "batch_norm" in name:  # ATen reads statistics of any size without a check
+            fitted = fitting(name.replace("_out", "").removesuffix(".out"))
+            args = [a.to(DEVICE, torch.float64 if wide else dtype) if isinstance(a, Tensor) else a for a in fitted]
         return function(*args, **kwargs)
 
     aten = outcome(run)

@@ -304,8 +304,8 @@ static gems_status backward(gems_call *call) {
     if ((wanted[1] || wanted[2]) && !norm.weight && x->device_type != GEMS_CPU)
         return gems_decline("gradient of an absent weight");
     int params = norm.params == GEMS_NO_DTYPE ? x->dtype : norm.params;
-    if (gems_like_channels_last(x)) /* also where that is the same memory as contiguous data */
-        gems_channels_last_strides(x->sizes, x->ndim, norm.strides);
+    if (!norm.last && gems_like_channels_last(x))
+        return gems_decline("memory that is both contiguous and channels last");
     if (wanted[0]) GEMS_TRY(gems_output(call, 0, x->ndim, norm.sizes, norm.strides, x->dtype));
     for (int i = 1; i < 3; i++)
         if (wanted[i]) GEMS_TRY(gems_output(call, i, 1, &norm.channels, NULL, params));
