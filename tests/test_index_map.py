@@ -440,7 +440,7 @@ def test_composites_reach_it(name: str, call: Callable[[Tensor], Any]) -> None:
 WIDTHS = [65, 1, 2, 15, 16, 17, 31, 33, 63, 127, 129, 130, 1000]
 
 
-@pytest.mark.parametrize(("dtype", "count"), crossed(DTYPES[2:], WIDTHS))
+@pytest.mark.parametrize(("dtype", "count"), crossed((*DTYPES[2:], torch.uint8), WIDTHS))
 def test_widths(dtype: torch.dtype, count: int) -> None:
     """Rows of each width beside vectors of each size, and storage that begins anywhere."""
     for start in range(3):
