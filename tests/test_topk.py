@@ -212,8 +212,9 @@ import torch
 from test_topk import check_kth, check_median, check_topk
 from sorting import values
 
+shapes = (((1,), 1), ((5, 3), 2), ((40, 8), 8), ((2, 130), 7), ((2, 4500), 9), ((2, 4500), 50))
 for dtype in (torch.float32, torch.int8, torch.float64):
-    for shape, k in (((1,), 1), ((5, 3), 2), ((40, 8), 8), ((2, 130), 7), ((2, 4500), 9), ((2, 4500), 50)):
+    for shape, k in shapes if dtype == torch.float32 else shapes[:OTHERS]:
         x = values(shape, dtype, "special", "cpu")
         check_topk(x, k, -1, True)
         check_kth(x, k, -1)
@@ -230,4 +231,4 @@ print("all right")
     [("checked", "forward"), *(pytest.param("faithful", o, marks=pytest.mark.slow) for o in ("reverse", "random:5"))],
 )
 def test_gpu_kernels_thread_by_thread(mode: str, order: str) -> None:
-    run_in(mode, order, MODES)
+    run_in(mode, order, MODES.replace("OTHERS", "4" if mode == "checked" else "6"))
