@@ -138,8 +138,7 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
     bool complex = gems_dtype_is_complex(key->tune[GEMS_EW_COMPUTE]);
     gems_text_add(text, "#define EW_CLASS %d\n#define EW_LIGHT %d\n#define EW_NAMES_NEAR %d\n",
                   key->kernel, row->outputs == 1 && !gems_op_added(key->op),
-                  !complex &&
-                      memmem(choice->expr, (size_t)choice->expr_size, "kNear", 5) != NULL);
+                  !complex && memmem(choice->expr, (size_t)choice->expr_size, "kNear", 5) != NULL);
     add_inputs(text, row, key);
     add_numbers(text, row, key);
     const char *expr = choice->expr;
