@@ -110,6 +110,10 @@ template <class V> GEMS_DI V identity_of() {
     else if constexpr (is_float<V>) return kLess ? Limits<V>::inf() : -Limits<V>::inf();
     else return kLess ? Limits<V>::max() : Limits<V>::lowest();
 }
+template <class V> GEMS_DI V magnitude(V v) {
+    if constexpr (is_float<V>) return abs(v);
+    else return v; // norms are of floats
+}
 using Real = either<is_float<Val>, Val, double>;
 GEMS_DI Val identity_value() { return identity_of<Val>(); }
 
@@ -120,7 +124,7 @@ GEMS_DI Val element(In v) {
     else {
         Val b = Val(to_op(convert<Cast>(v)));
         if constexpr (kReduce == kNanSum) return b != b ? Val(0) : b;
-        else if constexpr (kReduce == kNorm1 || kReduce == kNormMax || kReduce == kNormMin) return abs(b);
+        else if constexpr (kReduce == kNorm1 || kReduce == kNormMax || kReduce == kNormMin) return magnitude(b);
         else if constexpr (kReduce == kNorm2) return b * b;
         else return b;
     }
@@ -132,7 +136,7 @@ GEMS_DI Val pair_value(Val a, Val, Val) { return a; }
 #endif
 GEMS_DI Val element(const Cell& c) {
     if constexpr (kTwo) return pair_value(element(c.a), element(c.b), c.parameter);
-    else if constexpr (kReduce == kNormP) return Val(pow(Real(abs(element(c.a))), Real(c.parameter)));
+    else if constexpr (kReduce == kNormP) return Val(pow(Real(magnitude(element(c.a))), Real(c.parameter)));
     else return element(c.a);
 }
 

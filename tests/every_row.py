@@ -40,7 +40,7 @@ def fitting(name: str) -> list[Any] | None:
         **bent,
         "glu": [x(5, 8), 1],
         "glu_backward": [x(5, 4), x(5, 8), 1],
-        **dict.fromkeys(("mse_loss", "smooth_l1_loss", "huber_loss"), [x(5, 7), x(5, 7) / 2]),
+        **{name: [x(5, 7), x(5, 7) / 2] for name in ("mse_loss", "smooth_l1_loss", "huber_loss")},
         "dot": [x(7), x(7)],
         "vdot": [x(7), x(7)],
         "addr": [x(5, 7), x(5), x(7)],

@@ -53,11 +53,15 @@ def test_torchs_result_by_our_kernels(row: dict[str, Any]) -> None:
             continue
         base = name.removesuffix("_out")
         arguments = ARGUMENTS[base]()
-        wanted = getattr(torch.ops.aten, base)(*arguments)
-        keywords = {"out": torch.empty(0, device=DEVICE)} if name.endswith("_out") else {}
+
+        def out(name: str = name) -> dict[str, torch.Tensor]:
+            return {"out": torch.empty(0, device=DEVICE)} if name.endswith("_out") else {}
+
+        wanted = getattr(torch.ops.aten, base)(*arguments, **out())
         flag_gems.reset_stats()
-        assert_same(getattr(ops, name)(*arguments, **keywords), wanted, note=name)
+        result = getattr(ops, name)(*arguments, **out())
         ran = {entry.split(".")[0]: counts for entry, counts in flag_gems.stats().items()}
+        assert_same(result, wanted, note=name)
         assert base in WITHOUT_KERNEL or any(counts["kernel"] for counts in ran.values()), f"{name}: {ran}"
         stray = set(ran) - set(row["expr"].split(","))
         assert not stray, f"{name} reaches {stray}, which its row does not name"

@@ -152,7 +152,8 @@ def test_empty_samples() -> None:
         y, mean, _ = ATEN.native_group_norm(x, w, w, 0, 6, 4, 3, 1e-5)
         assert y.shape == x.shape
         assert mean.shape == (0, 3)
-        assert ATEN.native_batch_norm(x, w, w, w, w, False, 0.1, 1e-5)[0].shape == x.shape
+        if DEVICE == "cpu":  # ATen raises on a GPU
+            assert ATEN.native_batch_norm(x, w, w, w, w, False, 0.1, 1e-5)[0].shape == x.shape
 
 
 def test_same_bits_with_any_number_of_threads() -> None:

@@ -298,7 +298,8 @@ def test_what_torch_has_no_kernel_of_is_left_out(monkeypatch: pytest.MonkeyPatch
     """narrow_copy.out is the CPU's alone: elsewhere torch's own error is to be raised."""
     index = next(entry["index"] for entry in _C.entries() if entry["name"] == "narrow_copy.out")
     assert overrides.has_kernel("narrow_copy.out", "CPU")
-    assert overrides._Registrations().usable([index]) == [index]
+    if flag_gems.device == "cpu":
+        assert overrides._Registrations().usable([index]) == [index]
     monkeypatch.setattr(overrides, "has_kernel", lambda name, key: False)
     registrations = overrides._Registrations()
     assert registrations.usable([index]) == [] and "no kernel" in registrations.refused[index]

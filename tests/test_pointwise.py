@@ -211,10 +211,9 @@ def test_numbers_stand_for_tensors() -> None:
     x = draw("real", 5, dtype=torch.float32)
     operator = pointwise("a * b", grad="auto")
     assert operator(x, 2.5).dtype == torch.float32
-    assert operator(torch.arange(3), 2.5).tolist() == [0, 2.5, 5.0]
-    torch.testing.assert_close(
-        torch.autograd.grad(operator(x.requires_grad_(), 2.5).sum(), x)[0], torch.full((5,), 2.5)
-    )
+    assert operator(torch.arange(3, device=DEVICE), 2.5).tolist() == [0, 2.5, 5.0]
+    grad = torch.autograd.grad(operator(x.requires_grad_(), 2.5).sum(), x)[0]
+    torch.testing.assert_close(grad, torch.full((5,), 2.5, device=DEVICE))
 
 
 def test_scalars() -> None:

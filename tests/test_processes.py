@@ -170,6 +170,7 @@ def test_import_needs_no_torch_no_compiler_no_gpu(tmp_path: Path) -> None:
     env = {
         "PATH": str(tmp_path / "nothing"),
         "HOME": str(home),
+        "CUDA_CACHE_DISABLE": "1",  # the driver's own, made when info() asks for devices
         "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
         **{name: value for name, value in os.environ.items() if name.startswith(("GEMS_SAN", "ASAN", "UBSAN", "LD_"))},
     }

@@ -83,9 +83,8 @@ static gems_status read(const gems_call *call, const places *at, batch_norm *nor
     else
         gems_contiguous_strides(x->sizes, x->ndim, norm->strides);
     for (int d = 0; x->device_type != GEMS_CPU && d < x->ndim; d++)
-        if (x->sizes[d] != 1 && x->strides[d] != norm->strides[d])
-            return gems_decline(
-                "batch_norm of a strided tensor"); /* the result keeps its strides */
+        if (x->strides[d] != norm->strides[d]) /* the result keeps them */
+            return gems_decline("batch_norm of a strided tensor");
     norm->columns = norm->last || norm->plane == 1;
     return GEMS_OK;
 }

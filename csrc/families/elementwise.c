@@ -111,13 +111,6 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
                 return gems_decline("the shapes do not broadcast");
     }
     const gems_tensor *column = row->inputs > 2 && row->input[1].column ? arguments->tensor[1] : NULL;
-    if (column && call->entry->variant == GEMS_INPLACE && arguments->tensor[2] &&
-        arguments->tensor[2]->ndim == 1) { /* ATen's addr_ would enlarge a self that came through a stack */
-        const gems_tensor *self = arguments->tensor[0];
-        if (self->ndim != 2 || self->sizes[0] != column->sizes[0] ||
-            self->sizes[1] != arguments->tensor[2]->sizes[0])
-            return gems_fail(GEMS_RUNTIME_ERROR, "self has not the shape of the outer product");
-    }
     if (column && (ndim != 2 || !arguments->tensor[2] || arguments->tensor[2]->ndim != 1 ||
                    sizes[0] != column->sizes[0] || sizes[1] != arguments->tensor[2]->sizes[0]))
         return gems_decline("not the shape of an outer product");

@@ -256,12 +256,16 @@ static gems_status launch(gems_call *call, const gems_reduce_request *r) {
     size_t element = accumulated(r->reduction, value_size, wide ? 8 : 4, info->fast);
     if (row && s.kept_rank && !info->fast && s.reduced < 8) row = false; /* a thread a row */
     if (!s.kept_rank && !row) add_kept(&s, 1, 0, 0);
-    int vec = vector_of(&s, row, info, r->self->data, in_size, value_size);
-    if (r->other && !info->fast) { /* one access of each */
-        uintptr_t a = (uintptr_t)(alike ? r->self->data : NULL),
-                  b = (uintptr_t)(alike ? r->other->data : NULL);
-        if ((a - b) % 16 != 0) vec = 1;
+    if (alike) {
+        x = r->self->data;
+        x2 = r->other->data;
+    } else {
+        GEMS_TRY(flat_data(call, r, r->self, &x));
+        GEMS_TRY(flat_data(call, r, r->other, &x2));
     }
+    int vec = vector_of(&s, row, info, x, in_size, value_size);
+    /* Two tensors are read side by side. */
+    if (r->other && !info->fast && ((uintptr_t)x - (uintptr_t)x2) % 16) vec = 1;
     int group = row ? group_of(&s, vec, info) : 0;
     if (info->fast)
         fast_geometry(&s, row, vec, info, &g);
@@ -278,13 +282,6 @@ static gems_status launch(gems_call *call, const gems_reduce_request *r) {
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
     void *partial = NULL;
-    if (alike) {
-        x = r->self->data;
-        x2 = r->other->data;
-    } else {
-        GEMS_TRY(flat_data(call, r, r->self, &x));
-        GEMS_TRY(flat_data(call, r, r->other, &x2));
-    }
     if (g.parts > 1) GEMS_TRY(gems_scratch(call, (size_t)(g.parts * s.kept) * element, &partial));
     void *y = pair && !r->both ? NULL : call->out[0].data,
          *where = pair || r->both ? call->out[r->both].data : NULL;

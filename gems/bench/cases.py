@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from flag_gems.bench import moves, places
+from flag_gems.bench import moves, norms, places
 from flag_gems.rows import Row, name_of
 from torch import Tensor
 
@@ -110,6 +110,8 @@ class Maker:
             "mean": lambda: self.tensor(r, 1, dtype=statistics_dtype),
             "rstd": lambda: self.tensor(r, 1, dtype=statistics_dtype).abs() + 0.5,
         }
+        if name_of(self.row) in ("dot", "vdot"):
+            return f"{self.n}", self.tensor(self.n)
         return f"{r}x{c}", sized.get(name, lambda: self.tensor(r, c))()
 
     def matmul(self, name: str) -> tuple[str, Tensor]:
@@ -199,6 +201,8 @@ class Maker:
             return default
         if "Scalar" in kind or kind in ("number", "float"):
             return 3 if self.dtype in INTS or self.dtype == torch.bool else 1.5
+        if name == "dtype":  # of kind "int" in a parsed schema
+            return self.dtype
         plain = {"int": 1, "bool": False, "ScalarType": self.dtype, "str": "none"}
         return next((value for key, value in plain.items() if key == kind), None)
 
@@ -222,6 +226,10 @@ class Maker:
         if self.row["family"] in ("index", "scatter"):
             args, kwargs = places.arguments(name_of(self.row), self.tensor, self.index, self.rows, self.columns)
             return Case(name_of(self.row), f"{self.rows}x{self.columns}", args, kwargs)
+        if self.row["family"] in ("group_norm", "batch_norm"):
+            names = [argument.name for argument in schema_of(self.row).arguments]
+            shape, args = norms.arguments(names, self.tensor, self.n, self.columns)
+            return Case(name_of(self.row), shape, args, {})
         makers = {"reduce": self.rowwise, "row_norm": self.rowwise, "matmul": self.matmul, "gather": self.gather}
         makers |= {"sort": self.sort, "random": self.random, "factory": self.end}
         tensor_of = makers.get(self.row["family"], self.elementwise)
