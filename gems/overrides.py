@@ -8,7 +8,6 @@ registrations are taken back only when no other Python thread is alive.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
@@ -236,8 +235,10 @@ class _Registrations:
         kernel = torch._C._dispatch_get_computed_kernel_for_dispatch_key
         key = getattr(torch._C.DispatchKey, self.key)
         for index in new:
-            with contextlib.suppress(RuntimeError):  # torch may have no kernel of its own on this key
+            try:
                 _C.set_kernel(index, kernel("aten::" + names[index]["name"], key).call_boxed)
+            except RuntimeError:  # torch has none of its own on this key, so that ours runs whatever the gates say:
+                _C.set_kernel(index, None)  # autograd calls it for a forward that ran while it was registered
         by_shim = [index for index in new if _C.shim_carries(index)]
         by_library = [index for index in new if not _C.shim_carries(index)]
         self._register_library(by_library, key, keep)

@@ -96,6 +96,10 @@ SETTLED = {
     "topk": stable_topk,
     "kthvalue": stable_kthvalue,
     "median": lambda x, *args, **kwargs: torch.median(x.contiguous(), *args, **kwargs),
+    # ATen reads weight and bias as if they were contiguous.
+    "native_group_norm": lambda x, *args: torch.native_group_norm(
+        x, *(a.contiguous() if isinstance(a, Tensor) else a for a in args)
+    ),
     "nanmedian": lambda x, *args, **kwargs: torch.nanmedian(x.contiguous(), *args, **kwargs),
 }
 

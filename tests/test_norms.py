@@ -29,8 +29,8 @@ def wide(t: Any) -> Any:
     return t.double() if isinstance(t, Tensor) else t
 
 
-def check(function: Callable[..., list[Any]], *args: Any) -> None:
-    """Ours beside ATen's: dtypes, shapes, strides; values beside ATen's in float64."""
+def check(function: Callable[..., list[Any]], *args: Any, terms: float = 1) -> None:
+    """Ours beside ATen's: dtypes, shapes, strides; values beside ATen's in float64. terms: how large what cancels is."""
     exact, theirs = function(*map(wide, args)), function(*args)
     with flag_gems.use_gems():
         ours = function(*args)
@@ -42,7 +42,7 @@ def check(function: Callable[..., list[Any]], *args: Any) -> None:
         if not a.numel():
             continue
         errors = [(t.double() - e).abs().max().item() for t in (a, b)]
-        assert errors[0] <= 2 * errors[1] + 64 * torch.finfo(a.dtype).eps * max(1, e.abs().max().item()), errors
+        assert errors[0] <= 2 * errors[1] + 64 * torch.finfo(a.dtype).eps * max(terms, e.abs().max().item()), errors
 
 
 def group(x: Tensor, g: Tensor, w: Tensor | None, b: Tensor | None, groups: int) -> list[Any]:
@@ -78,7 +78,8 @@ def weights(dtype: torch.dtype, mixed: bool) -> torch.dtype:
 def test_group_norm(samples: int, groups: int, each: int, plane: int, dtype: Any, mixed: bool, affine: int) -> None:
     shape, other = (samples, groups * each, plane), weights(dtype, mixed)
     w, b = (draw(shape[1:2], other) if affine > k else None for k in (0, 1))
-    check(group, draw(shape, dtype, 3), draw(shape, dtype), w, b, groups)
+    # Of one element the deviation is 0, and its gradient the rest of terms of 1 / sqrt(eps).
+    check(group, draw(shape, dtype, 3), draw(shape, dtype), w, b, groups, terms=1e5**0.5 if each * plane == 1 else 1)
 
 
 @settings(max_examples=80, deadline=None)

@@ -63,7 +63,7 @@ static int complex_of(int dtype) {
 }
 
 int gems_dtype_real(int dtype) {
-    return dtype == GEMS_C32   ? GEMS_F16
+    return dtype == GEMS_C32    ? GEMS_F16
            : dtype == GEMS_C64  ? GEMS_F32
            : dtype == GEMS_C128 ? GEMS_F64
                                 : dtype;

@@ -14,7 +14,8 @@ static gems_status check_tensor(const gems_tensor *t, const gems_tensor **device
     size_t size = gems_dtype_size(t->dtype); /* a power of two */
     if (!size) return gems_decline("dtype without a kernel");
     if (!t->data && t->numel) return gems_decline("tensor without memory");
-    if ((uintptr_t)t->data & (size - 1)) return gems_decline("a tensor not aligned to its elements");
+    if ((uintptr_t)t->data & (size - 1))
+        return gems_decline("a tensor not aligned to its elements");
     if (!*device || is_number(*device)) {
         *device = t;
         return GEMS_OK;

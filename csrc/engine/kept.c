@@ -7,10 +7,10 @@
 
 #define PLACES 8 /* of an entry, by a hash of the first tensor */
 
-/* What one thread keeps. Never freed, but taken over by a thread that begins after this one ended: so
- * another thread may look at whose it is at any time. */
+/* What one thread keeps. Never freed, but taken over by a thread that begins after this one ended:
+ * so another thread may look at whose it is at any time. */
 typedef struct keeper {
-    void *thread; /* that it belongs to, by its address; NULL: to none; read by all */
+    void *thread;        /* that it belongs to, by its address; NULL: to none; read by all */
     struct keeper *next; /* of those that belong to none */
     int count;           /* of places */
     uint8_t *misses;
@@ -77,8 +77,7 @@ static inline keeper *find_keeper(void) {
 }
 
 static inline int place_of(const gems_entry *entry, int64_t numel) {
-    return entry->index * PLACES +
-           (int)((uint64_t)numel * UINT64_C(0x9e3779b97f4a7c15) >> 61);
+    return entry->index * PLACES + (int)((uint64_t)numel * UINT64_C(0x9e3779b97f4a7c15) >> 61);
 }
 
 static inline int64_t first_numel(const gems_call *call) {
@@ -178,7 +177,8 @@ static bool keep_results(gems_kept *k, const gems_call *call) {
     for (int i = 0; i < GEMS_KEPT_RESULTS; i++) {
         const gems_tensor *t = &call->out[i];
         if (!(call->made >> i & 1)) continue;
-        if (t->ndim > GEMS_KEPT_DIMS || !t->data || (uintptr_t)t->data & GEMS_KEPT_ALIGN) return false;
+        if (t->ndim > GEMS_KEPT_DIMS || !t->data || (uintptr_t)t->data & GEMS_KEPT_ALIGN)
+            return false;
         int at = k->results++;
         k->result[at].ndim = (uint8_t)t->ndim;
         k->result[at].dtype = t->dtype;
@@ -206,9 +206,9 @@ static bool keep_params(gems_kept *k, const gems_call *call, void **args, int po
     return true;
 }
 
-static bool keep(gems_kept *k, const gems_call *call, const gems_plan *plan,
-                 const uint32_t grid[3], const uint32_t block[3], uint32_t shared, void **args,
-                 int pointers, const uint16_t *sizes, int count) {
+static bool keep(gems_kept *k, const gems_call *call, const gems_plan *plan, const uint32_t grid[3],
+                 const uint32_t block[3], uint32_t shared, void **args, int pointers,
+                 const uint16_t *sizes, int count) {
     if (call->nargs > GEMS_KEPT_ARGS || count > GEMS_KEPT_PARAMS ||
         call->made >> GEMS_KEPT_RESULTS || !keep_results(k, call) ||
         !keep_params(k, call, args, pointers, sizes, count))
@@ -231,9 +231,9 @@ static bool keep(gems_kept *k, const gems_call *call, const gems_plan *plan,
     return true;
 }
 
-/* The place to keep a call in; NULL when this one is not to be kept. Where another call is kept, only
- * every fourth that misses takes its place: keeping costs more than it saves to numbers that change
- * with every call. */
+/* The place to keep a call in; NULL when this one is not to be kept. Where another call is kept,
+ * only every fourth that misses takes its place: keeping costs more than it saves to numbers that
+ * change with every call. */
 static gems_kept *room_for(const gems_call *call) {
     keeper *m = mine ? mine : make_keeper();
     int place = place_of(call->entry, first_numel(call));

@@ -153,7 +153,7 @@ static gems_status run_factory(gems_call *call, int kind, int how) {
             dtype = self->dtype;
         else
             dtype = kind == GEMS_COPY_FULL && how == GEMS_COPY_SIZED ? dtype_of_number(&number)
-                                                                    : gems_default_dtype();
+                                                                     : gems_default_dtype();
         if (!gems_plain_options(call, at + 1))
             return gems_decline("another layout or device, or pinned memory");
         if (how == GEMS_COPY_LIKE) {

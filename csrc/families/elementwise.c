@@ -102,15 +102,15 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
     if (in->inputs) memcpy(sizes, in->t[0]->sizes, (size_t)ndim * sizeof *sizes);
     if (*alike) {
         bool odd = numbers || real; /* ATen takes no short way for contiguous ones */
-        canonical =
-            !in->inputs || (odd ? is_canonical(in->t[0]) : gems_is_contiguous(in->t[0]));
+        canonical = !in->inputs || (odd ? is_canonical(in->t[0]) : gems_is_contiguous(in->t[0]));
         *alike = canonical || gems_is_non_overlapping_and_dense(in->t[0]);
     } else {
         for (int i = 1; i < in->inputs; i++)
             if (!gems_broadcast(sizes, &ndim, in->t[i]->sizes, in->t[i]->ndim))
                 return gems_decline("the shapes do not broadcast");
     }
-    const gems_tensor *column = row->inputs > 2 && row->input[1].column ? arguments->tensor[1] : NULL;
+    const gems_tensor *column =
+        row->inputs > 2 && row->input[1].column ? arguments->tensor[1] : NULL;
     if (column && (ndim != 2 || !arguments->tensor[2] || arguments->tensor[2]->ndim != 1 ||
                    sizes[0] != column->sizes[0] || sizes[1] != arguments->tensor[2]->sizes[0]))
         return gems_decline("not the shape of an outer product");
@@ -124,8 +124,7 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
                                                               : call->op->mode & GEMS_EW_LAYOUT;
     const gems_tensor *self = arguments->tensor[row->self];
     if (layout == GEMS_EW_BY_SELF || call->op->mode & GEMS_EW_SHAPE_OF_SELF)
-        if (!self || self->ndim != ndim ||
-            memcmp(self->sizes, sizes, (size_t)ndim * sizeof *sizes))
+        if (!self || self->ndim != ndim || memcmp(self->sizes, sizes, (size_t)ndim * sizeof *sizes))
             return gems_decline("an input that is larger than self");
     if (call->entry->variant == GEMS_OUT && call->op->mode & GEMS_EW_OUT_EXACT)
         for (int i = 0; i < row->outputs; i++)
@@ -410,8 +409,8 @@ static int64_t grid_of(const gems_device_info *info, int64_t items, int64_t per_
     return (items + per_block - 1) / per_block;
 }
 
-/* Whether the call's dtypes and shapes decide everything: no 0-dim tensor, whose value may count as a
- * number's, and a float tensor, so that the default dtype does not matter. */
+/* Whether the call's dtypes and shapes decide everything: no 0-dim tensor, whose value may count as
+ * a number's, and a float tensor, so that the default dtype does not matter. */
 static bool is_settled(const gems_ew_row *row, const gems_call *call) {
     bool floats = false;
     for (int i = 0; i < row->inputs; i++) {

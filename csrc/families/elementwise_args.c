@@ -182,9 +182,9 @@ static gems_status add_input_number(const gems_ew_row *row, gems_ew_arguments *o
 }
 
 /* What kernels read: every dtype that they have a type for. */
-#define READABLE                                                                    \
-    (GEMS_ALL_MASK | GEMS_COMPLEX_MASK | GEMS_BIT(GEMS_U16) | GEMS_BIT(GEMS_U32) | GEMS_BIT(GEMS_U64) | \
-     GEMS_BIT(GEMS_F8E4M3) | GEMS_BIT(GEMS_F8E5M2))
+#define READABLE                                                                   \
+    (GEMS_ALL_MASK | GEMS_COMPLEX_MASK | GEMS_BIT(GEMS_U16) | GEMS_BIT(GEMS_U32) | \
+     GEMS_BIT(GEMS_U64) | GEMS_BIT(GEMS_F8E4M3) | GEMS_BIT(GEMS_F8E5M2))
 
 gems_tensor gems_ew_half(const gems_tensor *t, int dim, int half, const int64_t *sizes) {
     gems_tensor view = *t;

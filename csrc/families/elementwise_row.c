@@ -31,7 +31,7 @@ static gems_status take_arguments(gems_ew_row *row, const gems_schema *schema) {
             if (!strcmp(arg->name, "self")) row->self = row->inputs - 1;
             input->optional = arg->optional;
             input->operand = tensor || is_one_of(arg->name, operands);
-            input->role = !tensor                       ? GEMS_EW_VALUE
+            input->role = !tensor ? GEMS_EW_VALUE
                           : is_one_of(arg->name, masks) || row->op->masks >> (row->inputs - 1) & 1
                               ? GEMS_EW_MASK
                           : !strcmp(arg->name, "value") ? GEMS_EW_SINGLE
@@ -64,8 +64,8 @@ static gems_status take_arguments(gems_ew_row *row, const gems_schema *schema) {
     }
     row->dim = row->op->mode & GEMS_EW_HALVES ? gems_schema_arg(schema, "dim") : -1;
     row->joined = row->dim >= 0 && row->inputs == 3;
-    row->buffer = schema->nreturns == 2 && row->op->out_names &&
-                  !strcmp(row->op->out_names, "output,buffer");
+    row->buffer =
+        schema->nreturns == 2 && row->op->out_names && !strcmp(row->op->out_names, "output,buffer");
     row->outputs = row->joined ? 2 : schema->nreturns;
     if (row->outputs < 1 || row->outputs > GEMS_EW_OUTPUTS)
         return gems_fail(GEMS_VALUE_ERROR, "%s: number of outputs", schema->text);
@@ -120,8 +120,7 @@ static bool is_plain(const gems_ew_row *row) {
     for (int i = 0; i < row->choices; i++) plain = plain && !row->choice[i].divides;
     for (int i = 0; i < row->inputs; i++)
         plain = plain && row->input[i].tensor && !row->input[i].optional && !row->input[i].half &&
-                !row->input[i].column &&
-                row->input[i].role == GEMS_EW_VALUE;
+                !row->input[i].column && row->input[i].role == GEMS_EW_VALUE;
     return plain;
 }
 

@@ -95,14 +95,13 @@ static gems_status arange_of(int dtype, bool inclusive, const gems_value number[
         return gems_decline("a range of bfloat16, which ATen has on a CPU only");
     /* ints are read as int64, floats of a CPU as double, all others as float */
     bool integer = gems_dtype_is_int(dtype);
-    int wide = integer ? GEMS_I64
+    int wide = integer                                                   ? GEMS_I64
                : dtype == GEMS_F64 || (dtype == GEMS_F32 && !info->arch) ? GEMS_F64
-                                                                        : GEMS_F32;
+                                                                         : GEMS_F32;
     int64_t whole[3] = {0};
     double real[3];
     for (int i = 0; i < 3; i++)
-        if (!isfinite(number_of(&number[i])) ||
-            !scalar_to(&number[i], wide, &real[i], &whole[i]))
+        if (!isfinite(number_of(&number[i])) || !scalar_to(&number[i], wide, &real[i], &whole[i]))
             return gems_decline("a bound or step that the dtype does not hold");
     bool up = integer ? whole[2] > 0 : real[2] > 0, down = integer ? whole[2] < 0 : real[2] < 0;
     bool fits = integer ? (up ? whole[1] >= whole[0] : whole[1] <= whole[0])
@@ -113,8 +112,8 @@ static gems_status arange_of(int dtype, bool inclusive, const gems_value number[
     if (inclusive) {
         if (__builtin_sub_overflow(whole[1], whole[0], &length))
             return gems_decline("a length beyond 64 bits");
-        count = dtype == GEMS_I64 ? (double)length / (double)whole[2] + 1
-                                  : (end - start) / step + 1;
+        count =
+            dtype == GEMS_I64 ? (double)length / (double)whole[2] + 1 : (end - start) / step + 1;
     }
     if (dtype == GEMS_I64 && !inclusive) {
         if (!count_of_integers(whole[0], whole[1], whole[2], &s->count))
@@ -270,7 +269,7 @@ static gems_status output_of(gems_call *call, int64_t n, int dtype) {
 static gems_status run_arange(gems_call *call) {
     int mode = call->op->mode;
     bool inclusive = mode == GEMS_RANGE || mode == GEMS_RANGE_STEP;
-    int given = mode == GEMS_ARANGE ? 1
+    int given = mode == GEMS_ARANGE                                   ? 1
                 : mode == GEMS_ARANGE_STEP || mode == GEMS_RANGE_STEP ? 3
                                                                       : 2;
     gems_value number[3] = {
@@ -330,14 +329,14 @@ static gems_status run_eye(gems_call *call) {
                     &by,
                     &along,
                     &across};
-    return launch(call, &key, out->numel,
-                  info->fast ? 65536 : (int64_t)THREADS * key.tune[0] * 2, args);
+    return launch(call, &key, out->numel, info->fast ? 65536 : (int64_t)THREADS * key.tune[0] * 2,
+                  args);
 }
 
 /* Elements on and below the diagonal `offset` of a matrix. */
 static int64_t triangle(int64_t rows, int64_t columns, int64_t offset) {
     int64_t total = 0, first = offset + 1; /* of the lower triangle */
-    if (first <= 0) { /* rows above it are empty */
+    if (first <= 0) {                      /* rows above it are empty */
         rows += first - 1;
         first = 1;
     }

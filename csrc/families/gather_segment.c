@@ -8,9 +8,10 @@
 
 #include "../base/dtype.h"
 
-#define THREADS       256
+#define THREADS 256
 
-/* Kernels of kernels/radix.cuh and segment.cu; of kernels/segment_fast.cu, where one thread sorts. */
+/* Kernels of kernels/radix.cuh and segment.cu; of kernels/segment_fast.cu, where one thread sorts.
+ */
 enum { PREPARE, COUNT, SCAN, PLACE, EDGES, SUM };
 enum { SORT_FAST, SUM_FAST };
 
@@ -108,8 +109,8 @@ gems_status gems_segment_run(gems_call *call) {
     GEMS_TRY(make_room(call, &s, info->fast));
     GEMS_TRY(sort(call, plan, info, &s, indices));
     bool by_count = gems_arg_int(call, 4) != 0;
-    void *args[] = {&out_data, &values, &s.radix.positions[s.radix.which],
-                    &s.first,  &s.last, &s.rows,
+    void *args[] = {&out_data, &values,  &s.radix.positions[s.radix.which],
+                    &s.first,  &s.last,  &s.rows,
                     &width,    &by_count};
     if (info->fast)
         return launch(call, plan, SUM_FAST, gems_grid_for(info, rows, 32768 / width + 1), 1, args);

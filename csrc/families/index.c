@@ -202,8 +202,12 @@ gems_status gems_indexing_read(gems_call *call, gems_indexing *x) {
 /* ---- index, take ---- */
 
 /* Twins of Pointers and Steps in kernels/index.cu. */
-typedef struct { const void *at[INDEX_MOST]; } pointers;
-typedef struct { int64_t size[INDEX_MOST], step[INDEX_MOST]; } steps;
+typedef struct {
+    const void *at[INDEX_MOST];
+} pointers;
+typedef struct {
+    int64_t size[INDEX_MOST], step[INDEX_MOST];
+} steps;
 
 static gems_status pick(gems_call *call, const gems_indexing *x, const gems_tensor *self,
                         const void *self_data, const int64_t *self_strides, const steps *by,

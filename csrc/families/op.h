@@ -62,6 +62,7 @@ typedef struct gems_entry {
     gems_schema schema;
     /* state, atomically changed */
     uint8_t gate;              /* open: our kernel may run (overrides) */
+    bool alone;                /* ATen has no kernel of it here: ours runs although the gate is closed */
     bool kept;                 /* calls of it are kept (engine/kept.c) */
     uint64_t kernels, fallbacks;
     const char *reason;        /* of the last fallback, or NULL */

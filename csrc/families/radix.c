@@ -23,11 +23,14 @@ gems_status gems_radix_sort(gems_call *call, const gems_plan *plan, int entry, g
         int from = r->which, to = 1 - from;
         void *count[] = {&r->keys[from], &r->counts, &r->n, &tiles, &shift};
         void *scan[] = {&r->counts, &totals, &tiles};
-        void *place[] = {&r->keys[from], &r->positions[from], &r->keys[to], &r->positions[to],
-                         &r->counts,     &totals,             &r->n,        &tiles,
+        void *place[] = {&r->keys[from], &r->positions[from],
+                         &r->keys[to],   &r->positions[to],
+                         &r->counts,     &totals,
+                         &r->n,          &tiles,
                          &shift};
         GEMS_TRY(launch(call, plan, entry, tiles, THREADS, count));
-        GEMS_TRY(launch(call, plan, entry + 1, (1 << BITS) / (SCAN_THREADS / 32), SCAN_THREADS, scan));
+        GEMS_TRY(
+            launch(call, plan, entry + 1, (1 << BITS) / (SCAN_THREADS / 32), SCAN_THREADS, scan));
         GEMS_TRY(launch(call, plan, entry + 2, tiles, THREADS, place));
         r->which = to;
     }

@@ -45,12 +45,12 @@ typedef struct {
     const gems_tensor *self; /* NULL for a factory of a size */
     const gems_value *size;
     void *generator;
-    int options, format; /* first argument of each; -1: none */
+    int options, format;  /* first argument of each; -1: none */
     int number[3], count; /* floats or ints in their order */
     double a, b;          /* of the distribution; in place of them for integers: */
     int64_t base;
-    uint64_t range;       /* 0: all of the bits */
-    bool wide;            /* two words a number */
+    uint64_t range; /* 0: all of the bits */
+    bool wide;      /* two words a number */
 } request;
 
 static void read_request(const gems_call *call, request *r) {
@@ -131,10 +131,8 @@ static gems_status parameters(const gems_call *call, int dtype, request *r) {
     case GEMS_NORMAL: return r->b >= 0 ? GEMS_OK : gems_decline("the standard deviation");
     case GEMS_LOG_NORMAL: return r->b > 0 ? GEMS_OK : gems_decline("the standard deviation");
     case GEMS_CAUCHY: return r->b > 0 ? GEMS_OK : gems_decline("sigma");
-    case GEMS_EXPONENTIAL:
-        return r->a > 0 && isfinite(r->a) ? GEMS_OK : gems_decline("lambda");
-    case GEMS_GEOMETRIC:
-        return r->a > 0 && r->a < 1 ? GEMS_OK : gems_decline("the probability");
+    case GEMS_EXPONENTIAL: return r->a > 0 && isfinite(r->a) ? GEMS_OK : gems_decline("lambda");
+    case GEMS_GEOMETRIC: return r->a > 0 && r->a < 1 ? GEMS_OK : gems_decline("the probability");
     default: return r->a >= 0 && r->a <= 1 ? GEMS_OK : gems_decline("the probability");
     }
 }
@@ -165,9 +163,9 @@ static gems_status output_of(gems_call *call, const request *r, int dtype) {
         return gems_output(call, 0, r->size->ints.n, r->size->ints.v, NULL, dtype);
     }
     if (!r->self) return gems_decline("self is no tensor");
-    int format = r->format >= 0                        ? gems_format_arg(call, r->format)
+    int format = r->format >= 0                       ? gems_format_arg(call, r->format)
                  : call->op->mode & GEMS_RANDOM_DENSE ? GEMS_FORMAT_CONTIGUOUS
-                                                       : GEMS_FORMAT_PRESERVE;
+                                                      : GEMS_FORMAT_PRESERVE;
     if (!(call->op->mode & GEMS_RANDOM_LIKE) && dtype != r->self->dtype)
         return gems_decline("an output of another dtype");
     if (format < 0 || !gems_format_strides(r->self, format, strides))
@@ -270,8 +268,7 @@ static gems_status run_dropout(gems_call *call) {
     GEMS_TRY(call->host->philox(call, NULL, rounds * 4, &seed, &offset));
     void *out = call->out[0].data, *mask = call->out[1].data, *in = self->data;
     void *args[] = {&out, &mask, &in, &n, &keep, &seed, &offset, &threads};
-    return gems_random_launch(call, plan, items, info->fast ? 8192 : GEMS_RANDOM_THREADS * 4,
-                              args);
+    return gems_random_launch(call, plan, items, info->fast ? 8192 : GEMS_RANDOM_THREADS * 4, args);
 }
 
 /* grad * mask * scale */
@@ -340,12 +337,12 @@ static gems_status run(gems_call *call) {
 
 static gems_status program(const gems_op *op, const gems_key *key, gems_program *program) {
     static const char *const entries[] = {
-        "random_dense",         "random_strided", "dropout",         "masked_scale",
+        "random_dense",         "random_strided", "dropout",        "masked_scale",
         "masked_scale_strided", "normal_dense",   "normal_strided", "bernoulli_dense",
         "bernoulli_strided",    "multinomial",    "permutation"};
     static const uint8_t modes[GEMS_RANDOM_KIND + 1] = {[GEMS_NORMAL_TENSORS] = GEMS_NORMAL,
-                                    [GEMS_MULTINOMIAL] = GEMS_EXPONENTIAL,
-                                    [GEMS_RANDPERM] = GEMS_RANDOM};
+                                                        [GEMS_MULTINOMIAL] = GEMS_EXPONENTIAL,
+                                                        [GEMS_RANDPERM] = GEMS_RANDOM};
     if (key->kernel < GEMS_FILL_RANDOM || key->kernel > GEMS_PERMUTE)
         return gems_fail(GEMS_RUNTIME_ERROR, "not a key of the random family");
     int kernel = key->kernel - GEMS_FILL_RANDOM, kind = op->mode & GEMS_RANDOM_KIND;

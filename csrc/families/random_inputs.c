@@ -69,8 +69,7 @@ static gems_status map_of(const gems_tensor *out, const int64_t *a, const int64_
         map->div[d] = gems_fastdiv_make((uint32_t)iter.size[d]);
         for (int k = 0; k < 3; k++) map->stride[d][k] = (int32_t)iter.stride[k][d];
     }
-    for (int k = 0; k < 3; k++)
-        *dense = *dense && (iter.stride[k][0] == 1 || iter.numel == 1);
+    for (int k = 0; k < 3; k++) *dense = *dense && (iter.stride[k][0] == 1 || iter.numel == 1);
     return GEMS_OK;
 }
 

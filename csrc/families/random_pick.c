@@ -48,8 +48,7 @@ static bool rows_are_fair(const draw *d) {
     row.numel = d->columns;
     for (int64_t r = 0; r < d->rows; r++) {
         row.data = (char *)d->p->data + r * d->along * size;
-        if (!gems_random_within(&row, 0, 1.7976931348623157e308) ||
-            gems_random_within(&row, 0, 0))
+        if (!gems_random_within(&row, 0, 1.7976931348623157e308) || gems_random_within(&row, 0, 0))
             return false;
     }
     return true;
@@ -59,8 +58,7 @@ static gems_status output_of(gems_call *call, const draw *d) {
     int64_t sizes[2] = {d->rows, d->samples};
     int flat = d->p->ndim == 1;
     GEMS_TRY(gems_output(call, 0, 2 - flat, sizes + flat, NULL, GEMS_I64));
-    return gems_is_contiguous(&call->out[0]) ? GEMS_OK
-                                             : gems_decline("an output of these strides");
+    return gems_is_contiguous(&call->out[0]) ? GEMS_OK : gems_decline("an output of these strides");
 }
 
 /* Exponential numbers as exponential_ draws them into a tensor of p's shape. */
@@ -132,8 +130,7 @@ gems_status gems_run_multinomial(gems_call *call) {
     d.columns = d.p->sizes[!flat];
     d.along = flat ? 0 : d.p->strides[0];
     d.across = d.p->strides[!flat];
-    if (d.samples <= 0 || !d.columns || (!replaced && d.samples > d.columns) ||
-        d.columns > 1 << 24)
+    if (d.samples <= 0 || !d.columns || (!replaced && d.samples > d.columns) || d.columns > 1 << 24)
         return gems_decline("the number of samples");
     if (!d.rows) return gems_decline("no row");
     if (d.samples * d.rows >= INT32_MAX || gems_random_too_large(call, d.p))
@@ -155,8 +152,8 @@ gems_status gems_run_randperm(gems_call *call) {
         if (!out) return gems_decline("out is no tensor");
         dtype = out->dtype;
     } else {
-        dtype = gems_arg_none(call, options) ? gems_default_dtype()
-                                             : (int)gems_arg_int(call, options);
+        dtype =
+            gems_arg_none(call, options) ? gems_default_dtype() : (int)gems_arg_int(call, options);
         if (!gems_plain_options(call, options + 1))
             return gems_decline("another layout or device, or pinned memory");
     }
@@ -191,9 +188,8 @@ gems_status gems_run_randperm(gems_call *call) {
     }
     r.counts = (int32_t *)room + 4 * n;
     void *first[] = {&r.keys[0], &r.positions[0], &r.n, &seed, &offset};
-    GEMS_TRY(launch(call, plan, PERM_KEYS,
-                    gems_grid_for(info, (n + 3) / 4, GEMS_RANDOM_THREADS), GEMS_RANDOM_THREADS,
-                    first));
+    GEMS_TRY(launch(call, plan, PERM_KEYS, gems_grid_for(info, (n + 3) / 4, GEMS_RANDOM_THREADS),
+                    GEMS_RANDOM_THREADS, first));
     GEMS_TRY(gems_radix_sort(call, plan, PERM_COUNT, &r));
     void *last[] = {&data, &r.keys[r.which], &r.positions[r.which], &r.n, &seed, &offset};
     return launch(call, plan, PERM_SHUFFLE, gems_grid_for(info, n, GEMS_RANDOM_THREADS),

@@ -1,11 +1,12 @@
-/* Reductions: sums, means, products, extremes and their places, counts, norms, moments, dot products. Twin of
- * kernels/reduce.cu.
+/* Reductions: sums, means, products, extremes and their places, counts, norms, moments, dot
+ * products. Twin of kernels/reduce.cu.
  *
  * A row's mode is one of enum gems_reduction, plus GEMS_WITH_VALUES for the operators that give two
  * results: values and places, deviations and means. The arguments are read in reduce_request.c.
  *
- * The loss family is the same over two tensors: each row's expression, as in the elementwise family, gives a loss of each
- * pair of elements, and the argument reduction says whether they stay (that family's own kernels), are averaged or added.
+ * The loss family is the same over two tensors: each row's expression, as in the elementwise
+ * family, gives a loss of each pair of elements, and the argument reduction says whether they stay
+ * (that family's own kernels), are averaged or added.
  */
 #include <stdio.h>
 #include <string.h>
@@ -57,7 +58,8 @@ static void add_reduced(shape *s, int64_t size, int64_t in) {
 
 /* Kept and reduced dimensions of a call with its output made, coalesced, innermost first. Returns
  * whether the innermost of all is reduced. */
-static bool make_shape(const gems_reduce_request *r, const gems_tensor *out, bool packed, shape *s) {
+static bool make_shape(const gems_reduce_request *r, const gems_tensor *out, bool packed,
+                       shape *s) {
     const gems_tensor *self = r->self;
     s->kept = s->reduced = 1;
     s->kept_rank = s->reduced_rank = 0;
@@ -232,8 +234,7 @@ static bool lie_alike(const gems_tensor *a, const gems_tensor *b) {
     const int64_t *strides[2] = {a->strides, b->strides};
     gems_iter iter;
     gems_iter_make(&iter, a->sizes, a->ndim, strides, 2);
-    return iter.ndim == 0 ||
-           (iter.ndim == 1 && iter.stride[0][0] == 1 && iter.stride[1][0] == 1);
+    return iter.ndim == 0 || (iter.ndim == 1 && iter.stride[0][0] == 1 && iter.stride[1][0] == 1);
 }
 
 /* Bytes of what is accumulated. */
@@ -289,8 +290,8 @@ static gems_status launch(gems_call *call, const gems_reduce_request *r) {
     if (gems_reduce_is_moments(r->reduction)) number -= r->correction;
     if (r->reduction == GEMS_NORM) number = r->power;
     void *args[] = {&x, &x2, &y, &where, &partial, &s, &g.chunk, &number, &parameter};
-    static const uint16_t bytes[] = {8,        8,          8, 8, 8, sizeof s, sizeof g.chunk,
-                                     sizeof number, sizeof parameter};
+    static const uint16_t bytes[] = {
+        8, 8, 8, 8, 8, sizeof s, sizeof g.chunk, sizeof number, sizeof parameter};
     GEMS_TRY(gems_call_launch_kept(call, plan, g.grid, g.block, g.shared, args, 5, bytes, 9));
     if (g.parts == 1) return GEMS_OK;
     void *finish_args[] = {&partial, &y, &where, &s, &g.parts, &number};
@@ -338,10 +339,14 @@ static gems_status run_loss(gems_call *call) {
     bool same = self->ndim == target->ndim;
     for (int d = 0; same && d < self->ndim; d++) same = self->sizes[d] == target->sizes[d];
     if (!same) return gems_decline("target of another shape");
-    gems_reduce_request r = {
-        .self = self, .other = target, .flatten = true, .dims = (1u << self->ndim) - 1,
-        .reduction = gems_arg_int(call, place) == 1 ? GEMS_MEAN : GEMS_SUM,
-        .in = self->dtype, .cast = self->dtype, .out = self->dtype};
+    gems_reduce_request r = {.self = self,
+                             .other = target,
+                             .flatten = true,
+                             .dims = (1u << self->ndim) - 1,
+                             .reduction = gems_arg_int(call, place) == 1 ? GEMS_MEAN : GEMS_SUM,
+                             .in = self->dtype,
+                             .cast = self->dtype,
+                             .out = self->dtype};
     if (place + 1 < call->nargs) {
         r.power = gems_arg_double(call, place + 1);
         if (!(r.power > 0)) return gems_decline("a parameter that is not positive");
@@ -352,7 +357,8 @@ static gems_status run_loss(gems_call *call) {
 /* ---- programs ---- */
 
 /* What a pair of elements gives: the product, or a loss. */
-static gems_status pair_expression(const gems_op *op, int row_number, int value, gems_program *p, int *files) {
+static gems_status pair_expression(const gems_op *op, int row_number, int value, gems_program *p,
+                                   int *files) {
     const char *text = gems_dtype_is_float(value) ? "a * b" : "Val(uint64_t(a) * uint64_t(b))",
                *parameter = "";
     int size = (int)strlen(text);
@@ -378,8 +384,7 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     gems_text_add(
         &p->head,
         "typedef %s In;\ntypedef %s Cast;\ntypedef %s Val;\ntypedef %s Out;\ntypedef %s Index;\n",
-        gems_dtype_kernel(in), gems_dtype_kernel(key->dtype[1]),
-        gems_dtype_kernel(value),
+        gems_dtype_kernel(in), gems_dtype_kernel(key->dtype[1]), gems_dtype_kernel(value),
         gems_dtype_kernel(key->dtype[2]), index);
     gems_text_add(&p->head, "constexpr int kReduce = %d, kVec = %d, kGroup = %d;\n", reduction,
                   key->tune[0], key->tune[1]);
@@ -407,7 +412,7 @@ static bool warm_one(int reduction, bool both, bool two, int dtype, int i,
          adds = reduction == GEMS_SUM || reduction == GEMS_PROD;
     if (reduction == GEMS_MEAN && !floats) return false;
     int cast = adds && !two && !floats ? GEMS_I64 : dtype,
-        out = truth                      ? (dtype == GEMS_U8 ? GEMS_U8 : GEMS_BOOL)
+        out = truth                     ? (dtype == GEMS_U8 ? GEMS_U8 : GEMS_BOOL)
               : reduction == GEMS_COUNT ? GEMS_I64
                                         : cast;
     int in_size = (int)gems_dtype_size(dtype),
@@ -431,7 +436,8 @@ static bool warm_one(int reduction, bool both, bool two, int dtype, int i,
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
     int reduction = op->mode & ~GEMS_WITH_VALUES;
     if (reduction == GEMS_NORM) reduction = GEMS_NORM2;
-    if (reduction == GEMS_TRACE) return warm_one(GEMS_SUM, false, false, dtype, i ? 9 : 0, info, key);
+    if (reduction == GEMS_TRACE)
+        return warm_one(GEMS_SUM, false, false, dtype, i ? 9 : 0, info, key);
     if (reduction == GEMS_DOT) return warm_one(GEMS_SUM, false, true, dtype, i, info, key);
     return warm_one(reduction, op->mode & GEMS_WITH_VALUES, false, dtype, i, info, key);
 }
@@ -445,5 +451,9 @@ static bool warm_loss(const gems_op *op, int dtype, int i, const gems_device_inf
 const gems_family gems_family_reduce = {
     .name = "reduce", .run = run, .program = program, .warm = warm, .strided_output = true};
 
-const gems_family gems_family_loss = {.name = "loss", .run = run_loss, .program = program,
-                                      .warm = warm_loss, .casts_output = true, .strided_output = true};
+const gems_family gems_family_loss = {.name = "loss",
+                                      .run = run_loss,
+                                      .program = program,
+                                      .warm = warm_loss,
+                                      .casts_output = true,
+                                      .strided_output = true};

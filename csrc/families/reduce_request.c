@@ -77,8 +77,7 @@ static bool reduces_none(const gems_reduce_request *r) {
 
 /* What follows from the dimensions. */
 static gems_status settle(gems_reduce_request *r, bool all) {
-    if (gems_reduce_is_extreme(r->reduction) &&
-        (reduces_none(r) || (all && !r->self->numel)))
+    if (gems_reduce_is_extreme(r->reduction) && (reduces_none(r) || (all && !r->self->numel)))
         return gems_decline("maximum of nothing");
     if (r->reduction == GEMS_NORM) {
         if ((r->power < 0 || r->power == HUGE_VAL) && reduces_none(r))
@@ -136,8 +135,8 @@ static gems_status read_number(gems_reduce_request *r, const gems_value *value) 
 
 gems_status gems_reduce_read(const gems_call *call, gems_reduce_request *r) {
     *r = (gems_reduce_request){.self = gems_arg_tensor(call, 0),
-                   .reduction = call->op->mode & ~GEMS_WITH_VALUES,
-                   .both = call->op->mode & GEMS_WITH_VALUES};
+                               .reduction = call->op->mode & ~GEMS_WITH_VALUES,
+                               .both = call->op->mode & GEMS_WITH_VALUES};
     if (!r->self) return gems_decline("self is no tensor");
     int ndim = r->self->ndim, asked = GEMS_NO_DTYPE;
     if (ndim > GEMS_REDUCE_RANK) return gems_decline("more dimensions than this kernel takes");

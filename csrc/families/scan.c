@@ -206,9 +206,8 @@ static void row_geometry(const lines *s, const request *r, const gems_device_inf
     int most = g->vec == 1 ? 8 : large ? 2 : 4;
     g->group = vectors <= 8 ? 4 : vectors <= 32 * most ? 32 : 0;
     int threads = g->group ? 128 : THREADS;
-    g->items = power_of_two((vectors + (g->group ? g->group : threads) - 1) /
-                                (g->group ? g->group : threads),
-                            most);
+    g->items = power_of_two(
+        (vectors + (g->group ? g->group : threads) - 1) / (g->group ? g->group : threads), most);
     int64_t rows = g->group ? threads / g->group : 1, blocks = (s->count + rows - 1) / rows;
     int64_t tile = (int64_t)threads * g->vec * g->items, parts = 1;
     if (!g->group && blocks < full / 2) {
@@ -265,17 +264,16 @@ static gems_status launch(gems_call *call, const request *r, const gems_view *in
         else
             column_geometry(&s, element, info, &g);
     }
-    gems_key key = {.kernel = g.row ? ROW : COLUMN,
-                    .flags = (uint8_t)((wide ? WIDE : 0) | (is_unit(&s) ? UNIT : 0) |
-                                       (info->fast ? FAST : 0)),
-                    .dtype = {(uint8_t)r->in, (uint8_t)r->out},
-                    .tune = {(uint8_t)g.vec, (uint8_t)g.group, (uint8_t)g.items}};
+    gems_key key = {
+        .kernel = g.row ? ROW : COLUMN,
+        .flags = (uint8_t)((wide ? WIDE : 0) | (is_unit(&s) ? UNIT : 0) | (info->fast ? FAST : 0)),
+        .dtype = {(uint8_t)r->in, (uint8_t)r->out},
+        .tune = {(uint8_t)g.vec, (uint8_t)g.group, (uint8_t)g.items}};
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
     void *partial = NULL, *x = in->data, *y = outs[0].data;
     void *where = r->places ? outs[1].data : NULL;
-    if (g.parts > 1)
-        GEMS_TRY(gems_scratch(call, (size_t)(g.parts * s.count) * element, &partial));
+    if (g.parts > 1) GEMS_TRY(gems_scratch(call, (size_t)(g.parts * s.count) * element, &partial));
     void *args[] = {&x, &y, &where, &partial, &s, &g.chunk};
     if (g.parts > 1) GEMS_TRY(gems_call_launch(call, plan, 1, g.grid, g.block, g.shared, args));
     return gems_call_launch(call, plan, 0, g.grid, g.block, g.shared, args);
@@ -315,8 +313,7 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     if (key->kernel < GEMS_COPY_END) return gems_copy_program(op, key, p);
     bool fast = (key->flags & FAST) != 0;
     int in = key->dtype[0], out = key->dtype[1];
-    gems_text_add(&p->head,
-                  "typedef %s In;\ntypedef %s Out;\ntypedef %s Val;\ntypedef %s Index;\n",
+    gems_text_add(&p->head, "typedef %s In;\ntypedef %s Out;\ntypedef %s Val;\ntypedef %s Index;\n",
                   gems_dtype_kernel(in), gems_dtype_kernel(out),
                   gems_dtype_kernel(value_dtype(op->mode, in, out, fast)),
                   key->flags & WIDE ? "int64_t" : "int32_t");

@@ -231,8 +231,9 @@ static gems_status run_lines(gems_call *call, const scatter_request *r) {
     }
     uint32_t grid[3] = {gems_grid_for(info, items, per_block), 1, 1};
     const uint32_t block[3] = {info->fast ? 1 : THREADS, 1, 1};
-    void *args[] = {&sums.data,  &counts, &index, &src,  map.bytes, &s.length, &s.out_step,
-                    &s.index_step, &s.src_step, &s.size, &run, &src_run, value, alpha, &flag};
+    void *args[] = {&sums.data, &counts,     &index,        &src,        map.bytes,
+                    &s.length,  &s.out_step, &s.index_step, &s.src_step, &s.size,
+                    &run,       &src_run,    value,         alpha,       &flag};
     GEMS_TRY(gems_call_launch(call, plan, 1, grid, block, 0, args));
     GEMS_TRY(gems_range_close(call, flag));
     if (r->mean) {
@@ -241,9 +242,8 @@ static gems_status run_lines(gems_call *call, const scatter_request *r) {
         grid[0] = gems_grid_for(info, numel, info->fast ? 16384 : THREADS * 4);
         GEMS_TRY(gems_call_launch(call, plan, 2, grid, block, 0, finish));
     }
-    return sums.data == result.data
-               ? GEMS_OK
-               : gems_copy_views(call, out->sizes, out->ndim, result, sums);
+    return sums.data == result.data ? GEMS_OK
+                                    : gems_copy_views(call, out->sizes, out->ndim, result, sums);
 }
 
 /* ---- the family ---- */

@@ -25,9 +25,13 @@ static gems_status check_src(const gems_call *call, const gems_tensor *self,
 
 /* A number as an element of self. */
 static gems_status read_value(const gems_value *value, int dtype, uint64_t bits[2]) {
-    static const struct { int dtype; double least, most; } ranges[] = {
-        {GEMS_U8, 0, 255}, {GEMS_I8, -128, 127}, {GEMS_I16, -32768, 32767},
-        {GEMS_I32, -2147483648.0, 2147483647.0}};
+    static const struct {
+        int dtype;
+        double least, most;
+    } ranges[] = {{GEMS_U8, 0, 255},
+                  {GEMS_I8, -128, 127},
+                  {GEMS_I16, -32768, 32767},
+                  {GEMS_I32, -2147483648.0, 2147483647.0}};
     bits[0] = bits[1] = 0;
     if (value->kind == GEMS_COMPLEX && !gems_dtype_is_complex(dtype))
         return gems_decline("a complex value");
@@ -41,18 +45,21 @@ static gems_status read_value(const gems_value *value, int dtype, uint64_t bits[
             return gems_decline("a value beyond the dtype");
     double most = dtype == GEMS_F16 ? 65504.0 : 3.3895e38;
     if ((dtype == GEMS_F16 || dtype == GEMS_BF16 || dtype == GEMS_F32) &&
-        value->kind != GEMS_COMPLEX && (number > most || number < -most) &&
-        number - number == 0)
+        value->kind != GEMS_COMPLEX && (number > most || number < -most) && number - number == 0)
         return gems_decline("a value beyond the dtype");
     return GEMS_OK;
 }
 
 /* The word of a reduction. */
 static gems_status read_op(const gems_value *word, scatter_request *r) {
-    static const struct { const char *word; int op; bool old; } words[] = {
-        {"sum", SCATTER_SUM, false}, {"prod", SCATTER_PROD, false}, {"mean", SCATTER_SUM, false},
-        {"amax", SCATTER_MAX, false}, {"amin", SCATTER_MIN, false}, {"add", SCATTER_SUM, true},
-        {"multiply", SCATTER_PROD, true}};
+    static const struct {
+        const char *word;
+        int op;
+        bool old;
+    } words[] = {{"sum", SCATTER_SUM, false},     {"prod", SCATTER_PROD, false},
+                 {"mean", SCATTER_SUM, false},    {"amax", SCATTER_MAX, false},
+                 {"amin", SCATTER_MIN, false},    {"add", SCATTER_SUM, true},
+                 {"multiply", SCATTER_PROD, true}};
     bool old = r->op < 0;
     if (word->kind != GEMS_STRING) return gems_decline("the reduction is no word");
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {

@@ -12,8 +12,12 @@
 #define MOST    (INT32_MAX - (1 << 24))
 
 /* Twins of Pointers and Steps in kernels/scatter_places.cu. */
-typedef struct { const void *at[INDEX_MOST]; } pointers;
-typedef struct { int64_t size[INDEX_MOST], step[INDEX_MOST]; } steps;
+typedef struct {
+    const void *at[INDEX_MOST];
+} pointers;
+typedef struct {
+    int64_t size[INDEX_MOST], step[INDEX_MOST];
+} steps;
 
 /* The places with everything that a kernel follows over them: all dims of scatter's index, else the
  * places of the request. */
@@ -25,7 +29,7 @@ typedef struct {
     int64_t destinations; /* numbers below this */
     pointers pointers;
     steps keys, offsets;
-    int ranks;            /* dims of a destination: sizes and strides of out, row-major */
+    int ranks; /* dims of a destination: sizes and strides of out, row-major */
     int64_t rank_size[GEMS_MAX_DIMS], rank_out[GEMS_MAX_DIMS];
 } layout;
 
@@ -140,8 +144,7 @@ gems_status gems_scatter_claim(gems_call *call, const scatter_request *r) {
     memcpy(own[0], l.out, sizeof *own);
     memcpy(own[1], l.src, sizeof *own);
     gems_contiguous_strides(l.size, l.n, place);
-    for (int k = 0; k < r->count; k++)
-        memcpy(own[2 + k], l.index[k], (size_t)l.n * sizeof **own);
+    for (int k = 0; k < r->count; k++) memcpy(own[2 + k], l.index[k], (size_t)l.n * sizeof **own);
     if (r->varies) memcpy(own[2 + r->count], l.key, sizeof *own);
     for (int d = 0; d < r->lines.n && !r->varies; d++, n++) {
         if (n == GEMS_MAX_DIMS) return gems_decline("more dimensions than kernels take");
@@ -179,8 +182,8 @@ gems_status gems_scatter_claim(gems_call *call, const scatter_request *r) {
         memset(none, 0xff, sizeof none);
         int64_t step = 1;
         GEMS_TRY(gems_scratch(call, (size_t)l.destinations * sizeof(int32_t), &winner));
-        GEMS_TRY(gems_fill_view(call, &l.destinations, 1, (gems_view){winner, &step, GEMS_I32},
-                                none));
+        GEMS_TRY(
+            gems_fill_view(call, &l.destinations, 1, (gems_view){winner, &step, GEMS_I32}, none));
         void *args[] = {&l.pointers, keys.bytes, &l.keys, &winner, &flag};
         GEMS_TRY(launch(call, plan, 1, l.count, THREADS, args));
         GEMS_TRY(gems_range_close(call, flag));
@@ -241,8 +244,7 @@ gems_status gems_scatter_sort(gems_call *call, const scatter_request *r) {
         radix.positions[i] = radix.keys[i] + count;
     }
     radix.counts = (int32_t *)room + 4 * count;
-    void *listed[] = {&l.pointers,         keys.bytes, &l.keys, &radix.keys[0],
-                      &radix.positions[0], &flag};
+    void *listed[] = {&l.pointers, keys.bytes, &l.keys, &radix.keys[0], &radix.positions[0], &flag};
     GEMS_TRY(launch(call, plan, 0, l.count, THREADS * 4, listed));
     GEMS_TRY(gems_range_close(call, flag));
     GEMS_TRY(gems_radix_sort(call, plan, 1, &radix));
@@ -271,7 +273,10 @@ gems_status gems_scatter_places_program(const gems_key *key, gems_program *progr
     bool sorts = key->kernel == SCATTER_SORT, offsets = key->kernel == SCATTER_OFFSETS;
     gems_scatter_head(key, program);
     gems_text_add(&program->head, "#define SCATTER_KERNEL %d\ntypedef %s Key;\n",
-                  offsets ? 1 : sorts ? 3 : 2, offsets ? "int64_t" : "int32_t");
+                  offsets ? 1
+                  : sorts ? 3
+                          : 2,
+                  offsets ? "int64_t" : "int32_t");
     int files = 0;
     program->files[files++] = "index.cuh";
     if (sorts) {

@@ -110,8 +110,7 @@ gems_status gems_search_run(gems_call *call) {
     GEMS_TRY(gems_range_open(call, &local, &flag));
     int64_t n = call->out[0].numel;
     int64_t per_row = s.sequence->ndim > 1 ? s.values->sizes[s.values->ndim - 1] : 0;
-    void *args[] = {&sequence, &values,  &sorter, &out, &n,
-                    &length,   &per_row, number,  &flag};
+    void *args[] = {&sequence, &values, &sorter, &out, &n, &length, &per_row, number, &flag};
     GEMS_TRY(launch(call, plan, n, 2048, args));
     return gems_range_close(call, flag);
 }
@@ -205,7 +204,8 @@ gems_status gems_search_program(const gems_op *op, const gems_key *key, gems_pro
 /* Tensors of one dtype; isin both with a few and with many values, and the sort of those. */
 bool gems_search_warm(const gems_op *op, int dtype, int i, const gems_device_info *info,
                       gems_key *key) {
-    bool isin = op->mode == GEMS_ISIN, many = strstr(op->schema, "Tensor elements, Tensor test") != NULL;
+    bool isin = op->mode == GEMS_ISIN,
+         many = strstr(op->schema, "Tensor elements, Tensor test") != NULL;
     key->dtype[0] = key->dtype[1] = (uint8_t)dtype;
     if (!isin) {
         key->kernel = SORT_SEARCH;

@@ -163,10 +163,10 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     if (op->mode >= GEMS_SEARCHSORTED) return gems_search_warm(op, dtype, i, info, key);
     bool sorts = op->mode <= GEMS_TOPK, selects = op->mode >= GEMS_TOPK;
     if (i >= (info->fast ? 1 : 1 + sorts + selects)) return false;
-    key->kernel = info->fast                ? SORT_FAST
-                  : i == 0                  ? SORT_BLOCK
-                  : selects && (i == 1)     ? SORT_SELECT
-                                            : SORT_RADIX;
+    key->kernel = info->fast            ? SORT_FAST
+                  : i == 0              ? SORT_BLOCK
+                  : selects && (i == 1) ? SORT_SELECT
+                                        : SORT_RADIX;
     key->dtype[0] = (uint8_t)dtype;
     key->flags = op->mode == GEMS_TOPK ? SORT_DESCENDING : 0;
     key->tune[SORT_TUNE_WHAT] = (uint8_t)what_of(op);

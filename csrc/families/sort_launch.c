@@ -1,4 +1,5 @@
-/* Rows sorted: which kernel takes them, its geometry and its program. Nothing here knows operators. */
+/* Rows sorted: which kernel takes them, its geometry and its program. Nothing here knows operators.
+ */
 #include "sort.h"
 
 #include <stdio.h>
@@ -6,11 +7,11 @@
 
 #include "../base/dtype.h"
 
-#define OWN           4   /* kOwn in kernels/sort.cuh */
-#define RADIX_BITS    8   /* kernels/radix.cuh */
+#define OWN           4 /* kOwn in kernels/sort.cuh */
+#define RADIX_BITS    8 /* kernels/radix.cuh */
 #define RADIX_THREADS 256
 #define SCAN_THREADS  256
-#define SHORT         32  /* kShort in kernels/sort_fast.cu */
+#define SHORT         32 /* kShort in kernels/sort_fast.cu */
 
 /* Items that a block sorts at once: as many as lie in 32 KiB. */
 static int block_items(int dtype) { return gems_dtype_size(dtype) == 8 ? 2048 : 4096; }
@@ -131,9 +132,9 @@ static gems_status run_radix(gems_call *call, gems_sort_job *job, const gems_dev
         int to = 1 - from;
         void *count_args[] = {&job->in, &keys[from], &count, m, &tiles, &shift};
         void *scan_args[] = {&count, &total, &lines, &tiles};
-        void *place_args[] = {&job->in,      &keys[from],  &held[from], &keys[to], &held[to],
-                              &job->values,  &job->places, m,           &job->limit, &count,
-                              &total,        &tiles,       &shift};
+        void *place_args[] = {&job->in,     &keys[from],  &held[from], &keys[to],   &held[to],
+                              &job->values, &job->places, m,           &job->limit, &count,
+                              &total,       &tiles,       &shift};
         GEMS_TRY(launch(call, plan, 0, blocks, RADIX_THREADS, count_args));
         GEMS_TRY(launch(call, plan, 1, gems_grid_for(info, lines, SCAN_THREADS / 32), SCAN_THREADS,
                         scan_args));

@@ -248,7 +248,8 @@ static PyObject *library_function(PyObject *self, PyObject *object) {
     return entry_index(object, &index) ? gems_library_function(index) : NULL;
 }
 
-/* set_kernel(entry, call_boxed): ATen's kernel, to which the entry falls back. */
+/* set_kernel(entry, call_boxed): ATen's kernel, to which the entry falls back; None: it has none.
+ */
 static PyObject *set_kernel(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     int index;
     (void)self;
@@ -257,7 +258,8 @@ static PyObject *set_kernel(PyObject *self, PyObject *const *args, Py_ssize_t co
         return NULL;
     }
     if (!entry_index(args[0], &index)) return NULL;
-    Py_XSETREF(gems_py.kernels[index], Py_NewRef(args[1]));
+    gems_entry_at(index)->alone = args[1] == Py_None;
+    Py_XSETREF(gems_py.kernels[index], args[1] == Py_None ? NULL : Py_NewRef(args[1]));
     Py_RETURN_NONE;
 }
 

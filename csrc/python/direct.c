@@ -46,7 +46,7 @@ static bool is_number(PyObject *object) {
 
 /* Calls torch's operator of a row of our own. Numbers where tensors are wanted, which torch takes
  * in aten's operators only, become tensors. */
-static PyObject *through_own(function *f, PyObject *operator, PyObject * const * args,
+static PyObject *through_own(function *f, PyObject *operator, PyObject *const *args,
                              Py_ssize_t count, PyObject *keywords) {
     const gems_schema *schema = &gems_entry_at(f->entries[0])->schema;
     Py_ssize_t total = count + (keywords ? PyTuple_GET_SIZE(keywords) : 0);
@@ -105,8 +105,7 @@ static PyObject *through(function *f, PyObject *operator, PyObject *const *args,
     return gated((gems_thread_gate){f->entries, f->count, force}, operator, args, count, keywords);
 }
 
-PyObject *gems_forced(PyObject *self, PyObject *const *args, Py_ssize_t count,
-                      PyObject *keywords) {
+PyObject *gems_forced(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
     (void)self;
     if (!count) return PyErr_Format(PyExc_TypeError, "forced() takes what it is to call");
     return gated((gems_thread_gate){NULL, GEMS_ALL_ENTRIES, true}, args[0], args + 1, count - 1,

@@ -23,7 +23,8 @@ static PyObject *decline(gems_entry *entry, PyObject *const *args, Py_ssize_t co
 
 static PyObject *call(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
     gems_entry *entry = ((entry_object *)self)->entry;
-    if (!gems_gate_open(entry)) return gems_call_aten(entry, args, count, keywords);
+    if (!gems_gate_open(entry) && !entry->alone)
+        return gems_call_aten(entry, args, count, keywords);
     gems_frame frame;
     gems_frame_open(&frame, entry, false);
     int64_t start = __builtin_expect(gems_observing, 0) ? gems_now() : 0;

@@ -109,7 +109,8 @@ typedef enum row_kind { OF_ATEN, COMPOSITE, OF_OURS } row_kind;
 static PyObject *row_list(row_kind kind) {
     PyObject *list = PyList_New(0);
     for (int i = 0; list && i < gems_op_count(); i++) {
-        if (kind != (gems_op_own(i) ? OF_OURS : gems_op_composite(i) ? COMPOSITE : OF_ATEN)) continue;
+        if (kind != (gems_op_own(i) ? OF_OURS : gems_op_composite(i) ? COMPOSITE : OF_ATEN))
+            continue;
         PyObject *dict = row_dict(i);
         if (!dict || PyList_Append(list, dict)) Py_CLEAR(list);
         Py_XDECREF(dict);
@@ -241,13 +242,15 @@ PyMethodDef gems_table_methods[] = {
     {"own_rows", own_rows, METH_NOARGS,
      "own_rows(): the rows of flag_gems::, those that were added included."},
     {"forced", (PyCFunction)(void (*)(void))gems_forced, METH_FASTCALL | METH_KEYWORDS,
-     "forced(function, ...): calls it; on this thread every registered operator runs our kernel meanwhile."},
+     "forced(function, ...): calls it; on this thread every registered operator runs our kernel "
+     "meanwhile."},
     {"entry", entry_of, METH_O, "entry(index): one overload, also of flag_gems::."},
     {"add_row", (PyCFunction)(void (*)(void))add_row, METH_VARARGS | METH_KEYWORDS,
      "add_row(schema, expr, promotion, dtypes, helper=None, out=None, out_names=None, masks=0, "
      "doc=None): the dict of a "
      "new elementwise row in flag_gems::."},
-    {"kernel_text", kernel_text, METH_O, "kernel_text(name): the text of a file of kernels, or None."},
+    {"kernel_text", kernel_text, METH_O,
+     "kernel_text(name): the text of a file of kernels, or None."},
     {"own_name", own_name, METH_O, "own_name(row): its name in torch.ops.flag_gems."},
     {"own_function", own_function, METH_O,
      "own_function(row): a builtin for a row of flag_gems::."},

@@ -132,8 +132,12 @@ static int result_type(gems_call *call, const gems_tensor *a, const gems_tensor 
     return (int32_t)stack[0];
 }
 
-const gems_host gems_host_torch = {
-    .name = "torch", .empty = empty, .fresh = fresh, .resize = resize, .stream = stream, .philox = philox};
+const gems_host gems_host_torch = {.name = "torch",
+                                   .empty = empty,
+                                   .fresh = fresh,
+                                   .resize = resize,
+                                   .stream = stream,
+                                   .philox = philox};
 const gems_host gems_host_shim = {.name = "torch",
                                   .empty = empty,
                                   .fresh = fresh,

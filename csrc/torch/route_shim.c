@@ -31,8 +31,8 @@ static void note_words(const gems_entry *entry) {
                                  args->type == GEMS_T_TENSOR};
     for (int i = 0; i < count && w->known; i++) {
         bool number = args[i].type == GEMS_T_INT || args[i].type == GEMS_T_BOOL;
-        w->known = !args[i].optional && !args[i].written &&
-                   (number || args[i].type == GEMS_T_TENSOR);
+        w->known =
+            !args[i].optional && !args[i].written && (number || args[i].type == GEMS_T_TENSOR);
         w->numbers |= (uint32_t)number << i;
         w->mask[i] = args[i].type == GEMS_T_BOOL ? 1 : UINT64_MAX;
     }
@@ -172,7 +172,7 @@ static int16_t route_device_type;
 
 static void run(int index, uint64_t *stack) {
     gems_entry *entry = gems_entry_at(index);
-    if (!gems_gate_open(entry)) {
+    if (!gems_gate_open(entry) && !entry->alone) {
         gems_python.fallback(entry, stack, NULL);
         return;
     }

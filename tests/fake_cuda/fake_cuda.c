@@ -67,7 +67,7 @@ typedef struct config {
     struct {
         int id, pad;
         unsigned value[16];
-    } * attributes;
+    } *attributes;
     unsigned attribute_count;
 } config;
 

@@ -131,8 +131,8 @@ void gems_cpu_options(gems_cpu_mode mode, char *text, size_t size) {
         [GEMS_CPU_FAST] = "-O3 -DGEMS_FAST=1",
         [GEMS_CPU_FAITHFUL] = "-O1 -DGEMS_FAST=0",
         [GEMS_CPU_CHECKED] = "-O1 -g1 -DGEMS_FAST=0 -DGEMS_CHECKED=1 -fsanitize=thread"};
-    static const char *const files[] = {"cpu/simt.h", "cpu/checked.h", "cpu/math.h", "cpu/angles.h",
-                                        "cpu/tensor_core.h", "cpu/export.h"};
+    static const char *const files[] = {"cpu/simt.h",   "cpu/checked.h",     "cpu/math.h",
+                                        "cpu/angles.h", "cpu/tensor_core.h", "cpu/export.h"};
     uint64_t digest = DIGEST_START;
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         const char *at = gems_kernel_text(files[i]);
