@@ -30,7 +30,7 @@ def wide(t: Any) -> Any:
 
 
 def check(function: Callable[..., list[Any]], *args: Any, terms: float = 1) -> None:
-    """Ours beside ATen's: dtypes, shapes, strides; values beside ATen's in float64. terms: how large what cancels is."""
+    """Ours beside ATen's: dtypes, shapes, strides; values beside ATen's in float64. terms: size of what cancels."""
     exact, theirs = function(*map(wide, args)), function(*args)
     with flag_gems.use_gems():
         ours = function(*args)
