@@ -145,12 +145,13 @@ template <class T> GEMS_DI T normal_cdf(T x) {
 }
 template <class T> GEMS_DI T exp_minus(T x) { return exp(-x); }
 // HALF: good enough for 16 bits. Of floats: normal.cuh.
+template <bool HALF, class T> GEMS_DI T normal_cdf_for(T x) { return normal_cdf(x); }
 template <bool HALF, class T> GEMS_DI T times_normal_cdf(T x) { return x * normal_cdf(x); }
 template <class T> GEMS_DI T gelu_erf(T x) { return times_normal_cdf<is_half<result_t>>(x); }
 template <class T> GEMS_DI T gelu_inner(T x) { return T(1.59576912160573071176) * (x + T(0.044715) * x * x * x); }
 template <class T> GEMS_DI T gelu_tanh(T x) { return x * sigmoid(gelu_inner(x)); }
 template <class T> GEMS_DI T gelu_erf_gradient(T grad, T x) {
-    return grad * (normal_cdf(x) + x * T(0.39894228040143267794) * exp_minus(T(0.5) * x * x));
+    return grad * (normal_cdf_for<is_half<result_t>>(x) + x * T(0.39894228040143267794) * exp_minus(T(0.5) * x * x));
 }
 template <class T> GEMS_DI T gelu_tanh_gradient(T grad, T x) {
     T s = sigmoid(gelu_inner(x)), slope = T(1.59576912160573071176) * (T(1) + T(3 * 0.044715) * x * x);

@@ -65,6 +65,11 @@ GEMS_DI float gems_normal_rough(float a, float m) {
     float e = gems_exp_near(gems_exp_rest(half, n - bias)) * bits_float(float_bits(n) << 23) * 5.42101086e-20f;
     return a > 14.7f ? m * 0.0f : m * p * e;
 }
+template <bool HALF> GEMS_DI float normal_cdf_for(float x) {
+    if constexpr (!HALF) return normal_cdf(x);
+    float t = gems_normal_rough(abs(x), 1.0f);
+    return x < 0.0f ? t : 1.0f - t;
+}
 template <bool HALF> GEMS_DI float times_normal_cdf(float x) {
     float a = abs(x), m = x < 0.0f ? x : 1.0f, t = HALF ? gems_normal_rough(a, m) : gems_normal_tail(a, m);
     t = x < 0.0f ? t : x * (1.0f - t);
