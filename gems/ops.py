@@ -23,12 +23,15 @@ def _operator(name: str, parts: str) -> Callable[..., Any]:
 
     wanted = parts.split(",")
     overrides.register_for_good([e["index"] for e in _C.entries() if e["name"].split(".")[0] in wanted])
+    if name.endswith("_out"):  # a packet would try the overloads, and print every tensor for each that does not fit
+        special = getattr(torch, name.removesuffix("_out"), None)
+        return special or getattr(torch._C._nn, name.removesuffix("_out"))
     return getattr(torch.ops.aten, name)
 
 
 def _composite(name: str, parts: str, doc: str) -> Callable[..., Any]:
     def function(*args: Any, **kwargs: Any) -> Any:
-        return _C.forced(_operator(name.removesuffix("_out"), parts), *args, **kwargs)
+        return _C.forced(_operator(name, parts), *args, **kwargs)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc

@@ -166,7 +166,8 @@ def test_long_lines(n: int) -> None:
         check_sum(ops.cumsum(view, dim), view, dim)
         same(ops.cummax(view, dim), ATEN.cummax(view, dim))
         same(ops.cummin(view, dim), ATEN.cummin(view, dim))
-        same(ops.logcumsumexp(view, dim), ATEN.logcumsumexp(view, dim), rtol=1e-5, atol=1e-5)
+        rounding = 1e-5 if DEVICE == "cpu" else torch.finfo(torch.float32).eps * n**0.5  # a CPU sums in double
+        same(ops.logcumsumexp(view, dim), ATEN.logcumsumexp(view, dim), rtol=rounding, atol=rounding)
     whole = torch.arange(n, device=DEVICE)
     assert torch.equal(ops.cumsum(whole, 0), whole * (whole + 1) // 2)
     assert torch.equal(ops.cumprod(1 - 2 * (whole % 3 == 1).long(), 0), 1 - 2 * ((whole + 2) // 3 % 2))
@@ -180,7 +181,8 @@ def test_no_further_from_float64_than_atens(dtype: torch.dtype) -> None:
         ours, theirs = ((r.double() - exact).abs() for r in (ops.cumsum(x, 0), ATEN.cumsum(x, 0)))
         unit = torch.finfo(dtype).eps / 2 * exact.abs()
         assert not (ours > theirs.max() + unit).any()
-        assert ours.square().mean() <= 1.01 * theirs.square().mean()
+        # On a GPU both add in float32, in orders of their own.
+        assert ours.square().mean() <= (1.01 if DEVICE == "cpu" else 1.25) * theirs.square().mean()
 
 
 def test_same_bits_with_any_number_of_threads() -> None:

@@ -47,6 +47,12 @@ static gems_status check_arguments(gems_call *call) {
     return GEMS_OK;
 }
 
+static int64_t first_numel(const gems_call *call) {
+    for (int i = 0; i < call->nargs; i++)
+        if (call->args[i].kind == GEMS_TENSOR) return call->args[i].t.numel;
+    return 0;
+}
+
 /* The call by way of its family. */
 static gems_status run_family(gems_call *call) {
     call->nonempty = false;
@@ -55,6 +61,8 @@ static gems_status run_family(gems_call *call) {
     GEMS_TRY(check_arguments(call));
     call->device = gems_device_get(call->device_type, call->device_index);
     if (!call->device) return GEMS_DECLINE;
+    if (call->op->gpu_most && call->device_type != GEMS_CPU && first_numel(call) > call->op->gpu_most)
+        return gems_decline("a size at which ATen is faster on a GPU");
     call->stream = call->host->stream(call);
     GEMS_TRY(call->op->family->run(call));
     if (__builtin_expect(call->keeping != NULL, 0)) gems_kept_finish(call);

@@ -82,9 +82,10 @@ static gems_status read(const gems_call *call, const places *at, batch_norm *nor
         gems_channels_last_strides(x->sizes, x->ndim, norm->strides);
     else
         gems_contiguous_strides(x->sizes, x->ndim, norm->strides);
+    /* ATen's kernels for a GPU differ in what they make of other strides. */
     for (int d = 0; x->device_type != GEMS_CPU && d < x->ndim; d++)
-        if (x->strides[d] != norm->strides[d]) /* the result keeps them */
-            return gems_decline("batch_norm of a strided tensor");
+        if (norm->last || x->strides[d] != norm->strides[d])
+            return gems_decline("batch_norm of a tensor that is not contiguous");
     norm->columns = norm->last || norm->plane == 1;
     return GEMS_OK;
 }

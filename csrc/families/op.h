@@ -42,6 +42,8 @@ typedef struct gems_op {
     uint8_t mode;              /* the family's own: which reduction, which norm ... */
     uint8_t nondeterministic;  /* needs no fixed bits (random) */
     uint8_t masks;             /* elementwise: bit i: input i is a bool of its own, beside those called mask */
+    int64_t gpu_most;          /* elements of the first tensor up to which a GPU takes it: ATen was measured faster
+                                * beyond (benchmarks/results); 0: any number */
     const char *domain;        /* of the inputs in tests: "real", "positive", "unit" (-1, 1), "nonzero", "index" ... */
     double bytes, flops;       /* per element, for benchmarks; 0: from shapes and dtypes */
     const char *doc;           /* one line for docs/operators.md */
