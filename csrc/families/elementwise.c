@@ -93,9 +93,11 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
             if (!gems_broadcast(sizes, &ndim, in->t[i]->sizes, in->t[i]->ndim))
                 return gems_decline("the shapes do not broadcast");
     }
-    const gems_tensor *column = row->inputs > 2 && row->input[1].column ? arguments->tensor[1] : NULL;
+    const gems_tensor *column =
+        row->inputs > 2 && row->input[1].column ? arguments->tensor[1] : NULL;
     if (column && call->entry->variant == GEMS_INPLACE && arguments->tensor[2] &&
-        arguments->tensor[2]->ndim == 1) { /* ATen's addr_ would enlarge a self that came through a stack */
+        arguments->tensor[2]->ndim ==
+            1) { /* ATen's addr_ would enlarge a self that came through a stack */
         const gems_tensor *self = arguments->tensor[0];
         if (self->ndim != 2 || self->sizes[0] != column->sizes[0] ||
             self->sizes[1] != arguments->tensor[2]->sizes[0])
@@ -114,8 +116,7 @@ static gems_status make_outputs(const gems_ew_row *row, gems_call *call,
                                                               : call->op->mode & GEMS_EW_LAYOUT;
     const gems_tensor *self = arguments->tensor[row->self];
     if (layout == GEMS_EW_BY_SELF || call->op->mode & GEMS_EW_SHAPE_OF_SELF)
-        if (!self || self->ndim != ndim ||
-            memcmp(self->sizes, sizes, (size_t)ndim * sizeof *sizes))
+        if (!self || self->ndim != ndim || memcmp(self->sizes, sizes, (size_t)ndim * sizeof *sizes))
             return gems_decline("an input that is larger than self");
     if (call->entry->variant == GEMS_OUT && call->op->mode & GEMS_EW_OUT_EXACT)
         for (int i = 0; i < row->outputs; i++)

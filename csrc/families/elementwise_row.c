@@ -61,8 +61,8 @@ static gems_status take_arguments(gems_ew_row *row, const gems_schema *schema) {
     }
     row->dim = row->op->mode & GEMS_EW_HALVES ? gems_schema_arg(schema, "dim") : -1;
     row->joined = row->dim >= 0 && row->inputs == 3;
-    row->buffer = schema->nreturns == 2 && row->op->out_names &&
-                  !strcmp(row->op->out_names, "output,buffer");
+    row->buffer =
+        schema->nreturns == 2 && row->op->out_names && !strcmp(row->op->out_names, "output,buffer");
     row->outputs = row->joined ? 2 : schema->nreturns;
     if (row->outputs < 1 || row->outputs > GEMS_EW_OUTPUTS)
         return gems_fail(GEMS_VALUE_ERROR, "%s: number of outputs", schema->text);
@@ -115,8 +115,7 @@ static bool is_plain(const gems_ew_row *row) {
     for (int i = 0; i < row->choices; i++) plain = plain && !row->choice[i].divides;
     for (int i = 0; i < row->inputs; i++)
         plain = plain && row->input[i].tensor && !row->input[i].optional && !row->input[i].half &&
-                !row->input[i].column &&
-                row->input[i].role == GEMS_EW_VALUE;
+                !row->input[i].column && row->input[i].role == GEMS_EW_VALUE;
     return plain;
 }
 
