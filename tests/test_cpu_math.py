@@ -149,7 +149,7 @@ def test_unary(name: str) -> None:
         x, exact = x[keep], exact[keep]
     errors = errors_in_ulp(compute(name, x, x), exact)
     worst = int(np.argmax(errors))
-    limit = {"lgamma": 5, "sigmoid": 2.5, "tan_near": 3}.get(name, ULP)
+    limit = {"lgamma": 5, "sigmoid": 2.5, "erfc": 2.5, "tan_near": 3}.get(name, ULP)
     assert errors[worst] <= limit, f"{name}({x[worst]!r}) is {errors[worst]:.2f} ulp off"
 
 

@@ -186,7 +186,12 @@ GEMS_INLINE float tanh(float x) {
     float p = gems_expm1_near(gems_exp_rest(t, n - (gems_whole + 127.0f))), e = fma(scale, p, scale - 1.0f);
     float d = e + 2.0f, lost = e - (d - 2.0f), q = e / d;
     q = fma(-q * lost, fma(q, -0.5f, 0.5f), q);
-    return copysign(t > 17.3f ? 1.0f : q, x); // -0 too
+    float z = x * x, near = 2.020574175e-02f; // (tanh(x) / x - 1) / x^2 up to 0.3
+    near = fma(near, z, -5.386247858e-02f);
+    near = fma(near, z, 1.333309561e-01f);
+    near = fma(near, z, -3.333333135e-01f);
+    q = t > 17.3f ? 1.0f : q;
+    return t < 0.6f ? fma(near * z, x, x) : copysign(q, x); // -0 too
 }
 
 GEMS_INLINE float erf(float x) {
