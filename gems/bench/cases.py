@@ -196,8 +196,13 @@ class Maker:
         ValueError
             When an argument's kind is none that is known here.
         """
-        makers = {"reduce": self.rowwise, "row_norm": self.rowwise, "matmul": self.matmul, "gather": self.gather}
-        makers["sort"] = self.sort
+        makers = {
+            "reduce": self.rowwise,
+            "row_norm": self.rowwise,
+            "matmul": self.matmul,
+            "gather": self.gather,
+            "sort": self.sort,
+        }
         tensor_of = makers.get(self.row["family"], self.elementwise)
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
