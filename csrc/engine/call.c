@@ -61,7 +61,8 @@ static gems_status run_family(gems_call *call) {
     GEMS_TRY(check_arguments(call));
     call->device = gems_device_get(call->device_type, call->device_index);
     if (!call->device) return GEMS_DECLINE;
-    if (call->op->gpu_most && call->device_type != GEMS_CPU && first_numel(call) > call->op->gpu_most)
+    if (call->op->gpu_most && call->device_type != GEMS_CPU &&
+        first_numel(call) > call->op->gpu_most)
         return gems_decline("a size at which ATen is faster on a GPU");
     call->stream = call->host->stream(call);
     GEMS_TRY(call->op->family->run(call));
