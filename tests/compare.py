@@ -76,6 +76,11 @@ def kernels(*names: str) -> Iterator[None]:
         assert name in stats and stats[name]["kernel"] and not stats[name]["fallback"], (name, stats)
 
 
+def counts(name: str) -> dict[str, int]:
+    """How often calls of an operator ran in our kernel and were left to ATen."""
+    return flag_gems.stats().get(name, {"kernel": 0, "fallback": 0})
+
+
 def both(call: Callable[[], Any]) -> tuple[Any, Any]:
     """What a call gives with our kernels and with ATen's: a result, or the type of the error."""
     results = []
@@ -166,3 +171,26 @@ def assert_same(ours: Any, aten: Any, reference: Callable[[], Any] | None = None
             index += 1
         else:
             assert a == b or (a != a and b != b), f"{note}: {a!r} instead of {b!r}"
+
+
+def check(name: str, call: Callable[[], Any], kernel: bool = True, reference: Callable[[], Any] | None = None) -> None:
+    """The call gives under use_gems() what ATen gives; `name` runs in our kernel, or is left to ATen."""
+    expected = outcome(call)
+    with flag_gems.use_gems(include=[name]):
+        before = counts(name)
+        got = outcome(call)
+        after = counts(name)
+    assert_same(got, expected, reference, name)
+    which = "kernel" if kernel else "fallback"
+    assert after[which] > before[which], (name, before, after)
+
+
+def same(ours: Any, theirs: Any, **tolerance: float) -> None:
+    """Same type of error, or results with the same dtype, shape, strides and values."""
+    if isinstance(theirs, type) or isinstance(ours, type):
+        assert ours is theirs, (ours, theirs)
+        return
+    pairs = [(ours, theirs)] if isinstance(theirs, Tensor) else list(zip(ours, theirs, strict=True))
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, equal_nan=True, **tolerance)
+        assert a.numel() < 2 or a.stride() == b.stride(), (a.stride(), b.stride())

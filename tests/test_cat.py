@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare import assert_same, outcome
+import compare
 from layouts import LAYOUTS, crossed
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -22,19 +22,8 @@ ALL = (
 )
 
 
-def counts(name: str) -> dict[str, int]:
-    return flag_gems.stats().get(name, {"kernel": 0, "fallback": 0})
-
-
 def check(call: Callable[[], Any], name: str = "cat", kernel: bool = True) -> None:
-    """The call gives under use_gems() what ATen gives; `name` runs in our kernel, or is left to ATen."""
-    expected = outcome(call)
-    with flag_gems.use_gems(include=[name]):
-        before = counts(name)
-        got = outcome(call)
-        after = counts(name)
-    assert_same(got, expected, None, name)
-    assert after["kernel" if kernel else "fallback"] > before["kernel" if kernel else "fallback"], (before, after)
+    compare.check(name, call, kernel)
 
 
 def sample(dtype: torch.dtype, *shape: int, seed: int = 0) -> Tensor:
@@ -140,4 +129,4 @@ def test_gradients() -> None:
 
     expected = step()
     with flag_gems.use_gems():
-        assert_same(step(), expected)
+        compare.assert_same(step(), expected)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import flag_gems
@@ -12,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compare import assert_same, outcome
+from compare import assert_same, check, counts, outcome
 from layouts import LAYOUTS, crossed
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -23,21 +22,6 @@ INTS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 ALL = (*FLOATS, *INTS, torch.bool)
 BF16_FIRST = (torch.bfloat16, *(dtype for dtype in ALL if dtype != torch.bfloat16))
 aten = torch.ops.aten
-
-
-def counts(name: str) -> dict[str, int]:
-    return flag_gems.stats().get(name, {"kernel": 0, "fallback": 0})
-
-
-def check(name: str, call: Callable[[], Any], kernel: bool = True) -> None:
-    """The call gives under use_gems() what ATen gives; `name` runs in our kernel, or is left to ATen."""
-    expected = outcome(call)
-    with flag_gems.use_gems(include=[name]):
-        before = counts(name)
-        got = outcome(call)
-        after = counts(name)
-    assert_same(got, expected, None, name)
-    assert after["kernel" if kernel else "fallback"] > before["kernel" if kernel else "fallback"], (name, before, after)
 
 
 def sample(dtype: torch.dtype, *shape: int) -> Tensor:

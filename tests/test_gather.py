@@ -7,7 +7,6 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import flag_gems
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compare import assert_same, outcome
+from compare import assert_same, check, counts
 from layouts import LAYOUTS
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -24,21 +23,6 @@ pytestmark = pytest.mark.usefixtures("registered")
 DEVICE = flag_gems.device
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 aten = torch.ops.aten
-
-
-def counts(name: str) -> dict[str, int]:
-    return flag_gems.stats().get(name, {"kernel": 0, "fallback": 0})
-
-
-def check(name: str, call: Callable[[], Any], kernel: bool = True, reference: Callable[[], Any] | None = None) -> None:
-    """The call gives under use_gems() what ATen gives; `name` runs in our kernel, or is left to ATen."""
-    expected = outcome(call)
-    with flag_gems.use_gems(include=[name]):
-        before = counts(name)
-        got = outcome(call)
-        after = counts(name)
-    assert_same(got, expected, reference, name)
-    assert after["kernel" if kernel else "fallback"] > before["kernel" if kernel else "fallback"], (before, after)
 
 
 def generator(seed: int = 0) -> torch.Generator:

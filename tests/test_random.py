@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compare import assert_same, outcome
+from compare import assert_same, counts, outcome
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -21,10 +21,6 @@ DEVICE = flag_gems.device
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 THREADS = 256 * 132 * 8  # the grid of the GPU whose numbers the cpu backend gives
 aten = torch.ops.aten
-
-
-def counts(name: str) -> dict[str, int]:
-    return flag_gems.stats().get(name, {"kernel": 0, "fallback": 0})
 
 
 def drawn(name: str, call: Callable[[], Any], seed: int = 7) -> Any:

@@ -17,7 +17,7 @@ import torch
 from flag_gems import ops
 from torch import Tensor
 
-from compare import both, kernels
+from compare import both, kernels, same
 from layouts import LAYOUTS
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -27,17 +27,6 @@ ATEN = torch.ops.aten
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 LENGTHS = sorted({*range(1, 131), *(2**k + d for k in range(8, 15) for d in (-1, 0, 1))})
-
-
-def same(ours: Any, theirs: Any, **tolerance: float) -> None:
-    """Same type of error, or results with the same dtype, shape, strides and values."""
-    if isinstance(theirs, type) or isinstance(ours, type):
-        assert ours is theirs, (ours, theirs)
-        return
-    pairs = [(ours, theirs)] if isinstance(theirs, Tensor) else list(zip(ours, theirs, strict=True))
-    for a, b in pairs:
-        torch.testing.assert_close(a, b, equal_nan=True, **tolerance)
-        assert a.numel() < 2 or a.stride() == b.stride(), (a.stride(), b.stride())
 
 
 def check_sum(result: Tensor, x: Tensor, dims: Any = None, mean: bool = False) -> None:

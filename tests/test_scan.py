@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compare import HALVES, both, kernels
+from compare import HALVES, both, kernels, same
 from layouts import LAYOUTS
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -40,17 +40,6 @@ CALLS: dict[str, Callable[[Tensor, int], Any]] = {
     "cummin": ATEN.cummin,
     "logcumsumexp": ATEN.logcumsumexp,
 }
-
-
-def same(ours: Any, theirs: Any, **tolerance: float) -> None:
-    """Same type of error, or results with the same dtype, shape, strides and values."""
-    if isinstance(theirs, type) or isinstance(ours, type):
-        assert ours is theirs, (ours, theirs)
-        return
-    pairs = [(ours, theirs)] if isinstance(theirs, Tensor) else list(zip(ours, theirs, strict=True))
-    for a, b in pairs:
-        torch.testing.assert_close(a, b, equal_nan=True, **tolerance)
-        assert a.numel() < 2 or a.stride() == b.stride(), (a.stride(), b.stride())
 
 
 def loose(dtype: torch.dtype, n: int = 1) -> dict[str, float]:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import flag_gems
 import pytest
@@ -16,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compare import assert_same, outcome
+from compare import check, counts, outcome
 from layouts import LAYOUTS
 
 DEVICE = flag_gems.device
@@ -29,24 +28,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*beta", "ignore:.*deprecated"),
     pytest.mark.usefixtures("registered"),
 ]
-
-
-def counts(name: str) -> dict[str, int]:
-    return flag_gems.stats().get(name, {"kernel": 0, "fallback": 0})
-
-
-def check(name: str, call: Callable[[], Any], kernel: bool = True, reference: Callable[[], Any] | None = None) -> None:
-    """The call gives under use_gems() what ATen gives; `name` runs in our kernel, or is left to ATen."""
-    expected = outcome(call)
-    with flag_gems.use_gems(include=[name]):
-        before = counts(name)
-        got = outcome(call)
-        after = counts(name)
-    assert_same(got, expected, reference, name)
-    if kernel:
-        assert after["kernel"] > before["kernel"], (name, before, after)
-    else:
-        assert after["fallback"] > before["fallback"], (name, before, after)
 
 
 def draw(dtype: torch.dtype, shape: tuple[int, ...], seed: int = 0) -> Tensor:
