@@ -191,7 +191,7 @@ GEMS_INLINE float tanh(float x) {
     near = fma(near, z, 1.333309561e-01f);
     near = fma(near, z, -3.333333135e-01f);
     q = t > 17.3f ? 1.0f : q;
-    return t < 0.6f ? fma(near * z, x, x) : copysign(q, x); // -0 too
+    return copysign(t < 0.6f ? fma(near * z, x, x) : q, x); // -0 too
 }
 
 GEMS_INLINE float erf(float x) {
