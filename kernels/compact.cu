@@ -17,18 +17,6 @@ struct Dims { /* innermost first */
 
 GEMS_DI bool picked(Test v) { return convert<bool>(v); }
 
-GEMS_DI int32_t split(int32_t& rest, const FastDiv& div, int64_t) {
-    uint32_t q, r;
-    divmod((uint32_t)rest, div, q, r);
-    rest = (int32_t)q;
-    return (int32_t)r;
-}
-GEMS_DI int64_t split(int64_t& rest, const FastDiv&, int64_t size) {
-    int64_t q = rest / size, r = rest - q * size;
-    rest = q;
-    return r;
-}
-
 /* What happens with the element at i, the one before which `at` were picked. limit: room in the result, or what the
  * source has. */
 struct Move {

@@ -299,6 +299,17 @@ GEMS_DI void divmod(int64_t n, FastDiv f, int64_t& q, int64_t& r) {
     q = n / f.d;
     r = n - q * f.d;
 }
+// The remainder of `rest` by a dimension's size; the quotient becomes `rest`. In 64 bits a size may be beyond a FastDiv.
+GEMS_DI int32_t split(int32_t& rest, const FastDiv& div, int64_t) {
+    int32_t r;
+    divmod(rest, div, rest, r);
+    return r;
+}
+GEMS_DI int64_t split(int64_t& rest, const FastDiv&, int64_t size) {
+    int64_t q = rest / size, r = rest - q * size;
+    rest = q;
+    return r;
+}
 
 // ---- strided iteration: dim 0 innermost, strides in elements; the outermost dim's div is not used
 template <int NT, class Index> struct Strided {
@@ -360,30 +371,23 @@ template <int RANK, int NT, class Index, class F> GEMS_DI void for_each_strided(
 #endif
 
 // ---- collectives of a warp or of a one-dimensional block whose size is a multiple of kWarp
-template <class T> GEMS_DI T shuffle_xor(T v, int mask) {
+template <class T, class F> GEMS_DI T shuffle_words(T v, F shuffle) {
     constexpr int words = (sizeof(T) + 3) / 4;
     uint32_t w[words] = {};
     memcpy(w, &v, sizeof(T));
-    GEMS_UNROLL for (int i = 0; i < words; i++) w[i] = __shfl_xor_sync(0xffffffffu, w[i], mask);
+    GEMS_UNROLL for (int i = 0; i < words; i++) w[i] = shuffle(w[i]);
     memcpy(&v, w, sizeof(T));
     return v;
 }
+template <class T> GEMS_DI T shuffle_xor(T v, int mask) {
+    return shuffle_words(v, [&](uint32_t w) { return __shfl_xor_sync(0xffffffffu, w, mask); });
+}
 template <class T> GEMS_DI T shuffle_up(T v, int by) {
-    constexpr int words = (sizeof(T) + 3) / 4;
-    uint32_t w[words] = {};
-    memcpy(w, &v, sizeof(T));
-    GEMS_UNROLL for (int i = 0; i < words; i++) w[i] = __shfl_up_sync(0xffffffffu, w[i], by);
-    memcpy(&v, w, sizeof(T));
-    return v;
+    return shuffle_words(v, [&](uint32_t w) { return __shfl_up_sync(0xffffffffu, w, by); });
 }
 // The value of lane `from` of the warp.
 template <class T> GEMS_DI T shuffle_from(T v, int from) {
-    constexpr int words = (sizeof(T) + 3) / 4;
-    uint32_t w[words] = {};
-    memcpy(w, &v, sizeof(T));
-    GEMS_UNROLL for (int i = 0; i < words; i++) w[i] = __shfl_sync(0xffffffffu, w[i], from);
-    memcpy(&v, w, sizeof(T));
-    return v;
+    return shuffle_words(v, [&](uint32_t w) { return __shfl_sync(0xffffffffu, w, from); });
 }
 // f gets its operands in thread order. Every thread has the result, the same bits.
 template <class T, class F> GEMS_DI T warp_reduce(T v, F f) {

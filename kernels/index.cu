@@ -2,11 +2,8 @@
 // one access), kRank, kRows (fast mode: whole rows under one place). Twin of csrc/families/index.c.
 using namespace gems;
 
-struct Pointers { const Int* at[5]; };
-struct Steps { int64_t size[5], step[5]; };
-
 // Operands of m: out, self without its indexed dims, then the indices; by: self's sizes and strides in the indexed dims.
-extern "C" __global__ void index_elements(T* __restrict__ out, Pointers index, const T* __restrict__ self,
+extern "C" __global__ void index_elements(T* __restrict__ out, Pointers<Int> index, const T* __restrict__ self,
                                           Strided<2 + kCount, Index> m, Steps by, int64_t run, int32_t* flag) {
     for_each_strided<kRank>(m, [&](const Index (&off)[2 + kCount]) {
         Index from = off[1];

@@ -11,4 +11,9 @@ GEMS_DI bool in_range(I index, int64_t size, int32_t* flag) {
 #endif
     return false;
 }
+
+// The index tensors of a call; sizes and steps of what they pick from. Twins of gems_pointers and gems_steps in
+// csrc/families/index.h.
+template <class Int> struct Pointers { const Int* at[5]; };
+struct Steps { int64_t size[5], step[5]; };
 }  // namespace gems

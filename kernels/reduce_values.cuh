@@ -27,19 +27,6 @@ struct Shape {
     int64_t reduced_size[kMaxRank], reduced_in[kMaxRank];
 };
 
-/* rest: quotient by the size of a dimension; the remainder is returned. */
-GEMS_DI int32_t split(int32_t& rest, const FastDiv& div, int64_t) {
-    uint32_t q, r;
-    divmod((uint32_t)rest, div, q, r);
-    rest = (int32_t)q;
-    return (int32_t)r;
-}
-GEMS_DI int64_t split(int64_t& rest, const FastDiv&, int64_t size) {
-    int64_t q = rest / size, r = rest - q * size;
-    rest = q;
-    return r;
-}
-
 GEMS_DI void kept_offsets(const Shape& s, Index place, Index& in, Index& out) {
     in = out = 0;
     GEMS_UNROLL for (int d = 0; d < kMaxRank; d++) {

@@ -18,18 +18,6 @@ struct Lines {
     int64_t size[kMaxRank], stride[kMaxRank][3];
 };
 
-GEMS_DI int32_t split(int32_t& rest, const FastDiv& div, int64_t) {
-    uint32_t q, r;
-    divmod((uint32_t)rest, div, q, r);
-    rest = (int32_t)q;
-    return (int32_t)r;
-}
-GEMS_DI int64_t split(int64_t& rest, const FastDiv&, int64_t size) {
-    int64_t q = rest / size, r = rest - q * size;
-    rest = q;
-    return r;
-}
-
 /* Where a line begins in the three tensors. */
 struct Start { Index at[3]; };
 GEMS_DI Start start_of(const Lines& s, Index line) {

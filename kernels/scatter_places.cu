@@ -5,12 +5,9 @@
 using namespace gems;
 typedef scatter_acc<T> Acc;
 
-struct Pointers { const Int* at[5]; };
-struct Steps { int64_t size[5], step[5]; };
-
 // The destination of a place: from its offsets in the indices, off[First] on, and `before`.
 template <int First, int N>
-GEMS_DI bool destination(const Pointers& index, const Index (&off)[N], const Steps& by, int32_t* flag, int64_t& key) {
+GEMS_DI bool destination(const Pointers<Int>& index, const Index (&off)[N], const Steps& by, int32_t* flag, int64_t& key) {
     bool good = true;
     GEMS_UNROLL for (int k = 0; k < kCount; k++) {
         int64_t at = scatter_wrap(index.at[k][off[First + k]], by.size[k]);
@@ -23,7 +20,7 @@ GEMS_DI bool destination(const Pointers& index, const Index (&off)[N], const Ste
 constexpr int kOperands = kCount + (kVaries ? 1 : 0);
 
 // Operands of m: the indices, then with kVaries what the other dims add; row-major over the places.
-extern "C" __global__ void scatter_keys(Pointers index, Strided<kOperands, Index> m, Steps by, Key* __restrict__ keys,
+extern "C" __global__ void scatter_keys(Pointers<Int> index, Strided<kOperands, Index> m, Steps by, Key* __restrict__ keys,
                                         int32_t* __restrict__ positions, int32_t* flag) {
     GEMS_FOR_GRID(p, m.n) {
         Index off[kOperands];
@@ -36,7 +33,7 @@ extern "C" __global__ void scatter_keys(Pointers index, Strided<kOperands, Index
 }
 
 #if SCATTER_KERNEL == 2
-extern "C" __global__ void scatter_claim(Pointers index, Strided<kOperands, Index> m, Steps by, int32_t* __restrict__ winner,
+extern "C" __global__ void scatter_claim(Pointers<Int> index, Strided<kOperands, Index> m, Steps by, int32_t* __restrict__ winner,
                                          int32_t* flag) {
     GEMS_FOR_GRID(p, m.n) {
         Index off[kOperands];
@@ -47,7 +44,7 @@ extern "C" __global__ void scatter_claim(Pointers index, Strided<kOperands, Inde
 }
 
 // Operands of m: out, src, the place, then those of scatter_claim. winner NULL: all of a destination store the same.
-extern "C" __global__ void scatter_put(T* __restrict__ out, const T* __restrict__ src, Pointers index,
+extern "C" __global__ void scatter_put(T* __restrict__ out, const T* __restrict__ src, Pointers<Int> index,
                                        Strided<3 + kOperands, Index> m, Steps by, Steps to, const int32_t* __restrict__ winner,
                                        Bits value, int32_t* flag) {
     for_each_strided<kRank>(m, [&](const Index (&off)[3 + kOperands]) {

@@ -356,11 +356,7 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     static const char *const backward_entries[] = {"sums", "finish", "inputs"};
     if (key->kernel == GEMS_PACK_KERNEL) return gems_pack_program(key, p);
     bool back = key->kernel == BACKWARD_KERNEL;
-    gems_text_add(&p->head, "typedef %s T;\ntypedef %s W;\ntypedef %s Stat;\n",
-                  gems_dtype_kernel(key->dtype[GEMS_ROW_DATA]),
-                  gems_dtype_kernel(key->dtype[GEMS_ROW_OTHER]),
-                  gems_dtype_kernel(key->dtype[GEMS_ROW_STAT]));
-    gems_team_head(key, &p->head);
+    gems_norm_head(key, &p->head);
     gems_text_add(&p->head,
                   "typedef %s Index;\nconstexpr bool kColumns = %s, kEvaluation = %s;\n"
                   "#define BACKWARD %d\n",

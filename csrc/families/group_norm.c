@@ -211,11 +211,7 @@ static gems_status run(gems_call *call) {
 static gems_status program(const gems_op *op, const gems_key *key, gems_program *p) {
     if (key->kernel == GEMS_PACK_KERNEL) return gems_pack_program(key, p);
     bool back = op->mode == GEMS_NORM_BACKWARD, sums = key->kernel == GEMS_WEIGHTS;
-    gems_text_add(&p->head, "typedef %s T;\ntypedef %s W;\ntypedef %s Stat;\n",
-                  gems_dtype_kernel(key->dtype[GEMS_ROW_DATA]),
-                  gems_dtype_kernel(key->dtype[GEMS_ROW_OTHER]),
-                  gems_dtype_kernel(key->dtype[GEMS_ROW_STAT]));
-    gems_team_head(key, &p->head);
+    gems_norm_head(key, &p->head);
     gems_text_add(&p->head, "constexpr bool kWeight = %s, kBias = %s;\n",
                   key->flags & WEIGHT ? "true" : "false", key->flags & BIAS ? "true" : "false");
     gems_text_add(&p->head, "constexpr int kChannel = %d;\n#define SUMS %d\n",

@@ -201,23 +201,15 @@ gems_status gems_indexing_read(gems_call *call, gems_indexing *x) {
 
 /* ---- index, take ---- */
 
-/* Twins of Pointers and Steps in kernels/index.cu. */
-typedef struct {
-    const void *at[INDEX_MOST];
-} pointers;
-typedef struct {
-    int64_t size[INDEX_MOST], step[INDEX_MOST];
-} steps;
-
 static gems_status pick(gems_call *call, const gems_indexing *x, const gems_tensor *self,
-                        const void *self_data, const int64_t *self_strides, const steps *by,
+                        const void *self_data, const int64_t *self_strides, const gems_steps *by,
                         int64_t farthest) {
     const gems_device_info *info = gems_device_information(call->device);
     const gems_tensor *out = &call->out[0];
     gems_key key = {.kernel = INDEX_ELEMENTS, .flags = x->flags};
     key.dtype[0] = (uint8_t)gems_copy_carrier(self->dtype);
     const int64_t *strides[2 + INDEX_MOST] = {out->strides, self_strides};
-    pointers index = {{NULL}};
+    gems_pointers index = {{NULL}};
     int64_t bits = 0;
     for (int k = 0; k < x->count; k++) {
         strides[2 + k] = x->strides[k];
@@ -249,7 +241,7 @@ static gems_status pick(gems_call *call, const gems_indexing *x, const gems_tens
     int64_t per_block = !info->fast ? THREADS * 4 : rows ? 32768 / run + 1 : 16384;
     const uint32_t grid[3] = {gems_grid_for(info, map.n, per_block), 1, 1};
     const uint32_t block[3] = {info->fast ? 1 : THREADS, 1, 1};
-    steps bounds = *by;
+    gems_steps bounds = *by;
     void *args[] = {&out_data, &index, &self_data, map.bytes, &bounds, &run, &flag};
     GEMS_TRY(gems_call_launch(call, plan, 0, grid, block, 0, args));
     return gems_range_close(call, flag);
@@ -287,7 +279,7 @@ static gems_status run_index(gems_call *call) {
     int64_t strides[GEMS_MAX_DIMS], self_strides[GEMS_MAX_DIMS];
     int64_t deciding[INDEX_MOST][GEMS_MAX_DIMS];
     const int64_t *inputs[1 + INDEX_MOST] = {self_strides};
-    steps by = {{0}, {0}};
+    gems_steps by = {{0}, {0}};
     for (int d = 0; d < x.ndim; d++)
         self_strides[d] = x.self_dim[d] < 0 ? 0 : self->strides[x.self_dim[d]];
     for (int k = 0; k < x.count; k++) {
@@ -320,7 +312,7 @@ static gems_status run_take(gems_call *call) {
     if (!call->out[0].numel) return GEMS_OK;
     void *data;
     GEMS_TRY(gems_gather_contiguous(call, self, &data));
-    steps by = {{self->numel}, {1}};
+    gems_steps by = {{self->numel}, {1}};
     return pick(call, &x, self, data, still, &by, self->numel - 1);
 }
 

@@ -6,6 +6,15 @@
 
 #define INDEX_MOST 5 /* index tensors of one call */
 
+/* Twins of Pointers and Steps in kernels/index.cuh: the index tensors, and the sizes and strides (in elements) of what they pick
+ * from. */
+typedef struct gems_pointers {
+    const void *at[INDEX_MOST];
+} gems_pointers;
+typedef struct gems_steps {
+    int64_t size[INDEX_MOST], step[INDEX_MOST];
+} gems_steps;
+
 /* self[indices], taken apart. A mask stands for its columns of places. */
 typedef struct gems_indexing {
     const gems_tensor *self;

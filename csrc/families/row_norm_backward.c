@@ -142,11 +142,7 @@ gems_status gems_norm_backward_run(gems_call *call) {
 
 gems_status gems_norm_backward_program(const gems_op *op, const gems_key *key, gems_program *p) {
     bool weights = key->kernel == GEMS_WEIGHTS;
-    gems_text_add(&p->head, "typedef %s T;\ntypedef %s W;\ntypedef %s Stat;\n",
-                  gems_dtype_kernel(key->dtype[GEMS_ROW_DATA]),
-                  gems_dtype_kernel(key->dtype[GEMS_ROW_OTHER]),
-                  gems_dtype_kernel(key->dtype[GEMS_ROW_STAT]));
-    gems_team_head(key, &p->head);
+    gems_norm_head(key, &p->head);
     gems_text_add(&p->head, "constexpr bool kRms = %s, kWeight = %s;\n#define WEIGHTS %d\n",
                   op->mode == GEMS_RMS_NORM_BACKWARD ? "true" : "false",
                   key->flags & WEIGHT ? "true" : "false", weights);

@@ -62,3 +62,11 @@ void gems_team_head(const gems_key *key, gems_text *head) {
     gems_text_add(head, "constexpr bool kWarpRow = %s;\n",
                   tune[GEMS_TUNE_WARP_ROW] ? "true" : "false");
 }
+
+void gems_norm_head(const gems_key *key, gems_text *head) {
+    gems_text_add(head, "typedef %s T;\ntypedef %s W;\ntypedef %s Stat;\n",
+                  gems_dtype_kernel(key->dtype[GEMS_ROW_DATA]),
+                  gems_dtype_kernel(key->dtype[GEMS_ROW_OTHER]),
+                  gems_dtype_kernel(key->dtype[GEMS_ROW_STAT]));
+    gems_team_head(key, head);
+}

@@ -1,4 +1,4 @@
-/* Operators along rows: what softmax.c, row_norm.c and row_norm_backward.c share. Twin of
+/* Operators along rows: what softmax.c and the norms share. Twin of
  * kernels/rows.cuh. */
 #ifndef GEMS_ROWS_H
 #define GEMS_ROWS_H
@@ -45,6 +45,8 @@ static inline bool gems_aligned(const void *data, size_t bytes) {
 
 /* The constants of rows.cuh that a key holds. */
 void gems_team_head(const gems_key *key, gems_text *head);
+/* The same with the types of a norm: T, W (weight and bias) and Stat (mean and rstd). */
+void gems_norm_head(const gems_key *key, gems_text *head);
 
 gems_status gems_softmax_run(gems_call *call);
 gems_status gems_softmax_program(const gems_op *op, const gems_key *key, gems_program *p);

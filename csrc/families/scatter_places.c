@@ -11,14 +11,6 @@
 #define THREADS 256
 #define MOST    (INT32_MAX - (1 << 24))
 
-/* Twins of Pointers and Steps in kernels/scatter_places.cu. */
-typedef struct {
-    const void *at[INDEX_MOST];
-} pointers;
-typedef struct {
-    int64_t size[INDEX_MOST], step[INDEX_MOST];
-} steps;
-
 /* The places with everything that a kernel follows over them: all dims of scatter's index, else the
  * places of the request. */
 typedef struct {
@@ -27,8 +19,8 @@ typedef struct {
     const int64_t *index[INDEX_MOST];
     int64_t count;        /* of places */
     int64_t destinations; /* numbers below this */
-    pointers pointers;
-    steps keys, offsets;
+    gems_pointers pointers;
+    gems_steps keys, offsets;
     int ranks; /* dims of a destination: sizes and strides of out, row-major */
     int64_t rank_size[GEMS_MAX_DIMS], rank_out[GEMS_MAX_DIMS];
 } layout;

@@ -109,7 +109,7 @@ GEMS_INLINE float hypot(float x, float y) {
     return (abs(x) == gems_infinity) | (abs(y) == gems_infinity) ? gems_infinity : r;
 }
 
-// From 1/2 on e^(-a^2) * p(q) / d with d = a + 2, q = (a - 2) / d, as gems_normal_tail in math.h.
+// From 1/2 on e^(-a^2) * p(q) / d with d = a + 2, q = (a - 2) / d, as gems_normal_tail in normal.cuh.
 GEMS_INLINE float erfc(float x) {
     float a = abs(x), d = a + 2.0f, lost = a - (d - 2.0f), by = gems_reciprocal(d), q = (a - 2.0f) * by;
     float t = -4.784720368e-04f;
