@@ -157,16 +157,11 @@ OPERATORS: dict[str, tuple[str, Callable[..., Any]]] = {
         "(Tensor(a!) x, float lambd=1.0, *, Generator? gen=None) -> Tensor(a!)",
         _exponential_,
     ),
-}
-
-# Those whose kernels the table may not have.
-_MAYBE: dict[str, tuple[str, str]] = {
-    "nonzero": ("(Tensor self) -> Tensor", "nonzero"),
-    "topk": ("(Tensor x, SymInt k, int dim, bool largest, bool sorted) -> (Tensor, Tensor)", "topk"),
-    "sort": ("(Tensor self, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)", "sort"),
+    "nonzero": ("(Tensor self) -> Tensor", _same("nonzero")),
+    "topk": ("(Tensor x, SymInt k, int dim, bool largest, bool sorted) -> (Tensor, Tensor)", _same("topk")),
+    "sort": ("(Tensor self, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)", _same("sort")),
     "sort.stable": (
         "(Tensor self, *, bool? stable, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)",
-        "sort",
+        _same("sort"),
     ),
 }
-OPERATORS.update({key: (schema, _same(name)) for key, (schema, name) in _MAYBE.items() if hasattr(ops, name)})

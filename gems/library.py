@@ -7,8 +7,9 @@ importing the package costs nothing.
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flag_gems
@@ -25,17 +26,20 @@ _defining: set[str] = set()
 _added: dict[str, Any] = {}
 
 
-def _composites() -> Mapping[str, Any]:
+@functools.cache
+def _composites() -> dict[str, dict[str, tuple[str, Callable[..., Any]]]]:
+    """The overloads of composites.py, by name."""
     from . import composites
 
-    return composites.OPERATORS
+    by_name: dict[str, dict[str, tuple[str, Callable[..., Any]]]] = {}
+    for key, overload in composites.OPERATORS.items():
+        by_name.setdefault(key.split(".")[0], {})[key] = overload
+    return by_name
 
 
 def is_taken(name: str) -> bool:
     """True when the package itself has an operator of that name."""
-    if name in own.rows():
-        return True
-    return flag_gems.has_torch and name in {key.split(".")[0] for key in _composites()}
+    return name in own.rows() or (flag_gems.has_torch and name in _composites())
 
 
 def add(operator: Any) -> None:
@@ -47,7 +51,7 @@ def add(operator: Any) -> None:
 
 def names() -> list[str]:
     """All names in `torch.ops.flag_gems` that can be asked for."""
-    return sorted({*own.rows(), *_added, *(key.split(".")[0] for key in _composites())})
+    return sorted({*own.rows(), *_added, *_composites()})
 
 
 def packet(name: str) -> Any:
@@ -93,10 +97,9 @@ def _define(name: str) -> None:
     if name in own.rows():
         _define_row(own.rows()[name], own.RowOperator(own.rows()[name]))
         return
-    mine = {key: value for key, value in _composites().items() if key.split(".")[0] == name}
-    if not mine:
+    if name not in _composites():
         raise AttributeError(f"'_OpNamespace' 'flag_gems' object has no attribute '{name}'")
-    for key, (schema, function) in mine.items():
+    for key, (schema, function) in _composites()[name].items():
         _library().define(key + schema)
         _library().impl(key, function, "CompositeImplicitAutograd")
 

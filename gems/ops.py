@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _C
+from .rows import functions_of
 
 
 @functools.cache
@@ -42,7 +43,7 @@ _functions: dict[str, Callable[..., Any]] = _C.functions()
 if _C.has_torch():
     for _row in _C.composite_rows():
         _text = f"{_row['doc']}\n\naten::{_row['schema']}, by way of the operators that torch makes it of."
-        for _name in _row["functions"] or [_row["schema"].split("(")[0].split(".")[0]]:
+        for _name in functions_of(_row):
             _functions[_name] = _composite(_name, _row["expr"], _text)
 globals().update(_functions)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from . import _C
+from .rows import name_of
 
 try:
     from torch.compiler import is_dynamo_compiling as _is_compiling
@@ -83,7 +85,7 @@ class Function:
     def __init__(self, row: dict[str, Any]) -> None:
         self.row = row
         self.schema: str = row["schema"]
-        self.name = self.schema.split("(")[0].removeprefix(PREFIX)
+        self.name = name_of(row).removeprefix(PREFIX)
         self.__name__ = self.__qualname__ = self.name
         self.__doc__ = f"{row['doc']}\n\n{self.schema}"
         self.outputs: int = self.schema.rpartition("->")[2].count("Tensor")
@@ -123,16 +125,10 @@ class Function:
         return outs[0] if self.outputs == 1 else tuple(outs)
 
 
+@functools.cache
 def rows() -> dict[str, dict[str, Any]]:
     """The table's rows in flag_gems::, by name; those that a program added are not among them."""
-    if not _rows:
-        for row in _C.own_rows():
-            if not row["added"]:
-                _rows[row["schema"].split("(")[0].removeprefix(PREFIX)] = row
-    return _rows
-
-
-_rows: dict[str, dict[str, Any]] = {}
+    return {name_of(row).removeprefix(PREFIX): row for row in _C.own_rows() if not row["added"]}
 
 
 def function(name: str) -> Function:
@@ -163,20 +159,48 @@ class RowOperator(Function):
         self.backward = rows().get(f"{self.name}_backward")
         backward = self.backward is not None or (self.elementwise and row["gradient"] != "none")
         self.differentiable = backward and "!" not in self.schema
+        self._choices = re.match(r"switch \((\w+)\) (.*)$", row["expr"] or "", re.DOTALL)
+        self._steps: dict[tuple[tuple[str, ...], str], list[Step]] = {}
 
     def steps(self, needed: tuple[str, ...], scalars: Mapping[str, Any]) -> list[Step]:
-        """The calls that make the gradients of inputs."""
-        if self.backward is not None:
-            made = Function(self.backward)
-            wanted = parameters_of(made.schema)
-            own = dict(zip(grad_names(self.outputs), self.grads, strict=True))
-            tensors = tuple(own.get(p.name, p.name) for p in wanted if p.type is None)
-            named = tuple(p.name for p in wanted if p.type is not None)
-            return [Step(made, tensors, named, tuple(p.name for p in self.parameters if p.type is None))]
-        derived, letters = self._derived(scalars)
+        """The calls that make the gradients of inputs; made once for each choice of inputs and of an expression."""
+        label = str(scalars[self._choices[1]]) if self._choices else ""
+        found = self._steps.get((needed, label))
+        if found is None:
+            found = self._steps_of_row() if self.backward is not None else self._steps_derived(needed, label)
+            self._steps[needed, label] = found
+        return found
+
+    def _steps_of_row(self) -> list[Step]:
+        """One call, of the row X_backward."""
+        made = Function(self.backward)  # type: ignore[arg-type]
+        wanted = parameters_of(made.schema)
+        own = dict(zip(grad_names(self.outputs), self.grads, strict=True))
+        tensors = tuple(own.get(p.name, p.name) for p in wanted if p.type is None)
+        named = tuple(p.name for p in wanted if p.type is not None)
+        return [Step(made, tensors, named, tuple(p.name for p in self.parameters if p.type is None))]
+
+    def _steps_derived(self, needed: tuple[str, ...], label: str) -> list[Step]:
+        """The calls of an operator with the row's expression, which can be differentiated; its tensors are letters."""
+        from .expressions import pointwise
+
+        tensors = [p.name for p in self.parameters if p.type is None]
+        letters = dict(zip(tensors, "abcde", strict=False))
+        text = self.row["expr"]
+        if self._choices:
+            parts = (part.split(":", 1) for part in self._choices[2].split(";"))
+            text = {key.strip(): value.strip() for key, value in parts}[label]
+        derived = pointwise(
+            text,
+            grad="auto",
+            name="_".join(filter(None, (self.name, label, "derived"))),
+            inputs=list(letters.values()),
+            promotion=self.promotion,
+            dtypes=self.row["dtypes"],
+            scalars={p.name: p.type for p in self.parameters if p.type in (float, int, bool)},
+        )
         back = {letter: name for name, letter in letters.items()}
         back |= dict(zip(derived.grads, self.grads, strict=True))
-        steps = derived.steps(tuple(letters[name] for name in needed), scalars)
         return [
             Step(
                 step.function,
@@ -184,29 +208,5 @@ class RowOperator(Function):
                 step.scalars,
                 tuple(back[name] for name in step.results),
             )
-            for step in steps
+            for step in derived.steps(tuple(letters[name] for name in needed), {})
         ]
-
-    def _derived(self, scalars: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
-        """An operator with the row's expression, which can be differentiated; the letters that its tensors have."""
-        from .expressions import pointwise
-
-        tensors = [p.name for p in self.parameters if p.type is None]
-        letters = dict(zip(tensors, "abcde", strict=False))
-        text, label = self.row["expr"], ""
-        choices = re.match(r"switch \((\w+)\) (.*)$", text, re.DOTALL)
-        if choices:
-            label = str(scalars[choices[1]])
-            named = dict(part.split(":", 1) for part in choices[2].split(";"))
-            text = {key.strip(): value.strip() for key, value in named.items()}[label]
-        numbers = {p.name: p.type for p in self.parameters if p.type in (float, int, bool)}
-        operator = pointwise(
-            text,
-            grad="auto",
-            name="_".join(filter(None, (self.name, label, "derived"))),
-            inputs=list(letters.values()),
-            promotion=self.promotion,
-            dtypes=self.row["dtypes"],
-            scalars=numbers,
-        )
-        return operator, letters
