@@ -1,4 +1,4 @@
-"""Operators made of expressions: values, dtypes and gradients beside torch, errors, torch.compile, threads."""
+"""Operators made of expressions: values, dtypes and gradients beside torch, errors, threads."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import pytest
 import torch
 from flag_gems import ExpressionError, pointwise
 from flag_gems.expressions import functions, language
-from flag_gems.utils import pointwise_dynamic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from expressions import SWIGLU, draw, swiglu
 from layouts import LAYOUTS
 
 DEVICE = flag_gems.device
@@ -96,13 +96,6 @@ REFERENCE: dict[str, tuple[Callable[..., Tensor], str]] = {
 }
 
 
-def draw(domain: str, *shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(shape, generator=generator, dtype=torch.float64)
-    low, high = {"real": (-3, 3), "positive": (0.2, 3), "unit": (-0.9, 0.9), "large": (1.2, 4)}[domain]
-    return (low + (high - low) * x).to(dtype).to(DEVICE)
-
-
 def test_every_function_has_a_reference() -> None:
     assert set(REFERENCE) == set(functions.FUNCTIONS)
     for same, name in functions.SAME.items():
@@ -133,13 +126,6 @@ def test_functions(name: str) -> None:
         for grad, want in zip(grads, wanted, strict=False):
             want = torch.zeros_like(args[0]) if want is None else want
             torch.testing.assert_close(torch.zeros_like(want) if grad is None else grad, want, rtol=1e-10, atol=1e-12)
-
-
-SWIGLU = "a * sigmoid(a) * b"
-
-
-def swiglu() -> Any:
-    return pointwise(SWIGLU, grad="auto", name="swiglu")
 
 
 def test_one_line_one_kernel() -> None:
@@ -464,84 +450,6 @@ def test_arrays_of_numpy() -> None:
         swiglu()(x, np.ones(3))
 
 
-@pytest.fixture
-def fresh_compiler() -> Any:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compile_fullgraph(backend: str, fresh_compiler: Any) -> None:
-    operator, leaky = swiglu(), pointwise("a > 0 ? a : slope * a", grad="auto", slope=0.01)
-
-    def net(x: Tensor, y: Tensor) -> Tensor:
-        out = torch.empty_like(x)
-        operator(x.detach(), y.detach(), out0=out)
-        return leaky(operator(x, y), slope=0.2) + flag_gems.fused.silu_and_mul(x, y) + out
-
-    x, y = draw("real", 5, 7).requires_grad_(), draw("real", 7, seed=1).requires_grad_()
-    expected = net(x, y)
-    grads = torch.autograd.grad(expected.sum(), (x, y))
-    flag_gems.reset_stats()
-    result = torch.compile(net, backend=backend, fullgraph=True)(x, y)
-    torch.testing.assert_close(result, expected)
-    torch.testing.assert_close(torch.autograd.grad(result.sum(), (x, y)), grads)
-    assert flag_gems.stats()["flag_gems::swiglu"]["kernel"] == 2
-
-
-def test_opcheck() -> None:
-    x, y = draw("real", 5, 7).requires_grad_(), draw("real", 7, seed=1).requires_grad_()
-    swiglu()
-    torch.library.opcheck(torch.ops.flag_gems.swiglu.default, (x, y))
-    torch.library.opcheck(torch.ops.flag_gems.swiglu.default, (x.detach().t(), draw("real", 7, 1).bfloat16()))
-    leaky = pointwise("a > 0 ? a : slope * a", grad="auto", slope=0.01)
-    torch.library.opcheck(getattr(torch.ops.flag_gems, leaky.name).default, (x,), {"slope": 0.5})
-    both = pointwise("a * cos(b), a * sin(b)", grad="auto")
-    torch.library.opcheck(getattr(torch.ops.flag_gems, both.name).default, (x, y))
-
-
-def test_vmap_and_functional_gradients() -> None:
-    operator = swiglu()
-    x, y = draw("real", 4, 3, 5), draw("real", 5, seed=1)
-    torch.testing.assert_close(torch.vmap(operator, (1, None))(x, y), operator(x, y).transpose(0, 1))
-    torch.testing.assert_close(
-        torch.vmap(operator)(x, draw("real", 4, seed=2)), operator(x, draw("real", 4, 1, 1, seed=2))
-    )
-    expected = torch.func.grad(lambda v: (F.silu(v) * y).sum())
-    ours = torch.func.grad(lambda v: operator(v, y).sum())
-    torch.testing.assert_close(ours(x[0]), expected(x[0]))
-    torch.testing.assert_close(torch.vmap(ours)(x), torch.vmap(expected)(x))
-
-    def hessian(function: Any) -> Any:
-        return torch.func.jacrev(torch.func.jacrev(function))
-
-    wanted = hessian(lambda v: (F.silu(v) * y).sum())(x[0, 0])
-    torch.testing.assert_close(hessian(lambda v: operator(v, y).sum())(x[0, 0]), wanted)
-    torch.testing.assert_close(torch.vmap(torch.ops.flag_gems.swiglu, (1, None))(x, y), operator(x, y).transpose(0, 1))
-
-
-@pytest.mark.parametrize("key", ["FuncTorchDynamicLayerBackMode", "ADInplaceOrView"])
-def test_excluded_keys_of_a_thread(key: str) -> None:
-    """What torch excludes for a while, as backward passes may, costs no call: neither a key that no plain tensor has
-    nor one that tensors have."""
-    operator, x, y = swiglu(), draw("real", 5).requires_grad_(), draw("real", 5, seed=1)
-    expected = operator(x, y)
-    flag_gems.reset_stats()
-    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))):
-        result = operator(x, y)
-        with torch.no_grad():
-            assert torch.equal(operator(x, y), expected)
-        (grad,) = torch.autograd.grad(result.sum(), x)
-    assert torch.equal(result, expected) and torch.equal(grad, torch.autograd.grad(expected.sum(), x)[0])
-    assert all(not counts["fallback"] for counts in flag_gems.stats().values())
-
-
-def test_forward_mode_is_an_error() -> None:
-    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError):
-        swiglu()(torch.autograd.forward_ad.make_dual(draw("real", 5), draw("real", 5, seed=2)), draw("real", 5, seed=1))
-
-
 def test_threads_make_and_call_one_operator_at_once() -> None:
     x = draw("real", 1000, dtype=torch.float32)
     barrier, results, made = threading.Barrier(6), [], []
@@ -616,70 +524,6 @@ def test_nvrtc_without_spills(arch: str) -> None:
         assert reports
         for report in reports:
             assert report["error"] is None and report["spill_bytes"] == 0, report
-
-
-# ---- pointwise_dynamic ----
-
-
-def test_pointwise_dynamic() -> None:
-    gate = pointwise_dynamic("x * sigmoid(y)", promotion_methods=[(0, 1, "DEFAULT")])
-    x, y = draw("real", 4, 3, dtype=torch.float32), draw("real", 3, dtype=torch.float32, seed=1)
-    torch.testing.assert_close(gate(x, y), x * torch.sigmoid(y))
-    out = torch.empty(4, 3, device=DEVICE)
-    assert gate(x, y, out0=out) is out
-
-    @pointwise_dynamic(num_inputs=3, promotion_methods=[(1, 2, "NO_OPMATH")])
-    def pick(condition: str, x: str, y: str) -> str:
-        return "condition ? x : y"
-
-    torch.testing.assert_close(pick(x > 0, x, y), torch.where(x > 0, x, y))
-    added = pointwise_dynamic(
-        lambda x, y, alpha: "x + alpha * y",
-        is_tensor=[True, True, False],
-        dtypes=[None, None, float],
-        promotion_methods=[(0, 1, "DEFAULT")],
-    )
-    torch.testing.assert_close(added(x, y, 0.5), x + 0.5 * y)
-
-
-@pytest.mark.parametrize(
-    ("kind", "text", "reference"),
-    [
-        ("DEFAULT", "x * y", torch.mul),
-        ("NO_OPMATH", "x > y ? x : y", torch.maximum),
-        ("INT_TO_FLOAT", "x / y", torch.div),
-        ("ALWAYS_BOOL", "x <= y", torch.le),
-        ("COMPLEX_TO_FLOAT", "abs(x) + 0 * y", lambda x, y: x),
-        ("BOOL_TO_LONG", "x + y", lambda x, y: (x.long() if x.dtype == torch.bool else x) + y),
-    ],
-)
-@pytest.mark.parametrize(
-    "dtype",
-    [torch.float16, torch.bool, *(pytest.param(d, marks=pytest.mark.slow) for d in (torch.float32, torch.int32))],
-)
-def test_promotion_kinds(kind: str, text: str, reference: Any, dtype: torch.dtype) -> None:
-    operator = pointwise_dynamic(text, promotion_methods=[(0, 1, kind)])
-    x = torch.tensor([1, 2, 3, 4, 0]).to(dtype).to(DEVICE)
-    y = torch.tensor([2, 1, 3, 1, 1]).to(dtype).to(DEVICE)
-    result, expected = operator(x, y), reference(x, y)
-    assert result.dtype == expected.dtype
-    torch.testing.assert_close(result, expected)
-
-
-def test_a_triton_function_gets_an_error_that_names_the_form() -> None:
-    class JITFunction:
-        def __call__(self, x: Any, y: Any) -> Any: ...
-
-    def over_blocks(x: Any, y: Any) -> Any:
-        return x.to(float) * y
-
-    for source in (JITFunction(), over_blocks):
-        with pytest.raises(NotImplementedError, match=r'pointwise_dynamic\("x \* sigmoid\(y\)"'):
-            pointwise_dynamic(source, promotion_methods=[(0, 1, "DEFAULT")])  # type: ignore[arg-type]
-    with pytest.raises(ExpressionError, match="2 arguments"):
-        pointwise_dynamic("x + y", num_inputs=3)
-    with pytest.raises(ExpressionError, match="1 output, not 2"):
-        pointwise_dynamic("x + y", num_outputs=2)
 
 
 def test_the_page_runs() -> None:
