@@ -8,8 +8,8 @@ SHELL := /bin/bash
 export PYTHONPATH := $(CURDIR)/build/python$(if $(PYTHONPATH),:$(PYTHONPATH))
 PYTHON_FILE := build/python-path
 PY = $$(cat $(PYTHON_FILE))
-# Tests run in as many processes as there are cores, where pytest-xdist is here.
-PYTEST = $(PY) -m pytest -q -p no:cacheprovider $$($(PY) -c 'import xdist' 2> /dev/null && echo "-n auto")
+# Tests run in as many processes as there are cores, where pytest-xdist is here; one that has no more takes from the others.
+PYTEST = $(PY) -m pytest -q -p no:cacheprovider $$($(PY) -c 'import xdist' 2> /dev/null && echo "-n auto --dist worksteal")
 C_FILES := $(shell find csrc tests -name "*.c")
 
 all: build
