@@ -202,6 +202,26 @@ GEMS_DI void for_each_of_group(const Strided<NT, int32_t>& m, int64_t at, F body
     }
 }
 
+// ATen's threads draw kEach numbers a round, number I for the element I * threads further on: put(Which<I>, at, words) for
+// kGroup elements in a row.
+template <int I> struct Which { static constexpr int number = I; };
+template <class F>
+GEMS_DI void for_each_draw(uint64_t seed, uint64_t offset, uint32_t threads, uint32_t rounds, F put) {
+    uint32_t groups = threads / kGroup;
+    GEMS_FOR_GRID(item, (int64_t)groups * rounds) {
+        uint32_t round = (uint32_t)item / groups, first = ((uint32_t)item - round * groups) * kGroup;
+        uint32_t r[4][kGroup];
+        int64_t at = (int64_t)round * kEach * threads + first;
+        draw(seed, offset + (uint64_t)round * 4, first, r);
+        put(Which<0>(), at, r);
+        put(Which<1>(), at + threads, r);
+        if constexpr (kEach == 4) {
+            put(Which<2>(), at + 2 * (int64_t)threads, r);
+            put(Which<3>(), at + 3 * (int64_t)threads, r);
+        }
+    }
+}
+
 #if RANDOM_KERNEL == 0
 // Number I of a group goes to kGroup elements in a row.
 template <int I>
@@ -226,19 +246,9 @@ GEMS_DI void put(T* out, int64_t at, int32_t n, const Shape& shape, const uint32
 extern "C" __global__ void random_dense(T* __restrict__ out, int32_t n, uint64_t seed, uint64_t offset, uint32_t threads,
                                         uint32_t rounds, First a, Second b, Strided<1, int32_t>) {
     Shape shape(a, b);
-    uint32_t groups = threads / kGroup;
-    GEMS_FOR_GRID(item, (int64_t)groups * rounds) {
-        uint32_t round = (uint32_t)item / groups, first = ((uint32_t)item - round * groups) * kGroup;
-        uint32_t r[4][kGroup];
-        int64_t at = (int64_t)round * kEach * threads + first;
-        draw(seed, offset + (uint64_t)round * 4, first, r);
-        put<0>(out, at, n, shape, r);
-        put<1>(out, at + threads, n, shape, r);
-        if constexpr (kEach == 4) {
-            put<2>(out, at + 2 * (int64_t)threads, n, shape, r);
-            put<3>(out, at + 3 * (int64_t)threads, n, shape, r);
-        }
-    }
+    for_each_draw(seed, offset, threads, rounds, [&](auto which, int64_t at, const uint32_t (&r)[4][kGroup]) {
+        put<which.number>(out, at, n, shape, r);
+    });
 }
 #endif
 
@@ -253,19 +263,9 @@ GEMS_DI void put(T* out, const Strided<1, int32_t>& m, int64_t at, const Shape& 
 extern "C" __global__ void random_strided(T* __restrict__ out, int32_t n, uint64_t seed, uint64_t offset, uint32_t threads,
                                           uint32_t rounds, First a, Second b, Strided<1, int32_t> m) {
     Shape shape(a, b);
-    uint32_t groups = threads / kGroup;
-    GEMS_FOR_GRID(item, (int64_t)groups * rounds) {
-        uint32_t round = (uint32_t)item / groups, first = ((uint32_t)item - round * groups) * kGroup;
-        uint32_t r[4][kGroup];
-        int64_t at = (int64_t)round * kEach * threads + first;
-        draw(seed, offset + (uint64_t)round * 4, first, r);
-        put<0>(out, m, at, shape, r);
-        put<1>(out, m, at + threads, shape, r);
-        if constexpr (kEach == 4) {
-            put<2>(out, m, at + 2 * (int64_t)threads, shape, r);
-            put<3>(out, m, at + 3 * (int64_t)threads, shape, r);
-        }
-    }
+    for_each_draw(seed, offset, threads, rounds, [&](auto which, int64_t at, const uint32_t (&r)[4][kGroup]) {
+        put<which.number>(out, m, at, shape, r);
+    });
 }
 #endif
 

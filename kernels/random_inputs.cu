@@ -40,19 +40,8 @@ extern "C" __global__ void normal_strided(
     T* __restrict__ out, const T* __restrict__ mean, const T* __restrict__ std, int32_t n, uint64_t seed, uint64_t offset,
     uint32_t threads, uint32_t rounds, double plain, double scale, Strided<3, int32_t> m) {
     Reals shape(0.0, scale);
-    uint32_t groups = threads / kGroup;
-    GEMS_FOR_GRID(item, (int64_t)groups * rounds) {
-        uint32_t round = (uint32_t)item / groups, first = ((uint32_t)item - round * groups) * kGroup;
-        uint32_t r[4][kGroup];
-        int64_t at = (int64_t)round * kEach * threads + first;
-        draw(seed, offset + (uint64_t)round * 4, first, r);
-        PUT(0, at);
-        PUT(1, at + threads);
-        if constexpr (kEach == 4) {
-            PUT(2, at + 2 * (int64_t)threads);
-            PUT(3, at + 3 * (int64_t)threads);
-        }
-    }
+    for_each_draw(seed, offset, threads, rounds,
+                  [&](auto which, int64_t at, const uint32_t (&r)[4][kGroup]) { PUT(which.number, at); });
 }
 #endif
 
