@@ -29,16 +29,8 @@ GEMS_DI void team_norm(const T* x, const W* weight, const W* bias, T* y, Stat* m
     Kept<T> row;
     if constexpr (kStage == kShared) row.shared = shared_row<T>(0, n);
     row.fetch(x, n);
-    C mean, variance;
-    if constexpr (kStage == kAgain) {
-        Moments all = stream_moments(row, n);
-        mean = all.mean;
-        variance = all.m2 / C(n);
-    } else {
-        mean = team_sum(row, n, [](C v) { return v; }) / C(n);
-        variance = team_sum(row, n, [&](C v) { return (v - mean) * (v - mean); }) / C(n);
-    }
-    C rstd = rsqrt(variance + eps);
+    Spread spread = team_spread(row, n);
+    C mean = spread.mean, rstd = rsqrt(spread.variance + eps);
     each_vector(n, [&](int q, int c) {
         Vec<T, kVec> v = row.at(q, c);
         C w[kVec], b[kVec];
@@ -62,9 +54,8 @@ constexpr int kShortPlane = 16;
 
 GEMS_DI void fast_norm(const T* x, const W* weight, const W* bias, T* y, Stat* mean_out, Stat* rstd_out, int n,
                        FastDiv plane, C eps) {
-    C mean = row_sum<C>(n, [&](int c) { return to_op(x[c]); }) / C(n);
-    C variance = row_sum<C>(n, [&](int c) { return (to_op(x[c]) - mean) * (to_op(x[c]) - mean); }) / C(n);
-    C rstd = rsqrt(variance + eps);
+    Spread spread = row_spread(x, n);
+    C mean = spread.mean, rstd = rsqrt(spread.variance + eps);
     int size = (int)plane.d;
     if (kChannel == kColumn || size < kShortPlane) {
         row_map(y, n, [&](int c) {

@@ -61,6 +61,24 @@ template <class F> GEMS_DI C team_sum(const Kept<T>& row, int n, F f) {
     return team_reduce(lane_reduce(sum, Sum{}), Sum{}, buf);
 }
 
+/* Mean and variance of a row: a team's, and in a fast program. */
+struct Spread {
+    C mean, variance;
+};
+GEMS_DI Spread team_spread(const Kept<T>& row, int n) {
+    if constexpr (kStage == kAgain) {
+        Moments all = stream_moments(row, n);
+        return Spread{all.mean, all.m2 / C(n)};
+    } else {
+        C mean = team_sum(row, n, [](C v) { return v; }) / C(n);
+        return Spread{mean, team_sum(row, n, [&](C v) { return (v - mean) * (v - mean); }) / C(n)};
+    }
+}
+GEMS_DI Spread row_spread(const T* x, int n) {
+    C mean = row_sum<C>(n, [&](int c) { return to_op(x[c]); }) / C(n);
+    return Spread{mean, row_sum<C>(n, [&](int c) { return (to_op(x[c]) - mean) * (to_op(x[c]) - mean); }) / C(n)};
+}
+
 /* Joins what the threads of one threadIdx.x have, in the order of threadIdx.y; valid where that is 0. buf: one a thread. */
 template <class V, class F> GEMS_DI V fold_down(V v, F f, V* buf) {
     if constexpr (!kFast) {

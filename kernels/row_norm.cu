@@ -12,13 +12,10 @@ GEMS_DI void team_norm(const T* x, const W* weight, const W* bias, T* y, Stat* m
     C mean = 0, variance;
     if constexpr (kRms) {
         variance = team_sum(row, n, [](C v) { return v * v; }) / C(n);
-    } else if constexpr (kStage == kAgain) {
-        Moments all = stream_moments(row, n);
-        mean = all.mean;
-        variance = all.m2 / C(n);
     } else {
-        mean = team_sum(row, n, [](C v) { return v; }) / C(n);
-        variance = team_sum(row, n, [&](C v) { return (v - mean) * (v - mean); }) / C(n);
+        Spread spread = team_spread(row, n);
+        mean = spread.mean;
+        variance = spread.variance;
     }
     C rstd = rsqrt(variance + eps);
     each_vector(n, [&](int q, int c) {
@@ -47,8 +44,9 @@ GEMS_DI void fast_norm(const T* x, const W* weight, const W* bias, T* y, Stat* m
     if constexpr (kRms) {
         variance = row_sum<C>(n, [&](int c) { return to_op(x[c]) * to_op(x[c]); }) / C(n);
     } else {
-        mean = row_sum<C>(n, [&](int c) { return to_op(x[c]); }) / C(n);
-        variance = row_sum<C>(n, [&](int c) { return (to_op(x[c]) - mean) * (to_op(x[c]) - mean); }) / C(n);
+        Spread spread = row_spread(x, n);
+        mean = spread.mean;
+        variance = spread.variance;
     }
     C rstd = rsqrt(variance + eps);
     row_map(y, n, [&](int c) {
