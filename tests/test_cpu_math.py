@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
 
+import flag_gems
 import numpy as np
 import pytest
 import torch
@@ -270,6 +272,18 @@ extern "C" __global__ void kernel(uint32_t* o, float* u, int64_t seed, int64_t s
     }
 }
 """
+
+
+@pytest.mark.parametrize("name", ["gems_exp_tail", "gems_exp_near", "gems_expm1_near", "gems_exp_rest"])
+def test_exp_has_the_same_digits_on_a_gpu(name: str) -> None:
+    """normal.cuh has for a GPU what math.h has for a CPU, where no other file reaches."""
+    bodies = []
+    for file in ("cpu/math.h", "normal.cuh"):
+        text = re.sub(r" *//.*", "", flag_gems._C.kernel_text(file))
+        found = re.search(rf"float {name}(\(.*?\)) (\{{.*?\}})\n", text, re.DOTALL)
+        assert found, (name, file)
+        bodies.append(found.groups())
+    assert bodies[0] == bodies[1]
 
 
 def philox(key: tuple[int, int], counter: list[int]) -> list[int]:
