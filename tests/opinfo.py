@@ -89,18 +89,30 @@ def stable_kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> 
     return tuple(t if keepdim else t.squeeze(dim) for t in found)
 
 
-# What is right where ATen has one of several results, or a wrong one: the first of equal elements, as our kernels; the
-# median of a tensor in which an element lies several times (ATen's is that of other elements).
+def stable_median(x: Tensor, dim: int | None = None, keepdim: bool = False, nan: bool = True) -> Any:
+    if dim is None:
+        return (torch.median if nan else torch.nanmedian)(x.contiguous())
+    values, indices = stable_sort(x, dim)
+    numbers = (values == values).sum(dim, keepdim=True)  # NaNs lie behind them
+    middle = (numbers - 1).clamp(min=0) // 2
+    place = torch.where(numbers < x.shape[dim], numbers, middle) if nan else middle
+    found = (t.gather(dim, place) for t in (values, indices))
+    return tuple(t if keepdim else t.squeeze(dim) for t in found)
+
+
+# What is right where ATen has one of several results, or a wrong one: the first of equal elements, as our kernels (of
+# a median: the one in the middle in a stable order); the median of a tensor in which an element lies several times
+# (ATen's is that of other elements).
 SETTLED = {
     "sort": stable_sort,
     "topk": stable_topk,
     "kthvalue": stable_kthvalue,
-    "median": lambda x, *args, **kwargs: torch.median(x.contiguous(), *args, **kwargs),
+    "median": stable_median,
     # ATen reads weight and bias as if they were contiguous.
     "native_group_norm": lambda x, *args: torch.native_group_norm(
         x, *(a.contiguous() if isinstance(a, Tensor) else a for a in args)
     ),
-    "nanmedian": lambda x, *args, **kwargs: torch.nanmedian(x.contiguous(), *args, **kwargs),
+    "nanmedian": functools.partial(stable_median, nan=False),
 }
 
 

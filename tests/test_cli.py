@@ -192,7 +192,8 @@ def test_bench_reports_each_case(capsys: pytest.CaptureFixture[str], tmp_path: P
     found = json.loads(out_json.read_text())
     assert [(r["op"], r["dtype"]) for r in found["results"]] == [("mul.Tensor", "float32"), ("mm", "float32")]
     for result in found["results"]:
-        assert result["ratio"] > 0 and result["gems_us"] > 0 and result["path"] == "kernel"
+        assert result["ratio"] > 0 and result["gems_us"] > 0
+        assert result["path"] == "kernel" or (result["op"] == "mm" and found["device"] == "cuda")  # large: ATen's
     assert found["results"][1]["tflops"] > 0 and found["results"][0]["of_limit"] > 0
     assert "geometric mean" in out and found["chip"] in out
     assert out_png.read_bytes().startswith(b"\x89PNG")
