@@ -1,8 +1,10 @@
 // Copies, conversions and fills. The head names COPY_KERNEL, Src, Dst, Index, kV (elements of one access), kRank, kSide
-// (of a tile), kSplat (one source element for a vector), kSame (Src and Dst are one type: bytes are moved as they are).
+// (of a tile), kThreads (of a block), kSplat (one source element for a vector), kSame (Src and Dst are one type: bytes are
+// moved as they are).
 using namespace gems;
 
-constexpr int kUnroll = 4;  // independent accesses of a thread
+// Accesses of a thread in flight: whole ones are fastest one a thread (as gems_ew_unroll says).
+constexpr int kUnroll = kV * (sizeof(Src) > sizeof(Dst) ? sizeof(Src) : sizeof(Dst)) >= 16 ? 1 : 4;
 
 template <int N>
 GEMS_DI Vec<Dst, N> converted(const Vec<Src, N>& in) {
@@ -15,13 +17,13 @@ GEMS_DI Vec<Dst, N> converted(const Vec<Src, N>& in) {
     }
 }
 
-// ranges(n, vector, tail): vector(i) for every whole vector of [0, n), tail(i) for every element after them.
+// vector(i, step, vectors) for the first of each thread's kUnroll vectors, `step` apart, of those in [0, n); tail(i) for
+// every element after them. The grid has a thread for each kUnroll vectors.
 template <class Vector, class Tail>
 GEMS_DI void for_each_vector(Index n, Vector vector, Tail tail) {
-    Index vectors = n / kV, step = (Index)gridDim.x * blockDim.x;
-    Index first = (Index)blockIdx.x * blockDim.x + threadIdx.x;
-    for (Index i = first; i < vectors; i += kUnroll * step) vector(i, step, vectors);
-    for (Index i = vectors * kV + first; i < n; i += step) tail(i);
+    Index vectors = n / kV, step = (Index)blockDim.x, first = (Index)blockIdx.x * kUnroll * step + threadIdx.x;
+    vector(first, step, vectors);
+    if (first < n - vectors * kV) tail(vectors * kV + first);
 }
 
 #if COPY_KERNEL == 1
@@ -111,6 +113,18 @@ extern "C" __global__ void copy_tile(Dst* __restrict__ out, const Src* __restric
         int high = t.size_b - b0 < kSide ? (int)(t.size_b - b0) : kSide;
         if constexpr (kFast) {
             transpose(to, t.out_b, from, t.in_a, wide, high);
+        } else if (wide == kSide && high == kSide) {
+            constexpr int kRows = kThreads / kSide, kSteps = kSide / kRows; // rows that the block moves at once
+            const int lane = (int)threadIdx.x % kSide, row = (int)threadIdx.x / kSide;
+            const Src* p = from + row * t.in_a + lane;
+            Dst* q = to + row * t.out_b + lane;
+            Src v[kSteps];
+            GEMS_UNROLL for (int k = 0; k < kSteps; k++) v[k] = p[k * (kRows * t.in_a)];
+            GEMS_UNROLL for (int k = 0; k < kSteps; k++) tile[row + k * kRows][lane] = v[k];
+            __syncthreads();
+            GEMS_UNROLL for (int k = 0; k < kSteps; k++)
+                q[k * (kRows * t.out_b)] = converted(Vec<Src, 1>{{tile[lane][row + k * kRows]}}).v[0];
+            __syncthreads();
         } else {
             constexpr int kCells = kSide * kSide;
 #if !GEMS_CPU

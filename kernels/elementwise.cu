@@ -5,7 +5,6 @@
 //   EW_OUTPUTS(X)   X(index, storage type, expression)
 //   EW_NUMBERS(X)   X(type, name): kernel arguments that the expression reads
 //   EW_GIVEN        constants: whether optional arguments were given
-//   EW_LIGHT        the expression is one of the table's, with one result: it fits in few registers
 //   EW_CLASS        the shape class: 0 dense, 1 rows, 2 strided, 3 tiled
 //   Index, kVector (elements of an access), kRank, kTensors, kUnroll (accesses of a thread in flight), kThreads
 using namespace gems;
@@ -235,14 +234,7 @@ constexpr int kN = kVector ? kVector : 1;
 #define EW_ONE_IN(i, name, T, through, as, flag) in_##name[at],
 #define EW_ONE_OUT(i, T, expression) out_##i[at],
 #define EW_ONE element(EW_INPUTS(EW_ONE_IN) EW_OUTPUTS(EW_ONE_OUT) EW_NUMBERS(EW_PASS_NUMBER) 0);
-// Where a processor has room for 1536 threads the compiler must be held to the 40 registers that all of them can have;
-// elsewhere it stays below by itself, and a bound would let it use more. The sine of a row would spill under it.
-#if __CUDA_ARCH__ >= 1200 && EW_LIGHT
-#define EW_DENSE_BOUNDS __launch_bounds__(kThreads, (sizeof(compute_t) <= 4 ? 1536 : 768) / kThreads)
-#else
-#define EW_DENSE_BOUNDS __launch_bounds__(kThreads)
-#endif
-extern "C" __global__ void EW_DENSE_BOUNDS elementwise(EW_PARAMETERS Index pad, Index end) {
+extern "C" __global__ void __launch_bounds__(kThreads) elementwise(EW_PARAMETERS Index pad, Index end) {
 #if GEMS_CPU && GEMS_FAST
     auto chunk = grid_chunk<Index>(end);
 #if EW_CHOOSES

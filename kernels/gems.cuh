@@ -496,9 +496,10 @@ template <class T> GEMS_DI T remainder_(T a, T b) { return mod_floor(a, b); }
 template <class T> GEMS_DI T div_floor(T a, T b) {
     if constexpr (is_float<T>) {
         if (b == 0) return a / b;
-        T r = fmod(a, b), d = (a - r) / b;
+        T r = fmod(a, b), d = a - r;
+        if (d != 0) d /= b; // a GPU divides 0 slowly
         if (r != 0 && (b < 0) != (r < 0)) d -= T(1);
-        if (d == 0) return copysign(T(0), a / b);
+        if (d == 0) return copysign(T(0), b < 0 ? -a : a);
         T f = floor(d);
         return d - f > T(0.5) ? f + T(1) : f;
     } else {

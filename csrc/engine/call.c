@@ -270,3 +270,7 @@ uint32_t gems_grid_for(const gems_device_info *info, int64_t n, int64_t per_bloc
     int64_t most = (int64_t)info->processors * (info->fast ? 4 : 32);
     return (uint32_t)(blocks < most ? blocks : most);
 }
+
+int64_t gems_grid_of_all(const gems_device_info *info, int64_t n, int64_t per_block) {
+    return info->fast ? gems_grid_for(info, n, per_block) : (n + per_block - 1) / per_block;
+}

@@ -99,5 +99,8 @@ double gems_arg_double(const gems_call *call, int i);
 /* Blocks for n independent items when one block of `threads` takes `per_block` of them: enough to fill the device, at
  * most `waves` times what is resident on it; on the fast cpu backend a few chunks a worker. At least 1 when n > 0. */
 uint32_t gems_grid_for(const gems_device_info *info, int64_t n, int64_t per_block);
+/* The same for light work, which a GPU does fastest with a block for each part: as many blocks as there are parts (which
+ * may be more than INT32_MAX, what a grid takes). */
+int64_t gems_grid_of_all(const gems_device_info *info, int64_t n, int64_t per_block);
 
 #endif

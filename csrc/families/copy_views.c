@@ -5,8 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define THREADS    256
-#define UNROLL     4  /* loads in flight of a thread, kernels/copy.cu */
+#define THREADS 256
+#define UNROLL \
+    4 /* accesses in flight of a thread, where they are smaller than 16 bytes: kernels/copy.cu */
 #define MOST_DIMS  8  /* of Strided in kernels/gems.cuh */
 #define SHORT      16 /* elements of a row, to the fast cpu backend */
 #define TILE_LEAST 8  /* a shorter side is not worth a tile */
@@ -87,10 +88,19 @@ static gems_status launch(gems_call *call, gems_key *key, int64_t items, int64_t
                           void **args) {
     const gems_plan *plan;
     const gems_device_info *info = gems_device_information(call->device);
+    int64_t blocks = gems_grid_of_all(info, items, per_block);
+    if (blocks > INT32_MAX) return gems_decline("more blocks than a grid takes");
     GEMS_TRY(gems_call_plan(call, key, &plan));
-    const uint32_t grid[3] = {gems_grid_for(info, items, per_block), 1, 1};
-    const uint32_t block[3] = {block_of(info), 1, 1};
+    const uint32_t grid[3] = {(uint32_t)blocks, 1, 1}, block[3] = {block_of(info), 1, 1};
     return gems_call_launch(call, plan, 0, grid, block, 0, args);
+}
+
+/* Launches a kernel over n elements of a dense out, `vector` an access of at most `bytes`. */
+static gems_status launch_dense(gems_call *call, gems_key *key, int64_t n, int vector, int bytes,
+                                void **args) {
+    bool fast = gems_device_information(call->device)->fast;
+    int64_t per_block = (int64_t)THREADS * vector * (bytes >= 16 ? 1 : UNROLL);
+    return launch(call, key, n, fast ? 65536 : per_block, args);
 }
 
 /* Elements of one access: as many as fit 16 bytes, the alignment, and every stride and inner size.
@@ -107,7 +117,6 @@ static int vector_of(const gems_device_info *info, int most_size, uint32_t align
 /* Launches a kernel that runs along a dense out, `vector` elements an access. */
 static gems_status copy_flat(gems_call *call, uint8_t kernel, const gems_iter *iter, gems_view out,
                              gems_view in, int vector) {
-    const gems_device_info *info = gems_device_information(call->device);
     bool wide = !narrow(iter);
     gems_key key = {.kernel = kernel, .flags = wide ? FLAG_WIDE : 0};
     key.dtype[0] = (uint8_t)in.dtype;
@@ -116,7 +125,9 @@ static gems_status copy_flat(gems_call *call, uint8_t kernel, const gems_iter *i
     int64_t n = iter->numel;
     int32_t n32 = (int32_t)n;
     void *args[] = {&out.data, &in.data, wide ? (void *)&n : (void *)&n32};
-    return launch(call, &key, n, info->fast ? 65536 : (int64_t)THREADS * UNROLL * vector, args);
+    int size_in = (int)gems_dtype_size(in.dtype), size_out = (int)gems_dtype_size(out.dtype);
+    int most_size = size_in > size_out ? size_in : size_out;
+    return launch_dense(call, &key, n, vector, vector * most_size, args);
 }
 
 static gems_status copy_dense(gems_call *call, const gems_iter *iter, gems_view out, gems_view in) {
@@ -206,7 +217,7 @@ static gems_status copy_strided(gems_call *call, const gems_iter *given, gems_vi
         }
     }
     void *args[] = {&out.data, &in.data, wide ? (void *)&large : (void *)&small};
-    return launch(call, &key, n, info->fast ? 16384 : THREADS * 4, args);
+    return launch(call, &key, n, info->fast ? 16384 : THREADS, args);
 }
 
 /* The dim along which `in` is contiguous, when a tile pays: out is contiguous along dim 0. -1:
@@ -294,7 +305,7 @@ gems_status gems_fill_view(gems_call *call, const int64_t *sizes, int ndim, gems
         int64_t n = iter.numel;
         int32_t n32 = (int32_t)n;
         void *args[] = {&out.data, &pattern, wide ? (void *)&n : (void *)&n32};
-        return launch(call, &key, n, info->fast ? 65536 : (int64_t)THREADS * UNROLL * vector, args);
+        return launch_dense(call, &key, n, vector, vector * size, args);
     }
     if (iter.ndim > MOST_DIMS) return gems_decline("more dimensions than the strided fill takes");
     strided1_narrow small = {.ndim = iter.ndim, .n = (int32_t)iter.numel};
@@ -311,7 +322,7 @@ gems_status gems_fill_view(gems_call *call, const int64_t *sizes, int ndim, gems
     key.tune[0] = 1;
     key.tune[1] = (uint8_t)rank_of(iter.ndim);
     void *args[] = {&out.data, &pattern, wide ? (void *)&large : (void *)&small};
-    return launch(call, &key, iter.numel, info->fast ? 16384 : THREADS * 4, args);
+    return launch(call, &key, iter.numel, info->fast ? 16384 : THREADS, args);
 }
 
 gems_status gems_copy_program(const gems_op *op, const gems_key *key, gems_program *program) {
@@ -324,8 +335,8 @@ gems_status gems_copy_program(const gems_op *op, const gems_key *key, gems_progr
     gems_text_add(&program->head, "typedef %s Src;\ntypedef %s Dst;\n", from, to);
     gems_text_add(&program->head, "typedef %s Index;\n",
                   key->flags & FLAG_WIDE ? "int64_t" : "int32_t");
-    gems_text_add(&program->head, "constexpr int kV = %d, kRank = %d, kSide = %d;\n",
-                  key->tune[0] ? key->tune[0] : 1, key->tune[1], tile_side(key->dtype[0]));
+    gems_text_add(&program->head, "constexpr int kV = %d, kRank = %d, kSide = %d, kThreads = %d;\n",
+                  key->tune[0] ? key->tune[0] : 1, key->tune[1], tile_side(key->dtype[0]), THREADS);
     gems_text_add(&program->head, "constexpr bool kSplat = %s, kSame = %s;\n",
                   key->flags & FLAG_SPLAT ? "true" : "false",
                   key->dtype[0] == key->dtype[1] ? "true" : "false");

@@ -402,13 +402,6 @@ static void fill_key(const gems_ew_row *row, const gems_ew_arguments *arguments,
         if (arguments->tensor[i]) key->dtype[i] = arguments->tensor[i]->dtype;
 }
 
-/* Blocks of a launch: exactly as many as there is work for on a GPU, a few chunks a worker in the
- * fast mode. */
-static int64_t grid_of(const gems_device_info *info, int64_t items, int64_t per_block) {
-    if (info->fast) return gems_grid_for(info, items, per_block);
-    return (items + per_block - 1) / per_block;
-}
-
 /* Whether the call's dtypes and shapes decide everything: no 0-dim tensor, whose value may count as
  * a number's, and a float tensor, so that the default dtype does not matter. */
 static bool is_settled(const gems_ew_row *row, const gems_call *call) {
@@ -440,7 +433,7 @@ static gems_status launch(gems_call *call, const gems_device_info *info, const g
     bool wide = w->key.flags & GEMS_EW_WIDE;
     size_t index = wide ? sizeof(int64_t) : sizeof(int32_t);
     int vector = w->key.tune[GEMS_EW_VECTOR], class = w->key.kernel;
-    int64_t per_block = (int64_t)GEMS_EW_THREADS * gems_ew_unroll(all->inputs, vector);
+    int64_t per_block = (int64_t)GEMS_EW_THREADS * gems_ew_unroll(class, all->inputs, vector);
     if (class == GEMS_EW_DENSE) {
         for (int i = 0; i < 2; i++) {
             bytes[count] = (uint16_t)index;
@@ -460,7 +453,7 @@ static gems_status launch(gems_call *call, const gems_device_info *info, const g
         per_block = info->fast ? 8 : 1;
     else if (info->fast)
         per_block = 1 << 15; /* elements worth a thread of their own */
-    int64_t blocks = grid_of(info, w->items, per_block);
+    int64_t blocks = gems_grid_of_all(info, w->items, per_block);
     if (blocks > INT32_MAX) return gems_decline("more blocks than a grid takes");
     uint32_t grid[3] = {(uint32_t)blocks, 1, 1},
              block[3] = {info->fast ? 1 : GEMS_EW_THREADS, 1, 1};

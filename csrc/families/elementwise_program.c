@@ -134,10 +134,9 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
         text,
         "constexpr int kVector = %d, kRank = %d, kTensors = %d, kUnroll = %d, kThreads = %d;\n",
         key->tune[GEMS_EW_VECTOR], key->tune[GEMS_EW_DIMS], tensors,
-        gems_ew_unroll(read, key->tune[GEMS_EW_VECTOR]), GEMS_EW_THREADS);
+        gems_ew_unroll(key->kernel, read, key->tune[GEMS_EW_VECTOR]), GEMS_EW_THREADS);
     bool complex = gems_dtype_is_complex(key->tune[GEMS_EW_COMPUTE]);
-    gems_text_add(text, "#define EW_CLASS %d\n#define EW_LIGHT %d\n#define EW_NAMES_NEAR %d\n",
-                  key->kernel, row->outputs == 1 && !gems_op_added(key->op),
+    gems_text_add(text, "#define EW_CLASS %d\n#define EW_NAMES_NEAR %d\n", key->kernel,
                   !complex && memmem(choice->expr, (size_t)choice->expr_size, "kNear", 5) != NULL);
     add_inputs(text, row, key);
     add_numbers(text, row, key);

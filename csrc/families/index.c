@@ -238,8 +238,9 @@ static gems_status pick(gems_call *call, const gems_indexing *x, const gems_tens
     int32_t local;
     void *flag, *out_data = out->data;
     GEMS_TRY(gems_range_open(call, &local, &flag));
-    int64_t per_block = !info->fast ? THREADS * 4 : rows ? 32768 / run + 1 : 16384;
-    const uint32_t grid[3] = {gems_grid_for(info, map.n, per_block), 1, 1};
+    int64_t per_block = !info->fast ? THREADS : rows ? 32768 / run + 1 : 16384;
+    int64_t blocks = gems_grid_of_all(info, map.n, per_block);
+    const uint32_t grid[3] = {blocks < INT32_MAX ? (uint32_t)blocks : INT32_MAX, 1, 1};
     const uint32_t block[3] = {info->fast ? 1 : THREADS, 1, 1};
     gems_steps bounds = *by;
     void *args[] = {&out_data, &index, &self_data, map.bytes, &bounds, &run, &flag};

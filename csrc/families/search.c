@@ -140,14 +140,14 @@ static gems_status sorted_values(gems_call *call, int64_t count, int dtype, void
 gems_status gems_member_run(gems_call *call) {
     const gems_tensor *elements = gems_arg_tensor(call, 0), *tests = gems_arg_tensor(call, 1);
     const gems_value *both[2] = {&call->args[0], &call->args[1]};
-    if ((elements && !placed(call, 0)) || (tests && !placed(call, 1)) || (!elements && !tests))
+    if ((elements && !placed(call, 0)) || !placed(call, 1))
         return gems_decline("tensors on several devices");
     int dtype = gems_result_type(both, 2), given = elements ? elements->dtype : dtype;
-    int64_t count = tests ? tests->numel : 1;
+    int64_t count = tests->numel;
     bool invert = gems_arg_int(call, 3) != 0;
     uint64_t mask = call->op->dtypes;
     if (dtype >= GEMS_DTYPES || !(mask & GEMS_BIT(dtype)) || given >= GEMS_DTYPES ||
-        !(mask & GEMS_BIT(given)) || (tests && !(mask & GEMS_BIT(tests->dtype))))
+        !(mask & GEMS_BIT(given)) || !(mask & GEMS_BIT(tests->dtype)))
         return gems_decline("the dtype");
     if (count >= INT32_MAX - (1 << 20)) return gems_decline("more elements than the kernels take");
     GEMS_TRY(gems_output(call, 0, elements ? elements->ndim : 0, elements ? elements->sizes : NULL,
@@ -164,10 +164,7 @@ gems_status gems_member_run(gems_call *call) {
         GEMS_TRY(contiguous_as(call, elements, given, &from));
     else
         GEMS_TRY(spread_number(call, both[0], dtype, &from));
-    if (tests && count)
-        GEMS_TRY(contiguous_as(call, tests, dtype, &values));
-    else if (!tests)
-        GEMS_TRY(spread_number(call, both[1], dtype, &values));
+    if (count) GEMS_TRY(contiguous_as(call, tests, dtype, &values));
     if (!(key.flags & SORT_BRUTE)) GEMS_TRY(sorted_values(call, count, dtype, &values));
     int64_t n = call->out[0].numel;
     void *args[] = {&from, &values, &out, &n, &count, &invert};
