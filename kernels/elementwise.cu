@@ -43,6 +43,11 @@ template <bool NEAR, class T> GEMS_DI T mod_floor(T a, T b) {
 template <bool NEAR, class T> GEMS_DI T div_floor(T a, T b) {
     EW_NEAR_FORM(gems_div_down(a, b, fmod_near(a, b)), div_floor(a, b))
 }
+// By the same b for all elements: as ATen on a GPU, times 1 / b.
+template <bool NEAR, class T> GEMS_DI T div_floor_by(T a, T b) {
+    if constexpr (GEMS_CPU || !is_float<T>) return div_floor<NEAR>(a, b);
+    else return div_floor(a, b, [&](T d) { return d * (T(1) / b); });
+}
 template <bool NEAR, class T> GEMS_DI T mod_trunc(T a, T b) {
     if constexpr (is_float<T>) { EW_NEAR_FORM(fmod_near(a, b), fmod(a, b)) }
     else if (b == 0 || (T(0) > T(-1) && b == T(-1))) return T(0);

@@ -493,11 +493,11 @@ template <class T> GEMS_DI T mod_floor(T a, T b) {
     }
 }
 template <class T> GEMS_DI T remainder_(T a, T b) { return mod_floor(a, b); }
-template <class T> GEMS_DI T div_floor(T a, T b) {
+// a / b rounded down; by_b(d) is d / b for a d that is nearly a multiple of b.
+template <class T, class F> GEMS_DI T div_floor(T a, T b, F by_b) {
     if constexpr (is_float<T>) {
         if (b == 0) return a / b;
-        T r = fmod(a, b), d = a - r;
-        if (d != 0) d /= b; // a GPU divides 0 slowly
+        T r = fmod(a, b), d = by_b(a - r);
         if (r != 0 && (b < 0) != (r < 0)) d -= T(1);
         if (d == 0) return copysign(T(0), b < 0 ? -a : a);
         T f = floor(d);
@@ -508,6 +508,9 @@ template <class T> GEMS_DI T div_floor(T a, T b) {
         T q = (T)(a / b);
         return a % b != 0 && (a < 0) != (b < 0) ? (T)(q - 1) : q;
     }
+}
+template <class T> GEMS_DI T div_floor(T a, T b) {
+    return div_floor(a, b, [&](T d) { return d != 0 ? d / b : d; }); // a GPU divides 0 slowly
 }
 
 // ---- random numbers: Philox 4x32-10 with curand's counters. offset counts 32-bit numbers, a multiple of 4.

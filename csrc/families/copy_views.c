@@ -84,23 +84,27 @@ static uint32_t alignment_of(const void *a, const void *b) {
 
 static uint32_t block_of(const gems_device_info *info) { return info->fast ? 1 : THREADS; }
 
-static gems_status launch(gems_call *call, gems_key *key, int64_t items, int64_t per_block,
-                          void **args) {
+static gems_status launch(gems_call *call, gems_key *key, int64_t blocks, void **args) {
     const gems_plan *plan;
-    const gems_device_info *info = gems_device_information(call->device);
-    int64_t blocks = gems_grid_of_all(info, items, per_block);
     if (blocks > INT32_MAX) return gems_decline("more blocks than a grid takes");
     GEMS_TRY(gems_call_plan(call, key, &plan));
-    const uint32_t grid[3] = {(uint32_t)blocks, 1, 1}, block[3] = {block_of(info), 1, 1};
+    const uint32_t grid[3] = {(uint32_t)blocks, 1, 1};
+    const uint32_t block[3] = {block_of(gems_device_information(call->device)), 1, 1};
     return gems_call_launch(call, plan, 0, grid, block, 0, args);
+}
+
+/* Launches a kernel that loops over n items whose places it works out: a few of them a thread. */
+static gems_status launch_strided(gems_call *call, gems_key *key, int64_t n, void **args) {
+    const gems_device_info *info = gems_device_information(call->device);
+    return launch(call, key, gems_grid_for(info, n, info->fast ? 16384 : THREADS * 4), args);
 }
 
 /* Launches a kernel over n elements of a dense out, `vector` an access of at most `bytes`. */
 static gems_status launch_dense(gems_call *call, gems_key *key, int64_t n, int vector, int bytes,
                                 void **args) {
-    bool fast = gems_device_information(call->device)->fast;
+    const gems_device_info *info = gems_device_information(call->device);
     int64_t per_block = (int64_t)THREADS * vector * (bytes >= 16 ? 1 : UNROLL);
-    return launch(call, key, n, fast ? 65536 : per_block, args);
+    return launch(call, key, gems_grid_of_all(info, n, info->fast ? 65536 : per_block), args);
 }
 
 /* Elements of one access: as many as fit 16 bytes, the alignment, and every stride and inner size.
@@ -217,7 +221,7 @@ static gems_status copy_strided(gems_call *call, const gems_iter *given, gems_vi
         }
     }
     void *args[] = {&out.data, &in.data, wide ? (void *)&large : (void *)&small};
-    return launch(call, &key, n, info->fast ? 16384 : THREADS, args);
+    return launch_strided(call, &key, n, args);
 }
 
 /* The dim along which `in` is contiguous, when a tile pays: out is contiguous along dim 0. -1:
@@ -259,7 +263,8 @@ static gems_status copy_tile(gems_call *call, const gems_iter *iter, int dim, ge
     key.dtype[0] = (uint8_t)in.dtype;
     key.dtype[1] = (uint8_t)out.dtype;
     void *args[] = {&out.data, &in.data, &t};
-    return launch(call, &key, total, 1, args);
+    return launch(call, &key, gems_grid_of_all(gems_device_information(call->device), total, 1),
+                  args);
 }
 
 gems_status gems_copy_views(gems_call *call, const int64_t *sizes, int ndim, gems_view out,
@@ -322,7 +327,7 @@ gems_status gems_fill_view(gems_call *call, const int64_t *sizes, int ndim, gems
     key.tune[0] = 1;
     key.tune[1] = (uint8_t)rank_of(iter.ndim);
     void *args[] = {&out.data, &pattern, wide ? (void *)&large : (void *)&small};
-    return launch(call, &key, iter.numel, info->fast ? 16384 : THREADS, args);
+    return launch_strided(call, &key, iter.numel, args);
 }
 
 gems_status gems_copy_program(const gems_op *op, const gems_key *key, gems_program *program) {

@@ -219,9 +219,8 @@ static gems_status run_elements(gems_call *call, gems_status (*ask)(const gems_c
     void *flag, *out_data = out->data, *index_data = r.index->data, *self_data = r.self->data;
     GEMS_TRY(gems_range_open(call, &local, &flag));
     int64_t n = wide ? map.wide.n : map.narrow.n;
-    int64_t per_block = !info->fast ? THREADS : rows ? 32768 / run + 1 : 16384;
-    int64_t blocks = gems_grid_of_all(info, n, per_block);
-    const uint32_t grid[3] = {blocks < INT32_MAX ? (uint32_t)blocks : INT32_MAX, 1, 1};
+    int64_t per_block = !info->fast ? THREADS * 4 : rows ? 32768 / run + 1 : 16384;
+    const uint32_t grid[3] = {gems_grid_for(info, n, per_block), 1, 1};
     const uint32_t block[3] = {info->fast ? 1 : THREADS, 1, 1};
     void *args[] = {&out_data, &index_data, &self_data, &map, &r.step, &r.size, &run, &flag};
     GEMS_TRY(gems_call_launch(call, plan, 0, grid, block, 0, args));
