@@ -172,6 +172,9 @@ def test_no_further_from_float64_than_atens(dtype: torch.dtype) -> None:
         assert not (ours > theirs.max() + unit).any()
         # On a GPU both add in float32, in orders of their own.
         assert ours.square().mean() <= (1.01 if DEVICE == "cpu" else 1.25) * theirs.square().mean()
+        if dtype == torch.float32:  # little more than the rounding of the results: nothing adds up along the line
+            rounding = (exact.float().double() - exact).square().mean()
+            assert ours.square().mean() <= 4 * rounding + 5e-11
 
 
 def test_same_bits_with_any_number_of_threads() -> None:

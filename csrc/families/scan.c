@@ -62,6 +62,12 @@ static size_t element_size(int scan, size_t value, bool wide) {
     return 2 * (value > index ? value : index);
 }
 
+/* Whether a sum is carried along lines that blocks go through with what rounding takes from it:
+ * twin of kExact in kernels/scan.cuh. */
+static bool is_exact(const request *r, const geometry *g, bool fast) {
+    return g->row && !g->group && r->scan == GEMS_SCAN_SUM && r->out == GEMS_F32 && !fast;
+}
+
 /* ---- arguments ---- */
 
 static gems_status read_request(const gems_call *call, request *r) {
@@ -271,6 +277,7 @@ static gems_status launch(gems_call *call, const request *r, const gems_view *in
         .tune = {(uint8_t)g.vec, (uint8_t)g.group, (uint8_t)g.items}};
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
+    if (is_exact(r, &g, info->fast)) element *= 2;
     void *partial = NULL, *x = in->data, *y = outs[0].data;
     void *where = r->places ? outs[1].data : NULL;
     if (g.parts > 1) GEMS_TRY(gems_scratch(call, (size_t)(g.parts * s.count) * element, &partial));
@@ -323,7 +330,8 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
                   op->mode, key->tune[VEC], key->tune[GROUP], key->tune[ITEMS],
                   key->kernel == ROW ? "true" : "false", key->flags & UNIT ? "true" : "false");
     p->files[0] = "scan.cuh";
-    p->files[1] = fast ? "scan_fast.cu" : "scan.cu";
+    p->files[1] = fast ? "scan_fast.cu" : "scan_tile.cuh";
+    if (!fast) p->files[2] = "scan.cu";
     p->entries[0] = "scan";
     p->entries[1] = "totals";
     p->entry_count = 2;
