@@ -3,7 +3,7 @@
  * Row form: a group of threads or a block takes one line, tile after tile. Column form: lines lie side by side; a thread
  * takes kVec lines, threadIdx.y parts of each. In both, gridDim.y blocks may share a line: `totals` leaves what each has
  * accumulated, and `scan` begins with what the blocks before have. All is joined in one fixed order, so that two runs give
- * the same bits; blocks that look back at whatever the ones before have ready would not.
+ * the same bits.
  */
 
 /* ---- rows ---- */
