@@ -89,14 +89,10 @@ template <class U, class F> GEMS_DI void map_all(const Shape& s, U* y, F f) {
 }
 
 #if !BACKWARD
-/* Mean and deviations by two readings; what rounding left of the first is made good in the second. */
-GEMS_DI Moments corrected(C count, C mean, C sum, C squares) {
-    C shift = sum / count;
-    return Moments{count, mean + shift, squares - sum * shift};
-}
-
+/* partial[run][channel]: the moments of a run, their means from a base on, and in partial[runs][channel] that base as a mean.
+ * In the fast mode it is 0. */
 GEMS_DI void fast_stats(const T* x, Moments* partial, const Shape& s) {
-    Moments* to = partial + (int64_t)blockIdx.y * s.channels;
+    Moments *to = partial + (int64_t)blockIdx.y * s.channels, *bases = partial + (int64_t)s.runs * s.channels;
     if constexpr (kColumns) {
         int64_t from = (int64_t)s.run * blockIdx.y, stop = run_stop(s);
         column_tiles(s, [&](int column, auto w) {
@@ -119,7 +115,10 @@ GEMS_DI void fast_stats(const T* x, Moments* partial, const Shape& s) {
                     squares.v[k] += d * d;
                 }
             }
-            for (int k = 0; k < w.count; k++) to[column + k] = corrected(count, mean.v[k], sum.v[k], squares.v[k]);
+            for (int k = 0; k < w.count; k++) {
+                to[column + k] = corrected(count, mean.v[k], sum.v[k], squares.v[k]);
+                if (blockIdx.y == 0) bases[column + k] = Moments{0, 0, 0};
+            }
         });
     } else {
         each_row(s.channels, [&](int64_t row) {
@@ -148,31 +147,43 @@ GEMS_DI void fast_stats(const T* x, Moments* partial, const Shape& s) {
                 });
             });
             to[channel] = corrected(count, mean, sum.fold(Sum{}), squares.fold(Sum{}));
+            if (blockIdx.y == 0) bases[channel] = Moments{0, 0, 0};
         });
     }
 }
 
 GEMS_DI void block_stats(const T* x, Moments* partial, const Shape& s) {
-    Moments* to = partial + (int64_t)blockIdx.y * s.channels;
+    Moments *to = partial + (int64_t)blockIdx.y * s.channels, *bases = partial + (int64_t)s.runs * s.channels;
     Running<kVec> own;
+    C base[kVec];
     if constexpr (kColumns) {
         __shared__ Moments buf[kThreads];
         int column = (int)(blockIdx.x * blockDim.x + threadIdx.x) * kVec;
         int64_t row = (int64_t)s.run * blockIdx.y + threadIdx.y, stop = run_stop(s);
         own.clear();
-        if (column < s.channels)
-            for (; row < stop; row += blockDim.y) own.take(load<kVec>(x + row * s.channels + column));
+        if (column < s.channels) {
+            Vec<T, kVec> v = load<kVec>(x + column);
+            GEMS_UNROLL for (int k = 0; k < kVec; k++) base[k] = base_of(v.v[k]);
+            for (; row < stop; row += blockDim.y) own.take(load<kVec>(x + row * s.channels + column), base);
+        }
         GEMS_UNROLL for (int k = 0; k < kVec; k++) {
             Moments all = fold_down(Moments{own.count, own.mean[k], own.m2[k]}, JoinMoments{}, buf);
-            if (threadIdx.y == 0 && column < s.channels) to[column + k] = all;
+            if (threadIdx.y == 0 && column < s.channels) {
+                to[column + k] = all;
+                if (blockIdx.y == 0) bases[column + k] = Moments{0, base[k], 0};
+            }
         }
     } else {
         __shared__ Moments buf[33];
         for (int channel = (int)blockIdx.x; channel < s.channels; channel += (int)gridDim.x) {
+            GEMS_UNROLL for (int k = 0; k < kVec; k++) base[k] = base_of(x[(int64_t)channel * s.plane]);
             own.clear();
-            plane_vectors(s, channel, [&](int64_t at) { own.take(load<kVec>(x + at)); });
+            plane_vectors(s, channel, [&](int64_t at) { own.take(load<kVec>(x + at), base); });
             Moments all = block_reduce(own.joined(), JoinMoments{}, buf);
-            if (threadIdx.x == 0) to[channel] = all;
+            if (threadIdx.x == 0) {
+                to[channel] = all;
+                if (blockIdx.y == 0) bases[channel] = Moments{0, base[0], 0};
+            }
         }
     }
 }
@@ -195,6 +206,7 @@ finish(const Moments* __restrict__ partial, const W* weight, const W* bias, W* r
     GEMS_FOR_GRID(c, channels) {
         Moments all = partial[c];
         for (int i = 1; i < runs; i++) all = JoinMoments{}(all, partial[(int64_t)i * channels + c]);
+        all.mean += partial[(int64_t)runs * channels + c].mean;
         C invstd = C(1) / sqrt(all.m2 / all.count + C(eps)), m = C(momentum);
         set_factors(factors, weight, bias, channels, c, all.mean, invstd);
         save_mean[c] = convert<Stat>(all.mean);

@@ -1,8 +1,9 @@
 /* Elements that a test picks, in order: nonzero, masked_select, masked_scatter. Twin of csrc/families/compact.c.
  *
- * The head names Test (what is tested: != 0), Item (what is moved), Index, kKind and kTile (elements of a block). The tested
- * elements and what is moved beside them are contiguous. `count` counts each tile's, `offsets` adds the counts up in one
- * block, `pick` goes through the tiles again and knows where its first element goes.
+ * The head names Test (what is tested: != 0), Item (what is moved), Index, kKind, kTile (elements of a block) and kAligned
+ * (16-byte accesses of what is tested). The tested elements and what is moved beside them are contiguous. `count` counts each tile's and keeps the answers as bits, `offsets` adds the
+ * counts up in one block, `pick` goes through the tiles again and knows where its first element goes. A block lines up the
+ * picked elements of a tile in shared memory, so that neighbours in the result are written by neighbours.
  */
 using namespace gems;
 
@@ -18,9 +19,9 @@ struct Dims { /* innermost first */
 GEMS_DI bool picked(Test v) { return convert<bool>(v); }
 
 /* What happens with the element at i, the one before which `at` were picked. limit: room in the result, or what the
- * source has. */
+ * source has. rest: what the other elements become; NULL: they stay. */
 struct Move {
-    const Item* from;
+    const Item *from, *rest;
     Item* to;
     int64_t* places;
     int64_t row, column, limit; /* strides of the result */
@@ -54,7 +55,7 @@ GEMS_DI uint64_t bits_of(const Test* x) {
     }
     return bits;
 }
-GEMS_DI int64_t count_tile(const Test* x, int64_t n) {
+GEMS_DI int64_t count_tile(const Test* x, int64_t n, uint16_t*) {
     int32_t c = 0;
     for (int32_t k = 0; k < (int32_t)n; k++) c += picked(x[k]);
     return c;
@@ -92,49 +93,94 @@ GEMS_DI uint32_t bits_of(const Test* x, int64_t left) {
     }
     return bits;
 }
-GEMS_DI int64_t count_tile(const Test* x, int64_t n) {
+GEMS_DI int64_t count_tile(const Test* x, int64_t n, uint16_t* bits) {
     __shared__ int32_t buf[33];
     int32_t from = (int32_t)threadIdx.x * kPer;
-    return block_reduce((int32_t)__popc(bits_of(x + from, n - from)), Sum{}, buf);
+    uint32_t own = bits_of(x + from, n - from);
+    bits[threadIdx.x] = (uint16_t)own;
+    return block_reduce((int32_t)__popc(own), Sum{}, buf);
 }
-GEMS_DI void pick_tile(const Test* x, const Dims& dims, const Move& move, Index first, Index last, int64_t at) {
-    __shared__ int32_t buf[33];
-    Index i = first + (Index)threadIdx.x * kPer;
-    uint32_t bits = bits_of(x + i, (int64_t)last - (int64_t)i);
-    int32_t all;
-    at += block_exclusive_sum((int32_t)__popc(bits), all, buf);
-    GEMS_UNROLL for (int k = 0; k < kPer; k++)
-        if (bits >> k & 1) move(dims, i + k, at++);
+
+/* The elements [first, last) of a tensor that is written whole: those that are picked from the source. */
+template <int kVec>
+GEMS_DI void mix_tile(const Move& move, Index first, Index last, int64_t at, const uint16_t* marks, const int32_t* before) {
+    int32_t size = (int32_t)(last - first), whole = size / kVec * kVec;
+    auto mix = [&](int32_t e, Item v) {
+        uint32_t mark = marks[e / kPer], bit = (uint32_t)e % kPer;
+        if (!(mark >> bit & 1)) return v;
+        int64_t from = at + before[e / kPer] + __popc(mark & ((1u << bit) - 1u));
+        return in_range(from, move.limit, nullptr) ? move.from[from] : v;
+    };
+    for (int32_t e = (int32_t)threadIdx.x * kVec; e < whole; e += 256 * kVec) {
+        Vec<Item, kVec> v = load<kVec>(move.rest + first + e);
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) v.v[k] = mix(e + k, v.v[k]);
+        store<kVec>(move.to + first + e, v);
+    }
+    for (int32_t e = whole + (int32_t)threadIdx.x; e < size; e += 256) move.to[first + e] = mix(e, move.rest[first + e]);
+}
+GEMS_DI void pick_tile(const uint16_t* bits, const Dims& dims, const Move& move, Index first, Index last, int64_t at) {
+    __shared__ int32_t buf[33], before[256];
+    __shared__ uint16_t marks[256], slots[kTile];
+    uint32_t own = bits[threadIdx.x];
+    int32_t all, slot = block_exclusive_sum((int32_t)__popc(own), all, buf);
+    if (kKind == kScatter && move.rest) {
+        marks[threadIdx.x] = (uint16_t)own;
+        before[threadIdx.x] = slot;
+        __syncthreads();
+        constexpr int kVec = sizeof(Item) >= 16 ? 1 : 16 / (int)sizeof(Item);
+        if (((uint64_t)move.to | (uint64_t)move.rest) % 16 == 0) mix_tile<kVec>(move, first, last, at, marks, before);
+        else mix_tile<1>(move, first, last, at, marks, before);
+    } else {
+        GEMS_UNROLL for (int k = 0; k < kPer; k++)
+            if (own >> k & 1) slots[slot++] = (uint16_t)(threadIdx.x * kPer + k);
+        __syncthreads();
+        for (int32_t j = (int32_t)threadIdx.x; j < all; j += 256) move(dims, first + (Index)slots[j], at + j);
+    }
 }
 #endif
 
 /* counts[tile] = how many of a tile's elements are picked */
-extern "C" __global__ void __launch_bounds__(256, 1) count(const Test* __restrict__ x, int32_t* counts, int64_t n, int64_t tiles) {
+extern "C" __global__ void __launch_bounds__(256, 1)
+count(const Test* __restrict__ x, int32_t* counts, uint16_t* bits, int64_t n, int64_t tiles) {
     for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        int64_t first = tile * kTile, left = n - first < kTile ? n - first : kTile, c = count_tile(x + first, left);
+        int64_t first = tile * kTile, left = n - first < kTile ? n - first : kTile;
+        int64_t c = count_tile(x + first, left, bits + tile * 256);
         if (threadIdx.x == 0) counts[tile] = (int32_t)c;
     }
 }
 
-/* starts[tile] = how many are picked before a tile; starts[tiles]: of all. One block. */
+/* starts[tile] = how many are picked before a tile; starts[tiles]: of all. One block, a thread has kRun tiles of a stretch. */
 extern "C" __global__ void __launch_bounds__(1024, 1) offsets(const int32_t* __restrict__ counts, int64_t* starts, int64_t tiles) {
+    constexpr int kRun = 16;
     __shared__ int64_t buf[33];
     int64_t before = 0;
-    for (int64_t first = 0; first < tiles; first += blockDim.x) {
-        int64_t tile = first + threadIdx.x, all, c = tile < tiles ? counts[tile] : 0;
-        int64_t mine = before + block_exclusive_sum(c, all, buf);
-        if (tile < tiles) starts[tile] = mine;
+    for (int64_t first = 0; first < tiles; first += kRun * (int64_t)blockDim.x) {
+        int64_t tile = first + kRun * (int64_t)threadIdx.x, all, sum = 0;
+        int32_t c[kRun];
+        GEMS_UNROLL for (int k = 0; k < kRun; k++) {
+            c[k] = tile + k < tiles ? counts[tile + k] : 0;
+            sum += c[k];
+        }
+        int64_t mine = before + block_exclusive_sum(sum, all, buf);
+        GEMS_UNROLL for (int k = 0; k < kRun; k++) {
+            if (tile + k < tiles) starts[tile + k] = mine;
+            mine += c[k];
+        }
         before += all;
     }
     if (threadIdx.x == 0) starts[tiles] = before;
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
-pick(const Test* __restrict__ x, const int64_t* __restrict__ starts, int64_t n, int64_t tiles, Dims dims, const Item* from, Item* to,
-     int64_t* places, int64_t row, int64_t column, int64_t limit) {
-    Move move{from, to, places, row, column, limit};
+pick(const Test* __restrict__ x, const int64_t* __restrict__ starts, const uint16_t* __restrict__ bits, int64_t n, int64_t tiles,
+     Dims dims, const Item* from, const Item* rest, Item* to, int64_t* places, int64_t row, int64_t column, int64_t limit) {
+    Move move{from, rest, to, places, row, column, limit};
     for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         int64_t first = tile * kTile, last = n - first < kTile ? n : first + kTile;
+#if GEMS_CPU && GEMS_FAST
         pick_tile(x, dims, move, (Index)first, (Index)last, starts[tile]);
+#else
+        pick_tile(bits + tile * 256, dims, move, (Index)first, (Index)last, starts[tile]);
+#endif
     }
 }

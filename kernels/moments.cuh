@@ -1,5 +1,8 @@
 /* Mean and variance without differences of large squares, and sums over teams. The head gives T and what rows.cuh needs,
  * which comes before this file.
+ *
+ * A mean that is far from 0 costs no digits of the variance: elements that are read once are taken from one of them, their
+ * base, and of those that are read twice the second reading makes good what rounding left of the first.
  */
 using C = opmath_t<T>;
 
@@ -13,24 +16,34 @@ struct JoinMoments {
         return Moments{count, a.mean + d * part, a.m2 + b.m2 + d * d * a.count * part};
     }
 };
+/* The base of elements of which v is one. */
+GEMS_DI C base_of(T v) {
+    C base = to_op(v);
+    return isfinite(base) ? base : C(0);
+}
+/* What two readings find: the mean of the first, and the sums of the distances from there and of their squares. */
+GEMS_DI Moments corrected(C count, C mean, C sum, C squares) {
+    C shift = sum / count;
+    return Moments{count, mean + shift, squares - sum * shift};
+}
 struct SumTwo {
     GEMS_DI Two<C> operator()(Two<C> a, Two<C> b) const { return Two<C>{a.a + b.a, a.b + b.b}; }
 };
 
-/* Welford's steps, N of them beside each other. */
+/* Welford's steps, N of them beside each other; means from the bases on. */
 template <int N> struct Running {
     C count, mean[N], m2[N];
     GEMS_DI void clear() {
         count = 0;
         GEMS_UNROLL for (int k = 0; k < N; k++) mean[k] = m2[k] = 0;
     }
-    GEMS_DI void take(const Vec<T, N>& v) {
+    GEMS_DI void take(const Vec<T, N>& v, const C (&base)[N]) {
         count += C(1);
         C share = C(1) / count;
         GEMS_UNROLL for (int k = 0; k < N; k++) {
-            C d = to_op(v.v[k]) - mean[k];
+            C e = to_op(v.v[k]) - base[k], d = e - mean[k];
             mean[k] += d * share;
-            m2[k] += d * (to_op(v.v[k]) - mean[k]);
+            m2[k] += d * (e - mean[k]);
         }
     }
     GEMS_DI Moments joined() const {
@@ -44,9 +57,29 @@ template <int N> struct Running {
 GEMS_DI Moments stream_moments(const Kept<T>& row, int n) {
     __shared__ Moments buf[33];
     Running<kVec> own;
+    C base[kVec];
+    GEMS_UNROLL for (int k = 0; k < kVec; k++) base[k] = base_of(row.row[0]);
     own.clear();
-    each_vector(n, [&](int q, int c) { own.take(row.at(q, c)); });
-    return team_reduce(own.joined(), JoinMoments{}, buf);
+    each_vector(n, [&](int q, int c) { own.take(row.at(q, c), base); });
+    Moments all = team_reduce(own.joined(), JoinMoments{}, buf);
+    all.mean += base[0];
+    return all;
+}
+
+/* The sums over a row of the distances from `from`, and of their squares. */
+GEMS_DI Two<C> team_distances(const Kept<T>& row, int n, C from) {
+    __shared__ Two<C> buf[33];
+    Two<C> sum[kVec];
+    GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] = Two<C>{0, 0};
+    each_vector(n, [&](int q, int c) {
+        Vec<T, kVec> v = row.at(q, c);
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) {
+            C d = to_op(v.v[k]) - from;
+            sum[k].a += d;
+            sum[k].b += d * d;
+        }
+    });
+    return team_reduce(lane_reduce(sum, SumTwo{}), SumTwo{}, buf);
 }
 
 /* The sum over a row of f(element). */
@@ -71,7 +104,9 @@ GEMS_DI Spread team_spread(const Kept<T>& row, int n) {
         return Spread{all.mean, all.m2 / C(n)};
     } else {
         C mean = team_sum(row, n, [](C v) { return v; }) / C(n);
-        return Spread{mean, team_sum(row, n, [&](C v) { return (v - mean) * (v - mean); }) / C(n)};
+        Two<C> sums = team_distances(row, n, mean);
+        Moments all = corrected(C(n), mean, sums.a, sums.b);
+        return Spread{all.mean, all.m2 / C(n)};
     }
 }
 GEMS_DI Spread row_spread(const T* x, int n) {

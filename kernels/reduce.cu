@@ -16,9 +16,9 @@ struct Target {
     Acc* partial;
     double number;
     int64_t kept;
-    GEMS_DI void put(Index place, Index out, Acc a) const {
+    GEMS_DI void put(Index place, Index out, Acc a, Val base = Val(0)) const {
         if (gridDim.y > 1) partial[blockIdx.y * kept + place] = a;
-        else write(y, where, out, a, number);
+        else write(y, where, out, based(a, base), number);
     }
 };
 
@@ -37,21 +37,21 @@ constexpr int kAhead = 4;
 constexpr int kAccs = kMoments ? 1 : kVec; /* accumulators of a thread; moments of many values are found at once */
 
 /* N vectors of a row, the first at `place`, each `apart` from the last. */
-template <int N> GEMS_DI void take(Acc (&a)[kAccs], const Fetched<kVec> (&v)[N], Index place, Index apart) {
+template <int N> GEMS_DI void take(Acc (&a)[kAccs], const Fetched<kVec> (&v)[N], Index place, Index apart, Val base) {
     if constexpr (kMoments) {
         Val e[N * kVec];
         GEMS_UNROLL for (int q = 0; q < N; q++) {
-            GEMS_UNROLL for (int k = 0; k < kVec; k++) e[q * kVec + k] = element(v[q].at(k));
+            GEMS_UNROLL for (int k = 0; k < kVec; k++) e[q * kVec + k] = element(v[q].at(k)) - base;
         }
         a[0] = join(a[0], moments<Acc>(e));
     } else {
         GEMS_UNROLL for (int q = 0; q < N; q++) {
-            GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v[q].at(k), place + q * apart + k);
+            GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v[q].at(k), place + q * apart + k, base);
         }
     }
 }
 
-GEMS_DI Acc row_part(From p, const Shape& s, Index begin, Index end, int lane, int lanes) {
+GEMS_DI Acc row_part(From p, const Shape& s, Index begin, Index end, int lane, int lanes, Val base) {
     Acc a[kAccs];
     GEMS_UNROLL for (int k = 0; k < kAccs; k++) a[k] = identity();
     Index i = begin;
@@ -59,23 +59,23 @@ GEMS_DI Acc row_part(From p, const Shape& s, Index begin, Index end, int lane, i
         int past = (int)(address(p + begin) / sizeof(In) % kVec);
         Index head = past ? kVec - past : 0;
         if (head > end - begin) head = end - begin;
-        for (Index j = begin + lane; j < begin + head; j += lanes) step(a[0], p[j], j);
+        for (Index j = begin + lane; j < begin + head; j += lanes) step(a[0], p[j], j, base);
         i += head;
     }
     Index units = (end - i) / kVec, u = lane;
     for (; u + (kAhead - 1) * lanes < units; u += kAhead * lanes) {
         Fetched<kVec> v[kAhead];
         GEMS_UNROLL for (int q = 0; q < kAhead; q++) v[q] = fetch<kVec>(p + reduced_offset(s, i + (u + q * lanes) * kVec));
-        take(a, v, i + u * kVec, lanes * kVec);
+        take(a, v, i + u * kVec, lanes * kVec, base);
     }
     for (; u < units; u += lanes) {
         Fetched<kVec> v[1] = {fetch<kVec>(p + reduced_offset(s, i + u * kVec))};
-        take(a, v, i + u * kVec, 0);
+        take(a, v, i + u * kVec, 0, base);
     }
     Acc all = fold(a);
     if constexpr (kVec > 1 && kSimple) {
         Acc last = identity();
-        for (Index j = i + units * kVec + lane; j < end; j += lanes) step(last, p[j], j);
+        for (Index j = i + units * kVec + lane; j < end; j += lanes) step(last, p[j], j, base);
         all = join(all, last);
     }
     return all;
@@ -89,16 +89,18 @@ GEMS_DI void block_rows(From x, const Target& target, const Shape& s, Index begi
         int64_t place = first + group;
         Acc a = identity();
         Index in = 0, out = 0;
+        Val base = Val(0);
         if (place < s.kept) {
             kept_offsets(s, (Index)place, in, out);
-            a = row_part(x + in, s, begin, end, lane, lanes);
+            if (kMoments && s.reduced) base = base_of(x[in]);
+            a = row_part(x + in, s, begin, end, lane, lanes, base);
         }
         if constexpr (kGroup == 0) {
             a = block_reduce(a, Join{}, buf);
         } else {
             GEMS_UNROLL for (int m = kGroup / 2; m > 0; m /= 2) a = join(a, shuffle_xor(a, m));
         }
-        if (lane == 0 && place < s.kept) target.put((Index)place, out, a);
+        if (lane == 0 && place < s.kept) target.put((Index)place, out, a, base);
     }
 }
 
@@ -128,10 +130,15 @@ GEMS_DI void block_columns(From x, const Target& target, const Shape& s, Index b
     for (int64_t first = (int64_t)blockIdx.x * blockDim.x; first < units; first += (int64_t)gridDim.x * blockDim.x) {
         int64_t unit = first + threadIdx.x;
         Acc a[kVec];
+        Val base[kVec];
         Index in = 0, out = 0;
-        GEMS_UNROLL for (int k = 0; k < kVec; k++) a[k] = identity();
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) a[k] = identity(), base[k] = Val(0);
         if (unit < units) {
             kept_offsets(s, (Index)(unit * kVec), in, out);
+            if (kMoments && s.reduced) {
+                Fetched<kVec> v = fetch<kVec>(x + in);
+                GEMS_UNROLL for (int k = 0; k < kVec; k++) base[k] = base_of(v.at(k));
+            }
             Index r = begin + (Index)threadIdx.y, by = (Index)blockDim.y;
             for (; r + (kAhead - 1) * by < end; r += kAhead * by) {
                 Fetched<kVec> v[kAhead];
@@ -139,24 +146,24 @@ GEMS_DI void block_columns(From x, const Target& target, const Shape& s, Index b
                 if constexpr (kMoments) {
                     GEMS_UNROLL for (int k = 0; k < kVec; k++) {
                         Val e[kAhead];
-                        GEMS_UNROLL for (int q = 0; q < kAhead; q++) e[q] = element(v[q].at(k));
+                        GEMS_UNROLL for (int q = 0; q < kAhead; q++) e[q] = element(v[q].at(k)) - base[k];
                         a[k] = join(a[k], moments<Acc>(e));
                     }
                 } else {
                     GEMS_UNROLL for (int q = 0; q < kAhead; q++) {
-                        GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v[q].at(k), r + q * by);
+                        GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v[q].at(k), r + q * by, base[k]);
                     }
                 }
             }
             for (; r < end; r += by) {
                 Fetched<kVec> v = fetch<kVec>(x + in + reduced_offset(s, r));
-                GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v.at(k), r);
+                GEMS_UNROLL for (int k = 0; k < kVec; k++) step(a[k], v.at(k), r, base[k]);
             }
         }
         join_down(a, buf);
         if (threadIdx.y == 0 && unit < units) {
             GEMS_UNROLL for (int k = 0; k < kVec; k++)
-                target.put((Index)(unit * kVec + k), out + k * (Index)s.kept_out[0], a[k]);
+                target.put((Index)(unit * kVec + k), out + k * (Index)s.kept_out[0], a[k], base[k]);
         }
     }
 }
@@ -449,7 +456,9 @@ reduce(const In* __restrict__ x1, const In* __restrict__ x2, Out* y, void* where
 
 /* Joins `parts` partial results of each output in order. */
 extern "C" __global__ void __launch_bounds__(512, 1)
-finish(const Acc* __restrict__ partial, Out* y, void* where, Shape s, int64_t parts, double number) {
+finish(const Acc* __restrict__ partial, const In* __restrict__ x1, const In* __restrict__ x2, Out* y, void* where, Shape s,
+       int64_t parts, double number, double parameter) {
+    From x = source<From>(x1, x2, parameter);
     if constexpr (kFast) {
         GEMS_FOR_GRID(place, s.kept) {
             Acc a = identity();
@@ -469,7 +478,7 @@ finish(const Acc* __restrict__ partial, Out* y, void* where, Shape s, int64_t pa
             if (threadIdx.y == 0 && place < s.kept) {
                 Index in, out;
                 kept_offsets(s, (Index)place, in, out);
-                write(y, where, out, a[0], number);
+                write(y, where, out, based(a[0], base_of(x[in])), number);
             }
         }
     }

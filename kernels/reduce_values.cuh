@@ -156,7 +156,8 @@ struct Pair {
     Index i;
 };
 
-/* Of n elements; m2 is the sum of the squared distances from their mean. On a CPU in double, as ATen has it there. */
+/* Of n elements; m2 is the sum of the squared distances from their mean. On a CPU in double, as ATen has it there; a GPU takes
+ * the elements of a row from its first one, its base, so that a mean far from 0 costs no digits. */
 using Wide = either<kFast, double, Real>;
 struct Moments {
     Wide mean, m2, n;
@@ -192,15 +193,28 @@ struct Join {
 GEMS_DI Acc identity() { return made<Acc>(identity_value(), Limits<Index>::max()); }
 
 /* The elements of a thread come with rising places, so a tie keeps the one it has. */
-template <class C> GEMS_DI void step(Val& a, C v, Index) { a = join_values(a, element(v)); }
-template <class C> GEMS_DI void step(Pair& a, C v, Index place) {
+template <class C> GEMS_DI void step(Val& a, C v, Index, Val) { a = join_values(a, element(v)); }
+template <class C> GEMS_DI void step(Pair& a, C v, Index place, Val) {
     Val b = element(v);
     if (beats(b, a.v) || a.i == Limits<Index>::max()) a = Pair{b, place};
 }
 
-template <class C> GEMS_DI void step(Moments& a, C v, Index) {
-    a = join(a, Moments{Wide(element(v)), Wide(0), Wide(1)});
+template <class C> GEMS_DI void step(Moments& a, C v, Index, Val base) {
+    a = join(a, Moments{Wide(element(v) - base), Wide(0), Wide(1)});
 }
+
+/* What the elements of a row are taken from: the first of them where that is a number. */
+template <class C> GEMS_DI Val base_of(C first) {
+    if constexpr (kMoments && !kFast) {
+        Val v = element(first);
+        return isfinite(Real(v)) ? v : Val(0);
+    } else {
+        return Val(0);
+    }
+}
+GEMS_DI Val based(Val a, Val) { return a; }
+GEMS_DI Pair based(Pair a, Val) { return a; }
+GEMS_DI Moments based(Moments a, Val base) { return Moments{a.mean + Wide(base), a.m2, a.n}; }
 
 /* The moments of n values: first about where the mean is, then the distances from there, so that a large mean costs no
  * digits. A: Moments; of another type this is never run. */

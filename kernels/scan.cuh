@@ -74,8 +74,30 @@ template <class V> GEMS_DI OnlineOf<V> join(OnlineOf<V> a, OnlineOf<V> b) {
     return first ? OnlineOf<V>{a.top, a.sum + b.sum * e} : OnlineOf<V>{b.top, a.sum * e + b.sum};
 }
 struct Join {
-    GEMS_DI Acc operator()(Acc a, Acc b) const { return join(a, b); }
+    template <class A> GEMS_DI A operator()(A a, A b) const { return join(a, b); }
 };
+
+/* What is carried from tile to tile of a long line. A sum of floats with what rounding has taken from it: the errors of
+ * the parts would add up along the line. Once hi is no number lo means nothing. */
+struct Exact {
+    Val hi, lo;
+};
+constexpr bool kExact = kRow && kGroup == 0 && kScan == kSum && is_same<Out, float> && is_same<Val, float>;
+using Carry = either<kExact, Exact, Acc>;
+
+/* What rounding took from sum = a + b. */
+template <class V> GEMS_DI V lost(V a, V b, V sum) {
+    V part = sum - a;
+    return (a - (sum - part)) + (b - part);
+}
+GEMS_DI Exact join(Exact a, Exact b) {
+    Val sum = a.hi + b.hi;
+    return Exact{sum, a.lo + b.lo + lost(a.hi, b.hi, sum)};
+}
+template <class K> GEMS_DI K no_carry() {
+    if constexpr (is_same<K, Exact>) return K{0, 0};
+    else return identity_of<K>();
+}
 
 template <class A> GEMS_DI A element_of(In v, Index place) {
     if constexpr (is_same<A, Pair>) return Pair{Val(to_op(v)), place};

@@ -110,17 +110,18 @@ def test_many_elements_of_a_channel(shape: tuple[int, ...]) -> None:
 
 
 def test_statistics_of_data_with_a_large_mean() -> None:
+    digits = 1e-4 if DEVICE == "cpu" else 1e-5
     for shape in ((4, 3, 5000), (2000, 5), (2, 3, 200, 200)):
         x = draw(shape, torch.float32, 1e4)
         dims = [d for d in range(len(shape)) if d != 1]
         _, mean, invstd = ops.native_batch_norm(x, None, None, None, None, True, 0.1, 0.0)
         exact = x.double().var(dims, correction=0).rsqrt()
-        torch.testing.assert_close(invstd.double(), exact, rtol=1e-4, atol=0)
+        torch.testing.assert_close(invstd.double(), exact, rtol=digits, atol=0)
         torch.testing.assert_close(mean.double(), x.double().mean(dims), rtol=2e-7, atol=0)
     x = draw((2, 4, 3000), torch.float32, 1e4)
     rstd = ops.native_group_norm(x, None, None, 2, 4, 3000, 2, 0.0)[2]
     exact = x.double().view(2, 2, -1).var(-1, correction=0).rsqrt()
-    torch.testing.assert_close(rstd.double(), exact, rtol=1e-4, atol=0)
+    torch.testing.assert_close(rstd.double(), exact, rtol=digits, atol=0)
 
 
 def test_nan_stays_in_its_channel_or_group() -> None:

@@ -218,7 +218,8 @@ static gems_status train(gems_call *call, const batch_norm *norm, launches *l, c
                *bias = norm->bias ? norm->bias->data : NULL;
     void *mean = norm->mean ? norm->mean->data : NULL, *var = norm->var ? norm->var->data : NULL;
     void *partial, *save_mean = call->out[1].data, *save_invstd = call->out[2].data;
-    GEMS_TRY(gems_scratch(call, (size_t)(3 * l->s.runs * norm->channels) * element, &partial));
+    GEMS_TRY(
+        gems_scratch(call, (size_t)(3 * (l->s.runs + 1) * norm->channels) * element, &partial));
     void *args[] = {&data, &partial, &l->s};
     GEMS_TRY(gems_call_launch(call, l->plan, STATS, l->reduce, l->reduce_block, 0, args));
     void *finish[] = {&partial,     &weight,  &bias,          &mean,      &var,      &save_mean,

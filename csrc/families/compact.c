@@ -32,6 +32,7 @@ typedef struct dims {
 typedef struct picks {
     const void *test;
     int64_t n, tiles, *starts; /* starts[tiles]: how many there are, in device memory */
+    uint16_t *bits;            /* of threads of blocks: what was picked, 16 elements each */
     const gems_plan *plan;
     bool fast;
 } picks;
@@ -72,12 +73,14 @@ static gems_status count(gems_call *call, const void *test, int dtype, int item,
     GEMS_TRY(gems_call_plan(call, &key, &p->plan));
     void *memory;
     size_t starts = (size_t)(p->tiles + 1) * sizeof(int64_t);
-    GEMS_TRY(gems_scratch(call, starts + (size_t)p->tiles * sizeof(int32_t), &memory));
+    size_t each = sizeof(int32_t) + (info->fast ? 0 : TILE / 8);
+    GEMS_TRY(gems_scratch(call, starts + (size_t)p->tiles * each, &memory));
     p->starts = memory;
     int32_t *counts = (int32_t *)((char *)memory + starts);
+    p->bits = (uint16_t *)(counts + p->tiles);
     uint32_t grid[3] = {gems_grid_for(info, p->tiles, 1), 1, 1}, one[3] = {1, 1, 1};
     uint32_t block[3] = {info->fast ? 1 : THREADS, 1, 1};
-    void *count_args[] = {&p->test, &counts, &p->n, &p->tiles};
+    void *count_args[] = {&p->test, &counts, &p->bits, &p->n, &p->tiles};
     GEMS_TRY(gems_call_launch(call, p->plan, COUNT, grid, block, 0, count_args));
     void *offset_args[] = {&counts, &p->starts, &p->tiles};
     block[0] = info->fast ? 1 : SCAN_THREADS;
@@ -88,15 +91,17 @@ static gems_status read_total(const gems_call *call, const picks *p, int64_t *to
     return gems_call_read(call, p->starts + p->tiles, sizeof *total, total);
 }
 
-/* Moves what is picked. places: of nonzero; row, column: strides of the result. */
-static gems_status pick(gems_call *call, picks *p, const dims *shape, const void *from, void *to,
-                        void *places, int64_t row, int64_t column, int64_t limit) {
+/* Moves what is picked. rest: what the other elements become, or NULL; places: of nonzero; row,
+ * column: strides of the result. */
+static gems_status pick(gems_call *call, picks *p, const dims *shape, const void *from,
+                        const void *rest, void *to, void *places, int64_t row, int64_t column,
+                        int64_t limit) {
     const gems_device_info *info = gems_device_information(call->device);
     uint32_t grid[3] = {gems_grid_for(info, p->tiles, 1), 1, 1};
     uint32_t block[3] = {p->fast ? 1 : THREADS, 1, 1};
     dims none = *shape;
-    void *args[] = {&p->test, &p->starts, &p->n, &p->tiles, &none, &from,
-                    &to,      &places,    &row,  &column,   &limit};
+    void *args[] = {&p->test, &p->starts, &p->bits, &p->n, &p->tiles, &none, &from,
+                    &rest,    &to,        &places,  &row,  &column,   &limit};
     return gems_call_launch(call, p->plan, PICK, grid, block, 0, args);
 }
 
@@ -162,7 +167,8 @@ static gems_status run_nonzero(gems_call *call) {
     GEMS_TRY(nonzero_output(call, total, self->ndim));
     const gems_tensor *out = &call->out[0];
     if (!out->numel) return GEMS_OK;
-    return pick(call, &p, &shape, NULL, NULL, out->data, out->strides[0], out->strides[1], total);
+    return pick(call, &p, &shape, NULL, NULL, NULL, out->data, out->strides[0], out->strides[1],
+                total);
 }
 
 static gems_status run_nonzero_static(gems_call *call) {
@@ -192,7 +198,8 @@ static gems_status run_nonzero_static(gems_call *call) {
     gems_store_number(&call->args[2], GEMS_I64, bits);
     GEMS_TRY(gems_fill_view(call, sizes, 2, (gems_view){out->data, out->strides, GEMS_I64}, bits));
     if (!self->numel) return GEMS_OK;
-    return pick(call, &p, &shape, NULL, NULL, out->data, out->strides[0], out->strides[1], size);
+    return pick(call, &p, &shape, NULL, NULL, NULL, out->data, out->strides[0], out->strides[1],
+                size);
 }
 
 /* ---- masks ---- */
@@ -230,7 +237,8 @@ static gems_status run_select(gems_call *call) {
     }
     GEMS_TRY(gems_output(call, 0, 1, &total, NULL, self->dtype));
     if (!total) return GEMS_OK;
-    return pick(call, &p, &none, from, call->out[0].data, NULL, call->out[0].strides[0], 0, total);
+    return pick(call, &p, &none, from, NULL, call->out[0].data, NULL, call->out[0].strides[0], 0,
+                total);
 }
 
 /* masked_scatter: self, with elements of the source where the mask is set. */
@@ -266,10 +274,14 @@ static gems_status run_scatter(gems_call *call) {
         work.strides = dense;
         GEMS_TRY(gems_scratch(call, (size_t)n * gems_dtype_size(self->dtype), &work.data));
     }
-    if (!inplace || !direct)
+    /* Blocks of threads take the rest from a self that lies alike; else it is copied first. */
+    const gems_tensor shape = {.ndim = ndim, .sizes = sizes};
+    bool alike = !p.fast && gems_same_sizes(self, &shape) && gems_is_contiguous(self);
+    const void *rest = alike && !(inplace && direct) ? self->data : NULL;
+    if (!rest && !(inplace && direct))
         GEMS_TRY(gems_copy_views(call, sizes, ndim, work,
                                  (gems_view){self->data, strides, self->dtype}));
-    GEMS_TRY(pick(call, &p, &none, from, work.data, NULL, 1, 0, source->numel));
+    GEMS_TRY(pick(call, &p, &none, from, rest, work.data, NULL, 1, 0, source->numel));
     return direct ? GEMS_OK : gems_copy_views(call, sizes, ndim, out, work);
 }
 

@@ -294,7 +294,7 @@ static gems_status launch(gems_call *call, const gems_reduce_request *r) {
         8, 8, 8, 8, 8, sizeof s, sizeof g.chunk, sizeof number, sizeof parameter};
     GEMS_TRY(gems_call_launch_kept(call, plan, g.grid, g.block, g.shared, args, 5, bytes, 9));
     if (g.parts == 1) return GEMS_OK;
-    void *finish_args[] = {&partial, &y, &where, &s, &g.parts, &number};
+    void *finish_args[] = {&partial, &x, &x2, &y, &where, &s, &g.parts, &number, &parameter};
     return run_finish(call, plan, info, &s, g.parts, element, finish_args);
 }
 

@@ -1,10 +1,10 @@
 /* Running results along a dimension: cumsum, cumprod, cummax, cummin, logcumsumexp. Twin of
- * kernels/scan.cu and kernels/scan_fast.cu.
+ * kernels/scan.cu, kernels/scan_chain.cu and kernels/scan_fast.cu.
  *
  * A line is the elements along the scanned dimension. Few long lines are shared by blocks in two
  * launches: the first leaves what each part accumulates, the second scans and begins with what the
- * parts before have. Blocks that look back at their predecessors in one launch would read the input
- * once; but the order in which floats are added must not depend on how far they have come.
+ * parts before have. Where lines along memory have more tiles than the device has room for, each
+ * block takes one and waits for what those before it have, so that the input is read once.
  */
 #include <stdio.h>
 #include <string.h>
@@ -13,12 +13,13 @@
 #include "modes.h"
 
 enum form { ROW = GEMS_COPY_END, COLUMN };
-enum flags { WIDE = 1, UNIT = 2, FAST = 4 };
+enum flags { WIDE = 1, UNIT = 2, FAST = 4, CHAIN = 8 };
 enum tune { VEC, GROUP, ITEMS };
 
 #define RANK      8
 #define THREADS   256
 #define FAST_PART 65536 /* elements of a part in the fast mode, whatever the number of threads */
+#define FAN       32    /* kFan in kernels/lookback.cuh */
 #define COLUMNS   16    /* lines beside each other from which the fast mode takes them together */
 
 /* Twin of Lines in kernels/scan.cuh. */
@@ -43,6 +44,7 @@ typedef struct geometry {
     int vec, group, items;
     uint32_t grid[3], block[3], shared;
     int64_t parts, chunk; /* blocks that share a line, elements of each */
+    int64_t tiles;        /* of a line, a block each that waits for those before; 0: not so */
 } geometry;
 
 static bool has_places(int scan) { return scan == GEMS_SCAN_MAX || scan == GEMS_SCAN_MIN; }
@@ -60,6 +62,12 @@ static size_t element_size(int scan, size_t value, bool wide) {
     if (!has_places(scan)) return value;
     size_t index = wide ? 8 : 4;
     return 2 * (value > index ? value : index);
+}
+
+/* Whether a sum is carried along lines that blocks go through with what rounding takes from it:
+ * twin of kExact in kernels/scan.cuh. */
+static bool is_exact(const request *r, const geometry *g, bool fast) {
+    return g->row && !g->group && r->scan == GEMS_SCAN_SUM && r->out == GEMS_F32 && !fast;
 }
 
 /* ---- arguments ---- */
@@ -215,6 +223,8 @@ static void row_geometry(const lines *s, const request *r, const gems_device_inf
         if (parts > s->n / tile) parts = s->n / tile;
     }
     share(g, s->n, parts, tile);
+    int64_t tiles = (s->n + tile - 1) / tile;
+    if (g->parts > 1 && tiles * s->count >= full && tiles * s->count <= INT32_MAX) g->tiles = tiles;
     g->grid[0] = (uint32_t)(blocks < 32 * full ? blocks : 32 * full);
     g->block[0] = (uint32_t)threads;
     g->block[1] = g->block[2] = 1;
@@ -245,11 +255,27 @@ static void column_geometry(const lines *s, size_t element, const gems_device_in
 
 /* ---- the call ---- */
 
+/* A block a tile; element: bytes of what it posts for those after it. */
+static gems_status launch_chain(gems_call *call, const gems_plan *plan, const geometry *g,
+                                const gems_device_info *info, lines *s, size_t element, void *x,
+                                void *y, void *where) {
+    int32_t tiles = (int32_t)g->tiles;
+    int64_t slots = g->tiles + g->tiles / FAN + g->tiles / (FAN * FAN);
+    int64_t n = 1 + s->count * slots * (int64_t)((element + 3) / 4);
+    void *words;
+    GEMS_TRY(gems_scratch(call, (size_t)n * sizeof(uint64_t), &words));
+    const uint32_t few[3] = {gems_grid_for(info, n, THREADS), 1, 1};
+    const uint32_t grid[3] = {(uint32_t)(g->tiles * s->count), 1, 1};
+    void *clear[] = {&words, &n}, *args[] = {&x, &y, &where, &words, s, &tiles};
+    GEMS_TRY(gems_call_launch(call, plan, 1, few, g->block, 0, clear));
+    return gems_call_launch(call, plan, 0, grid, g->block, 0, args);
+}
+
 static gems_status launch(gems_call *call, const request *r, const gems_view *in) {
     const gems_device_info *info = gems_device_information(call->device);
     const gems_tensor *outs = call->out;
     lines s;
-    geometry g;
+    geometry g = {.tiles = 0};
     GEMS_TRY(make_lines(r, in, &outs[0], r->places ? &outs[1] : NULL, &s));
     bool wide = is_wide(&s);
     int value = value_dtype(r->scan, r->in, r->out, info->fast);
@@ -264,15 +290,17 @@ static gems_status launch(gems_call *call, const request *r, const gems_view *in
         else
             column_geometry(&s, element, info, &g);
     }
-    gems_key key = {
-        .kernel = g.row ? ROW : COLUMN,
-        .flags = (uint8_t)((wide ? WIDE : 0) | (is_unit(&s) ? UNIT : 0) | (info->fast ? FAST : 0)),
-        .dtype = {(uint8_t)r->in, (uint8_t)r->out},
-        .tune = {(uint8_t)g.vec, (uint8_t)g.group, (uint8_t)g.items}};
+    gems_key key = {.kernel = g.row ? ROW : COLUMN,
+                    .flags = (uint8_t)((wide ? WIDE : 0) | (is_unit(&s) ? UNIT : 0) |
+                                       (info->fast ? FAST : 0) | (g.tiles ? CHAIN : 0)),
+                    .dtype = {(uint8_t)r->in, (uint8_t)r->out},
+                    .tune = {(uint8_t)g.vec, (uint8_t)g.group, (uint8_t)g.items}};
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
+    if (is_exact(r, &g, info->fast)) element *= 2;
     void *partial = NULL, *x = in->data, *y = outs[0].data;
     void *where = r->places ? outs[1].data : NULL;
+    if (g.tiles) return launch_chain(call, plan, &g, info, &s, element, x, y, where);
     if (g.parts > 1) GEMS_TRY(gems_scratch(call, (size_t)(g.parts * s.count) * element, &partial));
     void *args[] = {&x, &y, &where, &partial, &s, &g.chunk};
     if (g.parts > 1) GEMS_TRY(gems_call_launch(call, plan, 1, g.grid, g.block, g.shared, args));
@@ -323,31 +351,37 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
                   op->mode, key->tune[VEC], key->tune[GROUP], key->tune[ITEMS],
                   key->kernel == ROW ? "true" : "false", key->flags & UNIT ? "true" : "false");
     p->files[0] = "scan.cuh";
-    p->files[1] = fast ? "scan_fast.cu" : "scan.cu";
-    p->entries[0] = "scan";
-    p->entries[1] = "totals";
+    p->files[1] = fast ? "scan_fast.cu" : "scan_tile.cuh";
+    bool chain = (key->flags & CHAIN) != 0;
+    if (chain) p->files[2] = "lookback.cuh";
+    if (!fast) p->files[2 + chain] = chain ? "scan_chain.cu" : "scan.cu";
+    p->entries[0] = chain ? "chain" : "scan";
+    p->entries[1] = chain ? "clear" : "totals";
     p->entry_count = 2;
     snprintf(p->name, sizeof p->name, "%.*s %s %s x%d", (int)strcspn(op->schema, "("), op->schema,
-             key->kernel == ROW ? "rows" : "columns", gems_dtype_name(in), key->tune[VEC]);
+             chain                ? "long rows"
+             : key->kernel == ROW ? "rows"
+                                  : "columns",
+             gems_dtype_name(in), key->tune[VEC]);
     return GEMS_OK;
 }
 
-/* Contiguous tensors: rows of 1024 and of 16384 elements, short rows, columns. */
+/* Contiguous tensors: rows of 1024 and of 16384 elements, short rows, columns, one long line. */
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
-    static const int64_t lengths[] = {16384, 1024, 16, 1024};
+    static const int64_t lengths[] = {16384, 1024, 16, 1024, 1 << 26};
     bool sums = op->mode == GEMS_SCAN_SUM || op->mode == GEMS_SCAN_PROD;
     int out = sums && !gems_dtype_is_float(dtype) ? GEMS_I64 : dtype;
     bool column = info->fast ? i == 1 : i == 3;
-    if (i >= (info->fast ? 2 : 4) || !gems_dtype_size(dtype)) return false;
+    if (i >= (info->fast ? 2 : 5) || !gems_dtype_size(dtype)) return false;
     request r = {.scan = op->mode, .in = dtype, .out = out, .places = has_places(op->mode)};
     const gems_tensor outs[2] = {{.data = NULL}, {.data = NULL}};
-    int64_t n = lengths[i], count = 1 << 16;
+    int64_t n = lengths[i], count = n > 1 << 16 ? 1 : 1 << 16;
     lines s = {.count = count, .n = n, .rank = 1, .size = {count}};
     for (int k = 0; k < 3; k++) {
         s.step[k] = column ? count : 1;
         s.stride[0][k] = column ? 1 : n;
     }
-    geometry g = {.row = !column};
+    geometry g = {.row = !column, .tiles = 0};
     if (info->fast) {
         fast_geometry(&s, info, &g);
     } else {
@@ -359,7 +393,7 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
             column_geometry(&s, element_size(op->mode, value, false), info, &g);
     }
     key->kernel = column ? COLUMN : ROW;
-    key->flags = (uint8_t)((column ? 0 : UNIT) | (info->fast ? FAST : 0));
+    key->flags = (uint8_t)((column ? 0 : UNIT) | (info->fast ? FAST : 0) | (g.tiles ? CHAIN : 0));
     key->dtype[0] = (uint8_t)dtype;
     key->dtype[1] = (uint8_t)out;
     key->tune[VEC] = (uint8_t)g.vec;
