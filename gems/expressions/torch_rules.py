@@ -48,7 +48,7 @@ def fake(operator: Any) -> Callable[..., Any]:
 def fake_out(operator: Any) -> Callable[..., Any]:
     def of(*args: Any, **kwargs: Any) -> Any:
         outs = tuple(value for name, value in kwargs.items() if name.startswith("out"))
-        return outs[0] if operator.outputs == 1 else outs
+        return outs[0] if operator.outputs == 1 else outs or None
 
     return of
 
@@ -76,6 +76,21 @@ def refuses_gradient(name: str, qualified: str) -> Callable[..., Any]:
     return kernel
 
 
+def bumps_versions(qualified: str) -> Callable[..., Any]:
+    """The ADInplaceOrView kernel of what writes to its arguments: autograd must notice that saved values changed."""
+    base, _, overload = qualified.removeprefix("flag_gems::").partition(".")
+    op = getattr(getattr(torch.ops.flag_gems, base), overload or "default")
+    arguments = [(i, a.name) for i, a in enumerate(op._schema.arguments) if a.alias_info and a.alias_info.is_write]
+
+    def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            result = op.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *args, **kwargs)
+        torch.autograd.graph.increment_version([kwargs[name] if name in kwargs else args[i] for i, name in arguments])
+        return result
+
+    return kernel
+
+
 def _summed(grad: Tensor, like: Tensor) -> Tensor:
     """A gradient brought to the shape and dtype of an input that was broadcast."""
     if grad.shape != like.shape:
@@ -96,6 +111,9 @@ def autograd(operator: Any, positional: list[Any] | None = None) -> tuple[Callab
     if positional is None:
         positional = [p for p in operator.parameters if not p.by_keyword]
     tensor_names = [p.name for p in operator.parameters if p.type is None]
+    if not operator.elementwise:  # what the backward pass does not read need not live until then
+        read = {name for step in operator.steps(tuple(tensor_names), {}) for name in step.tensors}
+        tensor_names = [name for name in tensor_names if name in read]
 
     def setup(
         ctx: Any, inputs: tuple[Any, ...], output: Any, keyword_only_inputs: dict[str, Any] | None = None
@@ -121,6 +139,9 @@ def autograd(operator: Any, positional: list[Any] | None = None) -> tuple[Callab
                         value = value.expand(grads[0].shape)
                     part = _summed(value, saved[name]) if operator.elementwise else value
                     found[name] = found[name] + part if name in found else part
+        missing = [name for name in needed if name not in found]
+        if missing and not operator.elementwise:
+            raise RuntimeError(f"flag_gems::{operator.name} has no gradient in {', '.join(missing)}")
         results = tuple(found.get(p.name) for p in given)
         return results if len(results) > 1 else results[0]
 
