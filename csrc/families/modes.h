@@ -225,4 +225,10 @@ enum gems_norm_mode {
     GEMS_NORM_EVALUATION
 };
 
+/* rope: bits. */
+enum gems_rope_mode {
+    GEMS_ROPE_INVERSE = 1, /* turned back: the gradient */
+    GEMS_ROPE_INPLACE = 2
+};
+
 #endif
