@@ -133,7 +133,6 @@ def _define_row(row: dict[str, Any], operator: Any) -> None:
         else:
             torch.library.register_fake(qualified, torch_rules.fake_out(operator), lib=library)
             library.impl(key, torch_rules.refuses_gradient(operator.name, qualified), "Autograd", with_keyset=True)
-            library.impl(key, torch_rules.bumps_versions(qualified), "ADInplaceOrView", with_keyset=True)
 
 
 def _own_operator(row: int) -> Any:

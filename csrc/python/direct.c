@@ -135,7 +135,7 @@ static void bump_versions(gems_frame *frame) {
     const gems_entry *entry = frame->call.entry;
     if (entry->variant == GEMS_FUNCTIONAL || !frame->has_torch) return;
     for (int i = entry->out_arg; i < entry->schema.nargs; i++) {
-        if (!entry->schema.args[i].written) continue;
+        if (!entry->schema.args[i].written || entry->schema.args[i].type != GEMS_T_TENSOR) continue;
         PyObject *object = frame->objects[i];
         if (gems_torch.bump_version && gems_layout.impl > 0) {
             gems_torch.bump_version((char *)object + gems_layout.impl);

@@ -48,14 +48,17 @@ def fake(operator: Any) -> Callable[..., Any]:
 def fake_out(operator: Any) -> Callable[..., Any]:
     def of(*args: Any, **kwargs: Any) -> Any:
         outs = tuple(value for name, value in kwargs.items() if name.startswith("out"))
-        return outs[0] if operator.outputs == 1 else outs or None
+        if not operator.outputs:
+            return None
+        return outs[0] if operator.outputs == 1 else outs
 
     return of
 
 
 def refuses_gradient(name: str, qualified: str) -> Callable[..., Any]:
-    """The Autograd kernel of what has no gradient: an error where one is wanted."""
+    """The Autograd kernel of what has no gradient: an error where one is wanted. Autograd learns of what is written."""
     out = qualified.endswith(".out")
+    base, _, overload = qualified.removeprefix("flag_gems::").partition(".")
 
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args, **kwargs):
@@ -68,24 +71,12 @@ def refuses_gradient(name: str, qualified: str) -> Callable[..., Any]:
                 f'flag_gems::{name} has no gradient: make it with grad="auto", or give the gradients as expressions; '
                 "or call it under torch.no_grad()"
             )
-        base, _, overload = qualified.removeprefix("flag_gems::").partition(".")
         op = getattr(getattr(torch.ops.flag_gems, base), overload or "default")
         with torch._C._AutoDispatchBelowAutograd():
-            return op.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
-
-    return kernel
-
-
-def bumps_versions(qualified: str) -> Callable[..., Any]:
-    """The ADInplaceOrView kernel of what writes to its arguments: autograd must notice that saved values changed."""
-    base, _, overload = qualified.removeprefix("flag_gems::").partition(".")
-    op = getattr(getattr(torch.ops.flag_gems, base), overload or "default")
-    arguments = [(i, a.name) for i, a in enumerate(op._schema.arguments) if a.alias_info and a.alias_info.is_write]
-
-    def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
-        with torch._C._AutoDispatchBelowADInplaceOrView():
-            result = op.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *args, **kwargs)
-        torch.autograd.graph.increment_version([kwargs[name] if name in kwargs else args[i] for i, name in arguments])
+            result = op.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
+        if op._schema.is_mutable:
+            named = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
+            torch.autograd.graph.increment_version([named[a.name] for a in op._schema.arguments if a.is_write])
         return result
 
     return kernel
