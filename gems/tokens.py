@@ -13,6 +13,9 @@ except ImportError:  # NumPy alone
 
 _rotary = own.function("rotary_embedding")
 _rotary_inplace = own.function("rotary_embedding_inplace")
+_cache = own.function("reshape_and_cache")
+_cache_flash = own.function("reshape_and_cache_flash")
+_cache_mla = own.function("concat_and_cache_mla")
 
 
 def _like(*tensors: Any) -> Any:
@@ -111,4 +114,78 @@ def apply_rotary_pos_emb(
     return tuple(old.copy_(new) for old, new in zip((q, k), made, strict=True)) if inplace else made
 
 
-__all__ = ["apply_rotary_pos_emb"]
+def _as_scale(scale: Any) -> Any:
+    """A scale given as a number, as the kernel takes it."""
+    return torch.tensor(float(scale)) if isinstance(scale, (int, float)) and torch is not None else scale
+
+
+def reshape_and_cache(
+    key: Any,
+    value: Any,
+    key_cache: Any,
+    value_cache: Any,
+    slot_mapping: Any,
+    kv_cache_dtype: str,
+    k_scale: Any,
+    v_scale: Any,
+) -> None:
+    """Writes keys and values to the slots of a paged cache, in one kernel.
+
+    Parameters
+    ----------
+    key, value : Tensor [tokens, heads, head size]
+    key_cache : Tensor [blocks, heads, head size / x, block size, x], written
+    value_cache : Tensor [blocks, heads, head size, block size], written
+    slot_mapping : Tensor [tokens] of int32 or int64
+        A token's slot, counted through all blocks; a token whose slot is below 0 is not written. It may be shorter than
+        key: padding behind it is not written either.
+    kv_cache_dtype : str
+        "auto": as they are. "fp8", "fp8_e4m3", "fp8_e5m2": divided by the scale, saturated, rounded to nearest even;
+        the caches are of uint8, or of the dtype itself.
+    k_scale, v_scale : Tensor of one float32 element, or float, or None for 1
+        Read for fp8 alone.
+
+    Raises
+    ------
+    IndexError
+        When a slot is beyond the cache, on a CPU; a GPU stops with a device-side assertion.
+    RuntimeError
+        For shapes, dtypes or words that do not fit.
+    """
+    _cache(key, value, key_cache, value_cache, slot_mapping, kv_cache_dtype, _as_scale(k_scale), _as_scale(v_scale))
+
+
+def reshape_and_cache_flash(
+    key: Any,
+    value: Any,
+    key_cache: Any,
+    value_cache: Any,
+    slot_mapping: Any,
+    kv_cache_dtype: str,
+    k_scale: Any,
+    v_scale: Any,
+) -> None:
+    """Writes keys and values to the slots of caches [blocks, block size, heads, head size]; the rest is as in
+    `reshape_and_cache`."""
+    _cache_flash(
+        key, value, key_cache, value_cache, slot_mapping, kv_cache_dtype, _as_scale(k_scale), _as_scale(v_scale)
+    )
+
+
+def concat_and_cache_mla(
+    kv_c: Any, k_pe: Any, kv_cache: Any, slot_mapping: Any, kv_cache_dtype: str, scale: Any
+) -> None:
+    """Writes latent rows and their rotary parts side by side to the slots of a cache, in one kernel.
+
+    Parameters
+    ----------
+    kv_c : Tensor [tokens, latent size]
+    k_pe : Tensor [tokens, rotary size]
+    kv_cache : Tensor [blocks, block size, latent size + rotary size], written
+    slot_mapping, kv_cache_dtype, scale
+        As in `reshape_and_cache`.
+    """
+    _cache_mla(kv_c, k_pe, kv_cache, slot_mapping, kv_cache_dtype, _as_scale(1 if scale is None else scale))
+
+
+__all__ = ["apply_rotary_pos_emb", "concat_and_cache_mla", "reshape_and_cache", "reshape_and_cache_flash"]

@@ -231,4 +231,11 @@ enum gems_rope_mode {
     GEMS_ROPE_INPLACE = 2
 };
 
+/* kv_cache: how the cache is laid out. */
+enum gems_cache_mode {
+    GEMS_CACHE_PAGED, /* slots of a block innermost */
+    GEMS_CACHE_ROWS,  /* a token's heads one behind another */
+    GEMS_CACHE_LATENT /* a token's row has both tensors */
+};
+
 #endif
