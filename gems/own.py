@@ -47,6 +47,10 @@ class Step:
     results: tuple[str, ...]
 
 
+# Backward passes that no row X_backward does, by the row's name.
+STEPS: dict[str, Callable[[RowOperator], list[Step]]] = {}
+
+
 def parameters_of(schema: str) -> tuple[Parameter, ...]:
     """The parameters of an own row's schema, as torch reads it; those of other kinds have the type object."""
     import torch
@@ -157,7 +161,8 @@ class RowOperator(Function):
         self.grads = grad_names(self.outputs, [p.name for p in self.parameters])
         self.elementwise: bool = row["family"] == "elementwise"
         self.backward = rows().get(f"{self.name}_backward")
-        backward = self.backward is not None or (self.elementwise and row["gradient"] != "none")
+        derived = self.elementwise and row["gradient"] != "none"
+        backward = self.backward is not None or self.name in STEPS or derived
         self.differentiable = backward and "!" not in self.schema
         self._choices = re.match(r"switch \((\w+)\) (.*)$", row["expr"] or "", re.DOTALL)
         self._steps: dict[tuple[tuple[str, ...], str], list[Step]] = {}
@@ -167,18 +172,22 @@ class RowOperator(Function):
         label = str(scalars[self._choices[1]]) if self._choices else ""
         found = self._steps.get((needed, label))
         if found is None:
-            found = self._steps_of_row() if self.backward is not None else self._steps_derived(needed, label)
+            if self.name in STEPS:
+                found = STEPS[self.name](self)
+            else:
+                found = self._steps_of_row() if self.backward is not None else self._steps_derived(needed, label)
             self._steps[needed, label] = found
         return found
 
     def _steps_of_row(self) -> list[Step]:
-        """One call, of the row X_backward."""
+        """One call, of the row X_backward: it gives the gradients of the first tensors, as many as it has results."""
         made = Function(self.backward)  # type: ignore[arg-type]
         wanted = parameters_of(made.schema)
         own = dict(zip(grad_names(self.outputs), self.grads, strict=True))
         tensors = tuple(own.get(p.name, p.name) for p in wanted if p.type is None)
         named = tuple(p.name for p in wanted if p.type is not None)
-        return [Step(made, tensors, named, tuple(p.name for p in self.parameters if p.type is None))]
+        results = [p.name for p in self.parameters if p.type is None][: made.outputs]
+        return [Step(made, tensors, named, tuple(results))]
 
     def _steps_derived(self, needed: tuple[str, ...], label: str) -> list[Step]:
         """The calls of an operator with the row's expression, which can be differentiated; its tensors are letters."""

@@ -151,7 +151,7 @@ def test_every_own_row(name: str) -> None:
     taken = {p.name for p in own.parameters_of(backward["schema"])}
     assert grads <= taken and taken - grads <= {p.name for p in operator.parameters}
     tensors = [p for p in operator.parameters if p.type is None]
-    assert backward["schema"].rpartition("->")[2].count("Tensor") == len(tensors)
+    assert 1 <= backward["schema"].rpartition("->")[2].count("Tensor") <= len(tensors)
 
 
 @pytest.mark.parametrize(

@@ -78,9 +78,9 @@ static gems_status add(int op, const char *text) {
         entry->scalar |= schema->args[i].type == GEMS_T_SCALAR;
         if (schema->args[i].written && entry->out_arg < 0) entry->out_arg = (int8_t)i;
     }
-    entry->variant = entry->out_arg < 0    ? GEMS_FUNCTIONAL
-                     : entry->out_arg == 0 ? GEMS_INPLACE
-                                           : GEMS_OUT;
+    entry->variant = entry->out_arg < 0                          ? GEMS_FUNCTIONAL
+                     : schema->args[entry->out_arg].keyword_only ? GEMS_OUT
+                                                                 : GEMS_INPLACE;
     if (entry->variant == GEMS_OUT) entry->inputs = (uint8_t)entry->out_arg;
     __atomic_store_n(&entry_total, entry_total + 1, __ATOMIC_RELEASE);
     return GEMS_OK;

@@ -225,4 +225,17 @@ enum gems_norm_mode {
     GEMS_NORM_EVALUATION
 };
 
+/* rope: bits. */
+enum gems_rope_mode {
+    GEMS_ROPE_INVERSE = 1, /* turned back: the gradient */
+    GEMS_ROPE_INPLACE = 2
+};
+
+/* kv_cache: how the cache is laid out. */
+enum gems_cache_mode {
+    GEMS_CACHE_PAGED, /* slots of a block innermost */
+    GEMS_CACHE_ROWS,  /* a token's heads one behind another */
+    GEMS_CACHE_LATENT /* a token's row has both tensors */
+};
+
 #endif

@@ -48,14 +48,17 @@ def fake(operator: Any) -> Callable[..., Any]:
 def fake_out(operator: Any) -> Callable[..., Any]:
     def of(*args: Any, **kwargs: Any) -> Any:
         outs = tuple(value for name, value in kwargs.items() if name.startswith("out"))
+        if not operator.outputs:
+            return None
         return outs[0] if operator.outputs == 1 else outs
 
     return of
 
 
 def refuses_gradient(name: str, qualified: str) -> Callable[..., Any]:
-    """The Autograd kernel of what has no gradient: an error where one is wanted."""
+    """The Autograd kernel of what has no gradient: an error where one is wanted. Autograd learns of what is written."""
     out = qualified.endswith(".out")
+    base, _, overload = qualified.removeprefix("flag_gems::").partition(".")
 
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args, **kwargs):
@@ -68,10 +71,13 @@ def refuses_gradient(name: str, qualified: str) -> Callable[..., Any]:
                 f'flag_gems::{name} has no gradient: make it with grad="auto", or give the gradients as expressions; '
                 "or call it under torch.no_grad()"
             )
-        base, _, overload = qualified.removeprefix("flag_gems::").partition(".")
         op = getattr(getattr(torch.ops.flag_gems, base), overload or "default")
         with torch._C._AutoDispatchBelowAutograd():
-            return op.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
+            result = op.redispatch(keyset & torch._C._after_autograd_keyset, *args, **kwargs)
+        if op._schema.is_mutable:
+            named = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
+            torch.autograd.graph.increment_version([named[a.name] for a in op._schema.arguments if a.is_write])
+        return result
 
     return kernel
 
@@ -96,6 +102,9 @@ def autograd(operator: Any, positional: list[Any] | None = None) -> tuple[Callab
     if positional is None:
         positional = [p for p in operator.parameters if not p.by_keyword]
     tensor_names = [p.name for p in operator.parameters if p.type is None]
+    if not operator.elementwise:  # what the backward pass does not read need not live until then
+        read = {name for step in operator.steps(tuple(tensor_names), {}) for name in step.tensors}
+        tensor_names = [name for name in tensor_names if name in read]
 
     def setup(
         ctx: Any, inputs: tuple[Any, ...], output: Any, keyword_only_inputs: dict[str, Any] | None = None
@@ -121,6 +130,9 @@ def autograd(operator: Any, positional: list[Any] | None = None) -> tuple[Callab
                         value = value.expand(grads[0].shape)
                     part = _summed(value, saved[name]) if operator.elementwise else value
                     found[name] = found[name] + part if name in found else part
+        missing = [name for name in needed if name not in found]
+        if missing and not operator.elementwise:
+            raise RuntimeError(f"flag_gems::{operator.name} has no gradient in {', '.join(missing)}")
         results = tuple(found.get(p.name) for p in given)
         return results if len(results) > 1 else results[0]
 
