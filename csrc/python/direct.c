@@ -134,8 +134,9 @@ static PyObject *through_public(function *f, PyObject *const *args, Py_ssize_t c
 static void bump_versions(gems_frame *frame) {
     const gems_entry *entry = frame->call.entry;
     if (entry->variant == GEMS_FUNCTIONAL || !frame->has_torch) return;
-    for (int i = 0; i < entry->nouts; i++) {
-        PyObject *object = frame->objects[entry->out_arg + i];
+    for (int i = entry->out_arg; i < entry->schema.nargs; i++) {
+        if (!entry->schema.args[i].written || entry->schema.args[i].type != GEMS_T_TENSOR) continue;
+        PyObject *object = frame->objects[i];
         if (gems_torch.bump_version && gems_layout.impl > 0) {
             gems_torch.bump_version((char *)object + gems_layout.impl);
             continue;
