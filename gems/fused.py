@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from . import ops, own
+from .fused_norms import *  # noqa: F403
+from .fused_norms import __all__ as _norms
 
 _silu_and_mul = own.function("silu_and_mul")
 _gelu_and_mul = own.function("gelu_and_mul")
@@ -70,4 +72,4 @@ def outer(inp: Any, weight: Any) -> Any:
     return ops.mul(inp[:, None], weight[None, :])
 
 
-__all__ = ["gelu_and_mul", "outer", "silu_and_mul", "silu_and_mul_out"]
+__all__ = ["gelu_and_mul", "outer", "silu_and_mul", "silu_and_mul_out", *_norms]

@@ -1,5 +1,5 @@
 /* Mean and variance without differences of large squares, and sums over teams. The head gives T and what rows.cuh needs,
- * which comes before this file.
+ * which comes before this file. A Row gives a thread's vectors by at(), as Kept does.
  */
 using C = opmath_t<T>;
 
@@ -41,7 +41,7 @@ template <int N> struct Running {
 };
 
 /* Mean and variance of a row that is not kept, in one reading. */
-GEMS_DI Moments stream_moments(const Kept<T>& row, int n) {
+template <class Row> GEMS_DI Moments stream_moments(const Row& row, int n) {
     __shared__ Moments buf[33];
     Running<kVec> own;
     own.clear();
@@ -50,7 +50,7 @@ GEMS_DI Moments stream_moments(const Kept<T>& row, int n) {
 }
 
 /* The sum over a row of f(element). */
-template <class F> GEMS_DI C team_sum(const Kept<T>& row, int n, F f) {
+template <class Row, class F> GEMS_DI C team_sum(const Row& row, int n, F f) {
     __shared__ C buf[33];
     C sum[kVec];
     GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] = 0;
@@ -65,7 +65,7 @@ template <class F> GEMS_DI C team_sum(const Kept<T>& row, int n, F f) {
 struct Spread {
     C mean, variance;
 };
-GEMS_DI Spread team_spread(const Kept<T>& row, int n) {
+template <class Row> GEMS_DI Spread team_spread(const Row& row, int n) {
     if constexpr (kStage == kAgain) {
         Moments all = stream_moments(row, n);
         return Spread{all.mean, all.m2 / C(n)};
