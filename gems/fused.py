@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import ops, own, tokens
+from . import fused_norms, ops, own, tokens
+from .fused_norms import *  # noqa: F403
 from .tokens import *  # noqa: F403
 
 _silu_and_mul = own.function("silu_and_mul")
@@ -71,4 +72,4 @@ def outer(inp: Any, weight: Any) -> Any:
     return ops.mul(inp[:, None], weight[None, :])
 
 
-__all__ = ["gelu_and_mul", "outer", "silu_and_mul", "silu_and_mul_out", *tokens.__all__]
+__all__ = ["gelu_and_mul", "outer", "silu_and_mul", "silu_and_mul_out", *fused_norms.__all__, *tokens.__all__]

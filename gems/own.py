@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _C
+from .observe import DeclinedError
 from .rows import name_of
 
 try:
@@ -20,6 +21,10 @@ except ImportError:  # without torch
 
 
 PREFIX = "flag_gems::"
+
+# Rows in flag_gems::, by name, as functions of torch's own operators with the row's parameters. Transforms of torch.func
+# run these, a call that the kernel declines is done by them, and a row without a gradient of its own has theirs.
+COMPOSED: dict[str, Callable[..., Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,13 @@ def parameters_of(schema: str) -> tuple[Parameter, ...]:
     return tuple(found)
 
 
+def results_of(schema: str) -> tuple[str, ...]:
+    """The names of a schema's results; one without a name is called by its number."""
+    import torch
+
+    return tuple(result.name or str(i) for i, result in enumerate(torch._C.parse_schema(schema).returns))
+
+
 def grad_names(outputs: int, taken: Collection[str] = ()) -> tuple[str, ...]:
     """The names of the gradients of an operator's results: grad, or grad0, grad1 ..., and others where an argument has
     these names."""
@@ -100,7 +112,13 @@ class Function:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if _is_compiling():
             return self._traced(args, kwargs)
-        return self._function(*args, **kwargs)
+        try:
+            return self._function(*args, **kwargs)
+        except DeclinedError as declined:
+            composed = COMPOSED.get(self.name)
+            if composed is None or "GEMS_STRICT" in str(declined):
+                raise
+            return composed(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<flag_gems.{self.name}: {self.row['doc']}>"
@@ -149,7 +167,7 @@ def function(name: str) -> Function:
 class RowOperator(Function):
     """A row of the table as torch must know it: its parameters, and its gradient, which is the row X_backward.
 
-    An elementwise row without such a row is differentiated from its expression.
+    An elementwise row without such a row is differentiated from its expression, another one by way of its composition.
     """
 
     masks: tuple[str, ...] = ()
@@ -161,8 +179,16 @@ class RowOperator(Function):
         self.grads = grad_names(self.outputs, [p.name for p in self.parameters])
         self.elementwise: bool = row["family"] == "elementwise"
         self.backward = rows().get(f"{self.name}_backward")
+        self.composed = COMPOSED.get(self.name)
+        by_composition = self.composed is not None and not self.elementwise
         derived = self.elementwise and row["gradient"] != "none"
-        backward = self.backward is not None or self.name in STEPS or derived
+        backward = self.backward is not None or self.name in STEPS or by_composition or derived
+        taken = [p.name for p in parameters_of(self.backward["schema"])] if self.backward else []
+        # Results that the backward row reads, and those that have no gradient because it takes none.
+        self.results = results_of(self.schema)
+        self.kept = tuple(name for name in self.results if name in taken)
+        own = grad_names(self.outputs)
+        self.constant = tuple(i for i, name in enumerate(own) if self.backward and name not in taken)
         self.differentiable = backward and "!" not in self.schema
         self._choices = re.match(r"switch \((\w+)\) (.*)$", row["expr"] or "", re.DOTALL)
         self._steps: dict[tuple[tuple[str, ...], str], list[Step]] = {}

@@ -1,5 +1,5 @@
 /* Mean and variance without differences of large squares, and sums over teams. The head gives T and what rows.cuh needs,
- * which comes before this file.
+ * which comes before this file. A Row gives a thread's vectors by at(), as Kept does, and some element of it by first().
  *
  * A mean that is far from 0 costs no digits of the variance: elements that are read once are taken from one of them, their
  * base, and of those that are read twice the second reading makes good what rounding left of the first.
@@ -54,11 +54,11 @@ template <int N> struct Running {
 };
 
 /* Mean and variance of a row that is not kept, in one reading. */
-GEMS_DI Moments stream_moments(const Kept<T>& row, int n) {
+template <class Row> GEMS_DI Moments stream_moments(const Row& row, int n) {
     __shared__ Moments buf[33];
     Running<kVec> own;
     C base[kVec];
-    GEMS_UNROLL for (int k = 0; k < kVec; k++) base[k] = base_of(row.row[0]);
+    GEMS_UNROLL for (int k = 0; k < kVec; k++) base[k] = base_of(row.first());
     own.clear();
     each_vector(n, [&](int q, int c) { own.take(row.at(q, c), base); });
     Moments all = team_reduce(own.joined(), JoinMoments{}, buf);
@@ -67,7 +67,7 @@ GEMS_DI Moments stream_moments(const Kept<T>& row, int n) {
 }
 
 /* The sums over a row of the distances from `from`, and of their squares. */
-GEMS_DI Two<C> team_distances(const Kept<T>& row, int n, C from) {
+template <class Row> GEMS_DI Two<C> team_distances(const Row& row, int n, C from) {
     __shared__ Two<C> buf[33];
     Two<C> sum[kVec];
     GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] = Two<C>{0, 0};
@@ -83,7 +83,7 @@ GEMS_DI Two<C> team_distances(const Kept<T>& row, int n, C from) {
 }
 
 /* The sum over a row of f(element). */
-template <class F> GEMS_DI C team_sum(const Kept<T>& row, int n, F f) {
+template <class Row, class F> GEMS_DI C team_sum(const Row& row, int n, F f) {
     __shared__ C buf[33];
     C sum[kVec];
     GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] = 0;
@@ -98,7 +98,7 @@ template <class F> GEMS_DI C team_sum(const Kept<T>& row, int n, F f) {
 struct Spread {
     C mean, variance;
 };
-GEMS_DI Spread team_spread(const Kept<T>& row, int n) {
+template <class Row> GEMS_DI Spread team_spread(const Row& row, int n) {
     if constexpr (kStage == kAgain) {
         Moments all = stream_moments(row, n);
         return Spread{all.mean, all.m2 / C(n)};

@@ -65,6 +65,7 @@ template <class T> struct Kept {
         if constexpr (kStage == kRegisters) return held[q];
         else return load<kVec>((kStage == kShared ? shared : row) + column);
     }
+    GEMS_DI T first() const { return row[0]; }
 };
 
 /* Rows that are not kept in registers are long: what is written of them need not stay in the caches. */

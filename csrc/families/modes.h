@@ -217,6 +217,9 @@ enum gems_row_op {
     GEMS_RMS_NORM_BACKWARD
 };
 
+/* add_norm: what is made of the sum; the second in place, the third of one tensor. */
+enum gems_add_norm_mode { GEMS_SKIP_LAYER_NORM, GEMS_ADD_RMS_NORM, GEMS_PLAIN_RMS_NORM };
+
 /* group_norm, batch_norm; of the latter: whether it trains is an argument, or always or never so. */
 enum gems_norm_mode {
     GEMS_NORM_FORWARD,

@@ -53,27 +53,6 @@ gems_status gems_norm_read(const gems_call *call, int x, int shape, int weight, 
     return GEMS_OK;
 }
 
-/* Elements from row to row where the rows themselves are contiguous; 0: they are not, or have no
- * single distance. */
-static int64_t row_stride(const gems_norm *norm) {
-    const gems_tensor *x = norm->x;
-    int outer = x->ndim - norm->shape_ndim;
-    int64_t step = 1, stride = 0, next = 0;
-    bool found = false;
-    for (int d = x->ndim - 1; d >= outer; d--) {
-        if (x->sizes[d] != 1 && x->strides[d] != step) return 0;
-        step *= x->sizes[d];
-    }
-    for (int d = outer - 1; d >= 0; d--) {
-        if (x->sizes[d] == 1) continue;
-        if (found && x->strides[d] != next) return 0;
-        if (!found) stride = x->strides[d];
-        found = true;
-        next = x->strides[d] * x->sizes[d];
-    }
-    return found ? stride : norm->n;
-}
-
 /* ---- forward ---- */
 
 static gems_status make_outputs(gems_call *call, const gems_norm *norm, int stat) {
@@ -113,7 +92,7 @@ gems_status gems_norm_run(gems_call *call) {
 
     const gems_device_info *info = gems_device_information(call->device);
     const void *data = x->data, *weight = NULL, *bias = NULL;
-    int64_t stride = row_stride(&norm);
+    int64_t stride = gems_row_stride(x, x->ndim - norm.shape_ndim);
     if (!stride) {
         GEMS_TRY(gems_pack(call, x, &data));
         stride = norm.n;

@@ -6,6 +6,23 @@ int gems_power_of_two(int64_t n, int most) {
     return p;
 }
 
+int64_t gems_row_stride(const gems_tensor *x, int outer) {
+    int64_t step = 1, stride = 0, next = 0;
+    bool found = false;
+    for (int d = x->ndim - 1; d >= outer; d--) {
+        if (x->sizes[d] != 1 && x->strides[d] != step) return 0;
+        step *= x->sizes[d];
+    }
+    for (int d = outer - 1; d >= 0; d--) {
+        if (x->sizes[d] == 1) continue;
+        if (found && x->strides[d] != next) return 0;
+        if (!found) stride = x->strides[d];
+        found = true;
+        next = x->strides[d] * x->sizes[d];
+    }
+    return found ? stride : step;
+}
+
 static gems_team fast_team(const gems_device_info *info, int64_t rows, int64_t n) {
     return (gems_team){
         .vec = 16, .items = 1, .threads = 1, .grid = gems_grid_for(info, rows, 16384 / n + 1)};

@@ -35,6 +35,10 @@ void gems_team_to_key(const gems_team *team, gems_key *key);
 gems_status gems_team_launch(gems_call *call, const gems_plan *plan, const gems_team *team,
                              void **args);
 
+/* Elements from row to row of a tensor whose dimensions before `outer` count rows, where the rows
+ * themselves are contiguous; 0: they are not, or have no single distance. */
+int64_t gems_row_stride(const gems_tensor *x, int outer);
+
 /* A power of two, at least n where `most` allows it. */
 int gems_power_of_two(int64_t n, int most);
 

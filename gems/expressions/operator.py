@@ -109,6 +109,9 @@ class Operator(Function):
     # ---- what library.py asks ----
 
     elementwise = True
+    composed = None
+    kept: tuple[str, ...] = ()
+    constant: tuple[int, ...] = ()
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:

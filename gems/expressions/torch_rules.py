@@ -12,6 +12,7 @@ from torch._prims_common import (
     compute_elementwise_output_strides,
     elementwise_dtypes,
 )
+from torch.autograd import forward_ad
 
 
 def _tensors_of(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +98,32 @@ def _summed(grad: Tensor, like: Tensor) -> Tensor:
     return grad if grad.dtype == like.dtype else grad.to(like.dtype)
 
 
+def _by_composition(
+    operator: Any, values: dict[str, Any], needed: tuple[str, ...], grads: tuple[Any, ...]
+) -> dict[str, Tensor]:
+    """The gradients of the inputs `needed`, through the operators that a row is composed of."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        inputs = {name: values[name] if again else values[name].detach().requires_grad_() for name in needed}
+        inputs = {name: value.view_as(value) for name, value in inputs.items()}
+        made = operator.composed(**{p.name: inputs.get(p.name, values[p.name]) for p in operator.parameters})
+        pairs = [
+            (result, grad)
+            for result, grad in zip((made,) if isinstance(made, Tensor) else made, grads, strict=True)
+            if grad is not None and result is not None and result.requires_grad
+        ]
+        if not pairs:
+            return {}
+        found = torch.autograd.grad(
+            [result for result, _ in pairs],
+            list(inputs.values()),
+            [grad for _, grad in pairs],
+            create_graph=again,
+            allow_unused=True,
+        )
+    return {name: grad for name, grad in zip(inputs, found, strict=True) if grad is not None}
+
+
 def autograd(operator: Any, positional: list[Any] | None = None) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The backward pass of a call with these arguments (those without keyword when left out), and what it saves."""
     if positional is None:
@@ -110,16 +137,26 @@ def autograd(operator: Any, positional: list[Any] | None = None) -> tuple[Callab
         ctx: Any, inputs: tuple[Any, ...], output: Any, keyword_only_inputs: dict[str, Any] | None = None
     ) -> None:
         named = dict(zip([p.name for p in positional], inputs, strict=False)) | (keyword_only_inputs or {})
-        ctx.save_for_backward(*(named[name] for name in tensor_names))
+        kept = ()
+        if operator.kept:
+            results = dict(zip(operator.results, (output,) if isinstance(output, Tensor) else output, strict=True))
+            kept = tuple(results[name] for name in operator.kept)
+        ctx.save_for_backward(*(named[name] for name in tensor_names), *kept)
+        if operator.constant:
+            ctx.mark_non_differentiable(*(output[i] for i in operator.constant))
         ctx.scalars = {p.name: named.get(p.name, p.default) for p in operator.parameters if p.type is not None}
 
     def backward(ctx: Any, *grads: Any) -> Any:
-        saved = dict(zip(tensor_names, ctx.saved_tensors, strict=True))
+        saved = dict(zip((*tensor_names, *operator.kept), ctx.saved_tensors, strict=True))
         given = positional[: len(ctx.needs_input_grad)]  # torch leaves out arguments that have their default value
         wanted = zip(given, ctx.needs_input_grad, strict=True)
         needed = tuple(p.name for p, needs in wanted if needs and p.type is None and p.name not in operator.masks)
         values = {**saved, **dict(zip(operator.grads, grads, strict=True)), **ctx.scalars}
         found: dict[str, Tensor] = {}
+        if operator.backward is None and not operator.elementwise:
+            found = _by_composition(operator, values, needed, grads)
+            results = tuple(found.get(p.name) for p in given)
+            return results if len(results) > 1 else results[0]
         for step in operator.steps(needed, ctx.scalars):
             args = [values[name] for name in step.tensors]
             made = step.function(*args, **{name: values[name] for name in step.scalars})
@@ -225,6 +262,10 @@ def recorded(operator: Any, packet: Any) -> Callable[..., Any]:
             or _seen_by_modes([values[p.name] for p in parameters if p.type is None])
         ):
             return packet(*args, **kwargs)
+        if operator.composed is not None and (
+            torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+        ):
+            return operator.composed(*(values[name] for name in names))
         if torch._C._are_functorch_transforms_active():
             return Transformed.apply(*(values[name] for name in names))
         # Without gradients there is nothing to record: what the builtin saw is torch's matter, and Recorded would come

@@ -1,0 +1,145 @@
+/* layer_norm and rms_norm of x + residual, the sum rounded to T as it would be if it were a tensor. The head gives T, W
+ * (weight and bias), kRms, kWeight, kBias, kAdd (there is a residual), kSum (the sum is a result too), and what rows.cuh and
+ * moments.cuh need, which come before this file.
+ *
+ * y may be x, and sum the residual: a thread writes elements that it alone has read. Has not run on a GPU yet.
+ */
+GEMS_DI T added(const T* x, const T* residual, int c) {
+    if constexpr (kAdd) return from_op<T>(to_op(x[c]) + to_op(residual[c]));
+    else return x[c];
+}
+GEMS_DI C normalized(C v, C mean, C rstd) { return kRms ? v * rstd : (v - mean) * rstd; }
+
+/* ---- a team a row ---- */
+
+struct Added {
+    const T *x, *residual;
+    T *sum, *shared;
+    Vec<T, kVec> held[kStage == kRegisters ? kItems : 1];
+
+    GEMS_DI Vec<T, kVec> add(int c) const {
+        Vec<T, kVec> a = load<kVec>(x + c);
+        if constexpr (kAdd) {
+            Vec<T, kVec> b = load<kVec>(residual + c);
+            GEMS_UNROLL for (int k = 0; k < kVec; k++) a.v[k] = from_op<T>(to_op(a.v[k]) + to_op(b.v[k]));
+        }
+        return a;
+    }
+    GEMS_DI void fetch(int n) {
+        if constexpr (kStage != kAgain || kSum)
+            each_vector(n, [&](int q, int c) {
+                Vec<T, kVec> v = add(c);
+                if constexpr (kStage == kRegisters) held[q] = v;
+                if constexpr (kStage == kShared) store<kVec>(shared + c, v);
+                if constexpr (kSum) store<kVec>(sum + c, v);
+            });
+    }
+    GEMS_DI Vec<T, kVec> at(int q, int c) const {
+        if constexpr (kStage == kRegisters) return held[q];
+        else if constexpr (kStage == kShared) return load<kVec>(shared + c);
+        else if constexpr (kSum) return load<kVec>(sum + c);
+        else return add(c);
+    }
+    GEMS_DI T first() const { // of a block: others' elements may be written already
+        __shared__ T one;
+        if (threadIdx.x == 0) one = at(0, 0).v[0];
+        __syncthreads();
+        return one;
+    }
+};
+
+GEMS_DI void team_norm(const T* x, const T* residual, const W* weight, const W* bias, T* y, T* sum, int n, C eps) {
+    Added row;
+    row.x = x;
+    row.residual = residual;
+    row.sum = sum;
+    if constexpr (kStage == kShared) row.shared = shared_row<T>(0, n);
+    row.fetch(n);
+    C mean = 0, variance;
+    if constexpr (kRms) {
+        variance = team_sum(row, n, [](C v) { return v * v; }) / C(n);
+    } else {
+        Spread spread = team_spread(row, n);
+        mean = spread.mean;
+        variance = spread.variance;
+    }
+    C rstd = rsqrt(variance + eps);
+    each_vector(n, [&](int q, int c) {
+        Vec<T, kVec> v = row.at(q, c);
+        Vec<W, kVec> w{}, b{};
+        if constexpr (kWeight) w = load<kVec>(weight + c);
+        if constexpr (kBias) b = load<kVec>(bias + c);
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) {
+            C r = normalized(to_op(v.v[k]), mean, rstd);
+            if constexpr (kWeight) r *= convert<C>(w.v[k]);
+            if constexpr (kBias) r += convert<C>(b.v[k]);
+            v.v[k] = from_op<T>(r);
+        }
+        store_row<kVec>(y + c, v);
+    });
+}
+
+/* ---- one thread a block ---- */
+
+constexpr int kRoom = 4096; /* longest row that is kept as it is computed in, where no result holds its sum */
+
+/* value(c): an element of the sum, once it is there. */
+template <class F> GEMS_DI void fast_rest(T* y, const W* weight, const W* bias, int n, C mean, C variance, C eps, F value) {
+    C rstd = rsqrt(variance + eps);
+    row_map(y, n, [&](int c) {
+        C r = normalized(value(c), mean, rstd);
+        if constexpr (kWeight) r *= convert<C>(weight[c]);
+        if constexpr (kBias) r += convert<C>(bias[c]);
+        return r;
+    });
+}
+
+/* first(c): an element of the sum, which it may put where value(c) finds it. */
+template <class G, class F>
+GEMS_DI void fast_row(const W* weight, const W* bias, T* y, int n, C eps, G first, F value) {
+    C mean = 0, variance;
+    if constexpr (kRms) {
+        variance = row_sum<C>(n, [&](int c) {
+            C v = first(c);
+            return v * v;
+        }) / C(n);
+    } else {
+        mean = row_sum<C>(n, first) / C(n);
+        variance = row_sum<C>(n, [&](int c) { return (value(c) - mean) * (value(c) - mean); }) / C(n);
+    }
+    fast_rest(y, weight, bias, n, mean, variance, eps, value);
+}
+
+GEMS_DI void fast_norm(const T* x, const T* residual, const W* weight, const W* bias, T* y, T* sum, int n, C eps) {
+    if constexpr (kSum) {
+        auto first = [&](int c) {
+            T v = added(x, residual, c);
+            sum[c] = v;
+            return to_op(v);
+        };
+        fast_row(weight, bias, y, n, eps, first, [&](int c) { return to_op(sum[c]); });
+    } else if (kAdd && n <= kRoom) {
+        C room[kRoom];
+        auto first = [&](int c) { return room[c] = to_op(added(x, residual, c)); };
+        fast_row(weight, bias, y, n, eps, first, [&](int c) { return room[c]; });
+    } else {
+        auto value = [&](int c) { return to_op(added(x, residual, c)); };
+        fast_row(weight, bias, y, n, eps, value, value);
+    }
+}
+
+/* Rows of n elements, so far apart in each of the tensors. */
+struct Apart {
+    int64_t x, residual, y, sum;
+};
+
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
+add_norm(const T* x, const T* residual, const W* __restrict__ weight, const W* __restrict__ bias, T* y, T* sum, Apart apart,
+         int64_t rows, int32_t n, double eps) {
+    each_row(rows, [&](int64_t row) {
+        const T *xr = x + row * apart.x, *rr = residual + row * apart.residual;
+        T *yr = y + row * apart.y, *sr = kSum ? sum + row * apart.sum : nullptr;
+        if constexpr (kFast) fast_norm(xr, rr, weight, bias, yr, sr, n, C(eps));
+        else team_norm(xr, rr, weight, bias, yr, sr, n, C(eps));
+    });
+}

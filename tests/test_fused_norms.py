@@ -1,0 +1,244 @@
+"""Norms along rows with what stands before or after them: values beside torch's own operators, gradients, layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flag_gems
+import pytest
+import torch
+from flag_gems import modules
+from torch import Tensor
+
+from compare import FLOATS
+from layouts import LAYOUTS
+
+DEVICE = flag_gems.device
+F = torch.nn.functional
+OPS = torch.ops.flag_gems
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(DEVICE)
+
+
+def close(ours: Any, exact: Any, dtype: torch.dtype, steps: int = 2) -> None:
+    """Within a few roundings of the dtype of what float64 gives."""
+    assert ours.dtype == dtype and ours.shape == exact.shape, (ours.dtype, ours.shape, exact.shape)
+    eps = {torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, torch.finfo(dtype).eps) * steps
+    torch.testing.assert_close(ours.double(), exact.double(), rtol=eps, atol=eps)
+
+
+def counted(name: str, call: Callable[[], Any]) -> Any:
+    """The result of a call that runs in our kernel of that name, once."""
+    flag_gems.reset_stats()
+    result = call()
+    assert flag_gems.stats()[name]["kernel"] == 1, flag_gems.stats()
+    return result
+
+
+# Lengths that are kept in registers by a warp and by a block, in shared memory, and read again.
+SHAPES = [((3, 5, 7), 1), ((4, 1), 1), ((2, 3, 130), 2), ((9, 1000), 1), ((2, 4096), 1), ((0, 8), 1), ((3, 9000), 1)]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("shape", "inner"), SHAPES)
+@pytest.mark.parametrize("affine", [(True, True), (True, False), (False, True), (False, False)])
+def test_skip_layer_norm(shape: tuple[int, ...], inner: int, dtype: torch.dtype, affine: tuple[bool, bool]) -> None:
+    x, residual = draw(*shape, dtype=dtype), draw(*shape, dtype=dtype, seed=1)
+    norm = shape[-inner:]
+    weight = draw(*norm, dtype=dtype, seed=2) if affine[0] else None
+    bias = draw(*norm, dtype=dtype, seed=3) if affine[1] else None
+    ours = counted(
+        "flag_gems::skip_layer_norm", lambda: flag_gems.skip_layer_norm(x, residual, norm, weight, bias, eps=1e-5)
+    )
+    wide = [None if t is None else t.double() for t in (weight, bias)]
+    close(ours, F.layer_norm((x + residual).double(), norm, *wide), dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("shape", "inner"), SHAPES)
+def test_fused_add_rms_norm(shape: tuple[int, ...], inner: int, dtype: torch.dtype) -> None:
+    x, residual = draw(*shape, dtype=dtype), draw(*shape, dtype=dtype, seed=1)
+    norm, total = shape[-inner:], x + residual
+    weight = draw(*norm, dtype=dtype, seed=2)
+    exact = F.rms_norm(total.double(), norm, weight.double(), 1e-5)
+    call = lambda: flag_gems.fused_add_rms_norm(x, residual, norm, weight, eps=1e-5)  # noqa: E731
+    a, b = counted("flag_gems::fused_add_rms_norm", call)
+    assert a is x and b is residual and torch.equal(residual, total)
+    close(x, exact, dtype)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout: str) -> None:
+    change = LAYOUTS[layout]
+    for shape in [(6, 10), (3, 4, 6), (2, 3, 4, 5)]:
+        made = [change(draw(*shape, seed=seed)) for seed in (0, 1)]
+        x, residual = (draw(*shape, seed=seed) if t is None else t for seed, t in enumerate(made))
+        norm = x.shape[-1:]
+        weight = change(draw(*norm, seed=2)) if norm else None
+        if weight is None or weight.shape != norm:
+            weight = draw(*norm, seed=2)
+        exact = F.layer_norm((x + residual).double(), norm, weight.double())
+        close(flag_gems.skip_layer_norm(x, residual, norm, weight, None), exact, torch.float32, 8)
+        close(OPS.rms_norm(x, weight, 1e-6), F.rms_norm(x.double(), norm, weight.double(), 1e-6), torch.float32, 8)
+        if any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True)):
+            continue  # cannot be written
+        total = x + residual
+        exact = F.rms_norm(total.double(), norm, weight.double(), 1e-5)
+        flag_gems.fused_add_rms_norm(x, residual, norm, weight)
+        assert torch.equal(residual, total)
+        close(x, exact, torch.float32, 8)
+
+
+def test_written_tensors_are_noticed() -> None:
+    """Autograd is told that a saved tensor changed, by either way in."""
+    for call in (
+        lambda x, r, w: flag_gems.fused_add_rms_norm(x, r, w.shape, w),
+        lambda x, r, w: OPS.fused_add_rms_norm(x, r, w, 1e-5),
+    ):
+        x, residual, weight = draw(3, 8), draw(3, 8, seed=1), draw(8, seed=2)
+        before = x._version, residual._version
+        call(x, residual, weight)
+        assert (x._version, residual._version) == (before[0] + 1, before[1] + 1)
+
+
+def test_half_data_with_float_weights() -> None:
+    x, residual = draw(5, 64, dtype=torch.bfloat16), draw(5, 64, dtype=torch.bfloat16, seed=1)
+    weight, bias = draw(64, seed=2), draw(64, seed=3)
+    exact = F.layer_norm((x + residual).double(), (64,), weight.double(), bias.double())
+    close(flag_gems.skip_layer_norm(x, residual, (64,), weight, bias), exact, torch.bfloat16)
+
+
+def test_gradients() -> None:
+    x, residual, weight, bias = (
+        draw(*shape, dtype=torch.float64, seed=seed).requires_grad_()
+        for seed, shape in enumerate([(3, 5), (3, 5), (5,), (5,)])
+    )
+
+    def skip(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return flag_gems.skip_layer_norm(x, residual, (5,), weight, bias)
+
+    def add_rms(x: Tensor, residual: Tensor, weight: Tensor) -> Any:
+        return flag_gems.fused_add_rms_norm(x * 1, residual * 1, (5,), weight)
+
+    def rms(x: Tensor, weight: Tensor) -> Tensor:
+        return OPS.rms_norm(x, weight, 1e-5)
+
+    for function, args in [
+        (skip, (x, residual, weight, bias)),
+        (add_rms, (x, residual, weight)),
+        (rms, (x, weight)),
+    ]:
+        assert torch.autograd.gradcheck(function, args)
+        assert torch.autograd.gradgradcheck(function, args)
+
+
+def test_operators_of_torch() -> None:
+    x, residual, weight = draw(3, 8).requires_grad_(), draw(3, 8, seed=1), draw(8, seed=2)
+    torch.library.opcheck(OPS.skip_layer_norm, (x, residual, [8], weight, None))
+    torch.library.opcheck(OPS.rms_norm, (x, weight, 1e-5))
+    torch.library.opcheck(OPS.fused_add_rms_norm, (x.detach().clone(), residual.clone(), weight, 1e-5))
+    with pytest.raises(RuntimeError, match="no gradient"):
+        OPS.fused_add_rms_norm(x, residual, weight, 1e-5)
+
+
+def test_under_transforms() -> None:
+    x, residual, weight = draw(4, 3, 8), draw(4, 3, 8, seed=1), draw(8, seed=2)
+
+    def call(x: Tensor, residual: Tensor) -> Tensor:
+        return flag_gems.skip_layer_norm(x, residual, (8,), weight, None)
+
+    torch.testing.assert_close(torch.vmap(call)(x, residual), call(x, residual))
+    total = torch.func.grad(lambda x: call(x, residual).square().sum())(x)
+    wanted = torch.func.grad(lambda x: F.layer_norm(x + residual, (8,), weight).square().sum())(x)
+    torch.testing.assert_close(total, wanted)
+
+
+def test_what_the_kernel_declines_is_done() -> None:
+    x, row = draw(4, 8), draw(8, seed=1)
+    ours = flag_gems.skip_layer_norm(x, row, (8,), None, None)  # shapes that broadcast
+    torch.testing.assert_close(ours, F.layer_norm(x + row, (8,)))
+    with pytest.raises(RuntimeError):
+        flag_gems.skip_layer_norm(x, x, (7,), None, None)
+    with pytest.raises(ValueError, match="a weight of shape"):
+        flag_gems.fused_add_rms_norm(x, x.clone(), (7,), row)
+
+
+# ---- modules ----
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_module(affine: bool) -> None:
+    module = modules.GemsRMSNorm(8, elementwise_affine=affine, device=DEVICE)
+    x, residual = draw(3, 8), draw(3, 8, seed=1)
+    torch.testing.assert_close(module(x), F.rms_norm(x, (8,), module.weight, 1e-6))
+    assert (module.weight is not None) == affine and module.eps == 1e-6
+    held = x.clone(), residual.clone()
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        a, b = module(*held)
+        c, d = compiled(x.clone(), residual.clone())
+    assert a is held[0] and b is held[1]
+    torch.testing.assert_close(a, F.rms_norm(x + residual, (8,), None, 1e-6))
+    torch.testing.assert_close((c, d), (a, b))
+    torch.compiler.reset()
+    if affine:  # in training the same, and the gradient is there
+        a, b = module(x * 1, residual * 1)
+        (a.sum() + b.sum()).backward()
+        wanted = F.rms_norm(x + residual, (8,), None, 1e-6).sum(0)
+        torch.testing.assert_close(module.weight.grad, wanted)
+
+
+# ---- instance_norm, normed_cumsum ----
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(2, 3, 5), (4, 3, 6, 7), (1, 2, 3, 4, 5)])
+def test_instance_norm(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, channels = draw(*shape, dtype=dtype), shape[1]
+    weight, bias = draw(channels, dtype=dtype, seed=1), draw(channels, dtype=dtype, seed=2)
+    for layout in (x, x.transpose(0, 2).contiguous().transpose(0, 2)):
+        for given in ((weight, bias), (None, None)):
+            wide = [None if t is None else t.double() for t in given]
+            exact = torch.instance_norm(layout.double(), *wide, None, None, True, 0.1, 1e-5, False)
+            ours = counted("native_group_norm", lambda x=layout, g=given: flag_gems.instance_norm(x, *g))
+            assert ours.is_contiguous()
+            close(ours, exact, dtype, 8)
+
+
+@pytest.mark.parametrize("use_input_stats", [True, False])
+def test_instance_norm_with_running_statistics(use_input_stats: bool) -> None:
+    x, weight = draw(3, 4, 5, 6), draw(4, seed=1)
+    mean, var = draw(4, seed=2), draw(4, seed=3).abs() + 1
+    mine = flag_gems.instance_norm(x, weight, None, held := mean.clone(), moved := var.clone(), use_input_stats)
+    theirs = torch.instance_norm(x, weight, None, mean, var, use_input_stats, 0.1, 1e-5, False)
+    torch.testing.assert_close(mine, theirs)
+    torch.testing.assert_close((held, moved), (mean, var))
+
+
+def test_instance_norm_gradients_and_errors() -> None:
+    x, weight, bias = (draw(*s, dtype=torch.float64).requires_grad_() for s in [(2, 3, 4), (3,), (3,)])
+    assert torch.autograd.gradcheck(flag_gems.instance_norm, (x, weight, bias))
+    assert torch.autograd.gradgradcheck(flag_gems.instance_norm, (x, weight, bias), atol=1e-4)
+    with pytest.raises(RuntimeError):
+        flag_gems.instance_norm(x, use_input_stats=False)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_normed_cumsum(dim: int, dtype: torch.dtype) -> None:
+    x = draw(5, 40, 7, dtype=dtype).abs() + 0.1
+    exact = x.double().cumsum(dim) / x.double().sum(dim, keepdim=True)
+    close(flag_gems.normed_cumsum(x, dim), exact, dtype, 4)
+
+
+def test_normed_cumsum_of_nothing_and_integers() -> None:
+    assert flag_gems.normed_cumsum(draw(0, 3)).shape == (0, 3)
+    assert flag_gems.normed_cumsum(draw(3, 0)).shape == (3, 0)
+    whole = torch.arange(1, 5, device=DEVICE)
+    torch.testing.assert_close(flag_gems.normed_cumsum(whole), whole.cumsum(0) / 10)
+    x = draw(3, 4, dtype=torch.float64).abs().requires_grad_()
+    assert torch.autograd.gradcheck(flag_gems.normed_cumsum, (x,))
