@@ -1,8 +1,8 @@
 /* Elements that a test picks, in order: nonzero, masked_select, masked_scatter. Twin of csrc/families/compact.c.
  *
  * The head names Test (what is tested: != 0), Item (what is moved), Index, kKind and kTile (elements of a block). The tested
- * elements and what is moved beside them are contiguous. `count` counts each tile's, `offsets` adds the counts up in one
- * block, `pick` goes through the tiles again and knows where its first element goes.
+ * elements and what is moved beside them are contiguous. `count` counts each tile's, offsets.cuh adds the counts up in
+ * one block, `pick` goes through the tiles again and knows where its first element goes.
  */
 using namespace gems;
 
@@ -114,19 +114,6 @@ extern "C" __global__ void __launch_bounds__(256, 1) count(const Test* __restric
         int64_t first = tile * kTile, left = n - first < kTile ? n - first : kTile, c = count_tile(x + first, left);
         if (threadIdx.x == 0) counts[tile] = (int32_t)c;
     }
-}
-
-/* starts[tile] = how many are picked before a tile; starts[tiles]: of all. One block. */
-extern "C" __global__ void __launch_bounds__(1024, 1) offsets(const int32_t* __restrict__ counts, int64_t* starts, int64_t tiles) {
-    __shared__ int64_t buf[33];
-    int64_t before = 0;
-    for (int64_t first = 0; first < tiles; first += blockDim.x) {
-        int64_t tile = first + threadIdx.x, all, c = tile < tiles ? counts[tile] : 0;
-        int64_t mine = before + block_exclusive_sum(c, all, buf);
-        if (tile < tiles) starts[tile] = mine;
-        before += all;
-    }
-    if (threadIdx.x == 0) starts[tiles] = before;
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
