@@ -1,4 +1,5 @@
-/* Runs of equal elements: _unique2, unique_consecutive, and mode. Twin of kernels/runs.cu.
+/* Runs of equal elements: _unique2, unique_consecutive, and mode; of rows: runs_rows.c. Twin of
+ * kernels/runs.cu.
  *
  * Elements that are to be unique wherever they stand are sorted first, as sort does; so are the
  * rows of mode. The first two have to wait for the number of runs before there is a result to write
@@ -234,18 +235,23 @@ static gems_status run(gems_call *call) {
         return run_flat(call, true, gems_arg_int(call, 2) != 0, gems_arg_int(call, 3) != 0);
     case GEMS_UNIQUE_CONSECUTIVE: {
         bool flat = gems_arg_none(call, 3) || (self->ndim == 1 && gems_arg_int(call, 3) == 0);
-        if (!flat) return gems_decline("rows along a dim");
-        return run_flat(call, false, gems_arg_int(call, 1) != 0, gems_arg_int(call, 2) != 0);
+        bool inverse = gems_arg_int(call, 1) != 0, counts = gems_arg_int(call, 2) != 0;
+        return flat ? run_flat(call, false, inverse, counts)
+                    : gems_runs_rows(call, gems_arg_int(call, 3), false, inverse, counts);
     }
+    case GEMS_UNIQUE_DIM:
+        return gems_runs_rows(call, gems_arg_int(call, 1), true, gems_arg_int(call, 3) != 0,
+                              gems_arg_int(call, 4) != 0);
+    case GEMS_UNIQUE_DIM_CONSECUTIVE:
+        return gems_runs_rows(call, gems_arg_int(call, 1), false, gems_arg_int(call, 2) != 0,
+                              gems_arg_int(call, 3) != 0);
     default: return run_mode(call);
     }
 }
 
 static gems_status program(const gems_op *op, const gems_key *key, gems_program *p) {
-    static const char *const entries[] = {[RUNS_COUNT] = "run_count",
-                                          [RUNS_OFFSETS] = "offsets",
-                                          [RUNS_PICK] = "run_pick",
-                                          [RUNS_LENGTHS] = "run_lengths"};
+    static const char *const entries[] = {"run_count", "offsets",    "run_pick",   "run_lengths",
+                                          "rows_sort", "rows_merge", "rows_flags", "rows_gather"};
     if (key->kernel < GEMS_COPY_END) return gems_copy_program(op, key, p);
     if (key->kernel < RUNS_FLAT) return gems_sort_program(op, key, p);
     bool mode = key->kernel == RUNS_MODE;
@@ -263,14 +269,21 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
         p->entries[1] = "byte_pick";
         p->entry_count = 2;
     } else {
+        bool rows = key->kernel == RUNS_ROWS;
         gems_text_add(&p->head,
-                      "#define RUNS 1\ntypedef int32_t Count;\nconstexpr bool kRows = false;\n"
+                      "#define RUNS 1\ntypedef int32_t Count;\nconstexpr bool kRows = %s;\n"
                       "constexpr int kTile = gems::kFast ? %d : %d;\n",
-                      RUNS_FAST_TILE, RUNS_TILE);
-        p->files[0] = "offsets.cuh";
-        p->files[1] = "runs.cu";
-        for (int i = 0; i <= RUNS_LENGTHS; i++) p->entries[i] = entries[i];
-        p->entry_count = RUNS_LENGTHS + 1;
+                      rows ? "true" : "false", RUNS_FAST_TILE, RUNS_TILE);
+        if (rows)
+            gems_text_add(&p->head,
+                          "constexpr bool kDescending = false;\nconstexpr int kWhat = 0;\n");
+        int files = 0;
+        p->files[files++] = "offsets.cuh";
+        if (rows) p->files[files++] = "sort.cuh";
+        p->files[files++] = "runs.cu";
+        if (rows) p->files[files++] = "runs_rows.cu";
+        p->entry_count = rows ? 8 : RUNS_OF_ROWS;
+        for (int i = 0; i < p->entry_count; i++) p->entries[i] = entries[i];
     }
     snprintf(p->name, sizeof p->name, "%.*s %s", (int)strcspn(op->schema, "("), op->schema,
              gems_dtype_name(key->dtype[0]));
@@ -279,13 +292,18 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
 
 /* The runs, and the sort of a few and of many elements. */
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
-    bool mode = op->mode == GEMS_MODE, sorts = op->mode != GEMS_UNIQUE_CONSECUTIVE;
+    bool mode = op->mode == GEMS_MODE;
+    if (op->mode >= GEMS_UNIQUE_CONSECUTIVE && op->mode <= GEMS_UNIQUE_DIM_CONSECUTIVE) {
+        key->dtype[0] = (uint8_t)dtype;
+        key->kernel = i == 0 ? RUNS_ROWS : RUNS_FLAT;
+        return i < (op->mode == GEMS_UNIQUE_CONSECUTIVE ? 2 : 1);
+    }
     if (op->mode == GEMS_UNIQUE && gems_dtype_size(dtype) == 1) {
         key->dtype[0] = (uint8_t)dtype;
         key->kernel = RUNS_BYTES;
         return i == 0;
     }
-    if (i >= (!sorts ? 1 : info->fast ? 2 : 3)) return false;
+    if (i >= (info->fast ? 2 : 3)) return false;
     key->dtype[0] = (uint8_t)dtype;
     key->kernel = i == 0       ? (mode ? RUNS_MODE : RUNS_FLAT)
                   : info->fast ? SORT_FAST

@@ -31,6 +31,9 @@ gems_status gems_runs_count(gems_call *call, gems_runs *r);
  * they are not wanted. firsts: where each begins is wanted in r->firsts. */
 gems_status gems_runs_pick(gems_call *call, gems_runs *r, void *values, int64_t *inverse, int64_t *lengths, bool firsts);
 
+/* unique_dim: the slices of self along a dim. */
+gems_status gems_runs_rows(gems_call *call, int64_t along, bool sorts, bool inverse, bool counts);
+
 /* Elements of t, seen with sizes and strides, one behind the other: its own memory or a copy in scratch. */
 gems_status gems_runs_contiguous(gems_call *call, const gems_tensor *t, const int64_t *sizes, const int64_t *strides,
                                  void **data);
