@@ -1,9 +1,10 @@
 /* Elements that a test picks, in order: nonzero, masked_select, masked_scatter. Twin of csrc/families/compact.c.
  *
  * The head names Test (what is tested: != 0), Item (what is moved), Index, kKind, kTile (elements of a block) and kAligned
- * (16-byte accesses of what is tested). The tested elements and what is moved beside them are contiguous. `count` counts each tile's and keeps the answers as bits, `offsets` adds the
- * counts up in one block, `pick` goes through the tiles again and knows where its first element goes. A block lines up the
- * picked elements of a tile in shared memory, so that neighbours in the result are written by neighbours.
+ * (16-byte accesses of what is tested). The tested elements and what is moved beside them are contiguous. `count` counts
+ * each tile's and keeps the answers as bits, offsets.cuh adds the counts up in one block, `pick` goes through the tiles
+ * again and knows where its first element goes. A block lines up the picked elements of a tile in shared memory, so that
+ * neighbours in the result are written by neighbours.
  */
 using namespace gems;
 
@@ -147,28 +148,6 @@ count(const Test* __restrict__ x, int32_t* counts, uint16_t* bits, int64_t n, in
         int64_t c = count_tile(x + first, left, bits + tile * 256);
         if (threadIdx.x == 0) counts[tile] = (int32_t)c;
     }
-}
-
-/* starts[tile] = how many are picked before a tile; starts[tiles]: of all. One block, a thread has kRun tiles of a stretch. */
-extern "C" __global__ void __launch_bounds__(1024, 1) offsets(const int32_t* __restrict__ counts, int64_t* starts, int64_t tiles) {
-    constexpr int kRun = 16;
-    __shared__ int64_t buf[33];
-    int64_t before = 0;
-    for (int64_t first = 0; first < tiles; first += kRun * (int64_t)blockDim.x) {
-        int64_t tile = first + kRun * (int64_t)threadIdx.x, all, sum = 0;
-        int32_t c[kRun];
-        GEMS_UNROLL for (int k = 0; k < kRun; k++) {
-            c[k] = tile + k < tiles ? counts[tile + k] : 0;
-            sum += c[k];
-        }
-        int64_t mine = before + block_exclusive_sum(sum, all, buf);
-        GEMS_UNROLL for (int k = 0; k < kRun; k++) {
-            if (tile + k < tiles) starts[tile + k] = mine;
-            mine += c[k];
-        }
-        before += all;
-    }
-    if (threadIdx.x == 0) starts[tiles] = before;
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)

@@ -33,6 +33,9 @@ NAMES = {
     "_softmax_backward_data": ("softmax",),
     "_log_softmax_backward_data": ("log_softmax",),
     "native_dropout_backward": (),
+    "_unique2": ("unique",),
+    "unique_dim": ("unique",),
+    "unique_dim_consecutive": ("unique_consecutive",),
     "threshold_backward": ("nn.functional.relu",),
     "constant_pad_nd": ("nn.functional.pad",),
     **{
@@ -100,13 +103,21 @@ def stable_median(x: Tensor, dim: int | None = None, keepdim: bool = False, nan:
     return tuple(t if keepdim else t.squeeze(dim) for t in found)
 
 
+def settled_mode(x: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
+    values = torch.mode(x, dim, True)[0]
+    line = torch.arange(x.shape[dim], device=x.device).view([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
+    places = (line * (x == values)).amax(dim, keepdim=True)
+    return tuple(t if keepdim else t.squeeze(dim) for t in (values, places))
+
+
 # What is right where ATen has one of several results, or a wrong one: the first of equal elements, as our kernels (of
-# a median: the one in the middle in a stable order); the median of a tensor in which an element lies several times
-# (ATen's is that of other elements).
+# mode the last, of a median the one in the middle in a stable order); the median of a tensor in which an element lies
+# several times (ATen's is that of other elements).
 SETTLED = {
     "sort": stable_sort,
     "topk": stable_topk,
     "kthvalue": stable_kthvalue,
+    "mode": settled_mode,
     "median": stable_median,
     # ATen reads weight and bias as if they were contiguous.
     "native_group_norm": lambda x, *args: torch.native_group_norm(

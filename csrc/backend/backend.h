@@ -10,7 +10,7 @@
 #include "../gems.h"
 
 #define GEMS_BACKEND_VERSION 1
-#define GEMS_MAX_ENTRIES 6 /* kernels of one program */
+#define GEMS_MAX_ENTRIES 8 /* kernels of one program */
 
 /* What the shape heuristics may ask about a device. */
 typedef struct gems_device_info {

@@ -302,7 +302,8 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
                                 [GEMS_MASKED_SELECT] = 1,
                                 [GEMS_MASKED_SCATTER] = 2};
     if (key->kernel < GEMS_COPY_END) return gems_copy_program(op, key, p);
-    gems_text_add(&p->head, "typedef %s Test;\ntypedef %s Item;\ntypedef %s Index;\n",
+    gems_text_add(&p->head,
+                  "typedef %s Test;\ntypedef %s Item;\ntypedef %s Index;\ntypedef int32_t Count;\n",
                   gems_dtype_kernel(key->dtype[0]), gems_dtype_kernel(key->dtype[1]),
                   key->flags & WIDE ? "int64_t" : "int32_t");
     gems_text_add(&p->head,
@@ -310,7 +311,8 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
                   kinds[op->mode], key->flags & FAST ? FAST_TILE : TILE,
                   key->flags & ALIGNED ? "true" : "false");
     p->files[0] = "index.cuh";
-    p->files[1] = "compact.cu";
+    p->files[1] = "offsets.cuh";
+    p->files[2] = "compact.cu";
     p->entries[COUNT] = "count";
     p->entries[OFFSETS] = "offsets";
     p->entries[PICK] = "pick";

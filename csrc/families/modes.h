@@ -205,6 +205,15 @@ enum gems_sort_mode {
     GEMS_ISIN
 };
 
+/* runs: what is made of runs of equal elements. */
+enum gems_runs_mode {
+    GEMS_UNIQUE,
+    GEMS_UNIQUE_CONSECUTIVE,
+    GEMS_UNIQUE_DIM,
+    GEMS_UNIQUE_DIM_CONSECUTIVE,
+    GEMS_MODE
+};
+
 /* row_norm */
 enum gems_row_op {
     GEMS_SOFTMAX,

@@ -127,6 +127,7 @@ extern const gems_family gems_family_random;
 extern const gems_family gems_family_factory;
 extern const gems_family gems_family_index;
 extern const gems_family gems_family_index_map;
+extern const gems_family gems_family_runs;
 extern const gems_family gems_family_scan;
 extern const gems_family gems_family_scatter;
 extern const gems_family gems_family_sort;
