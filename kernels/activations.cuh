@@ -6,8 +6,8 @@ template <class T> GEMS_DI T elu(T a, T low, T high, T inner) {
     const bool below = GEMS_CPU ? a < T(0) : !(a > T(0));
     return below ? expm1(a * inner) * low : a * high;
 }
-template <class T> GEMS_DI T elu_gradient(T grad, T a, T low, T high, T inner, bool is_result) {
-    T below = is_result ? grad * inner * (a + low) : grad * inner * low * exp(a * inner);
+template <bool OF_RESULT, class T> GEMS_DI T elu_gradient(T grad, T a, T low, T high, T inner) {
+    T below = OF_RESULT ? grad * inner * (a + low) : grad * inner * low * exp(a * inner);
     return a <= T(0) ? below : grad * high;
 }
 template <class T> GEMS_DI T relu6(T a) { return min_nan(max_nan(a, T(0)), T(6)); }

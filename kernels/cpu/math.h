@@ -262,11 +262,14 @@ GEMS_INLINE float pow(float x, float y) {
     q = gems_fma(q, r, 0.69314720674108055);
     q = gems_fma(q, r, 0.99999999991895949);
     float v = (float)(q * gems_double((gems_bits(n) + 1023) << 52));
-    float half = y * 0.5f;
+    // Where one of both is the same for all elements, a choice by what it alone decides would not vectorise: masks do.
+    float half = y * 0.5f, unit = abs(y) == gems_infinity ? 1.0f : -1.0f;
     bool whole = __builtin_truncf(y) == y, odd = whole & (__builtin_truncf(half) != half);
-    v = (x < 0.0f) & (a < gems_infinity) & !whole ? __builtin_nanf("") : v;
-    v = odd ? copysign(v, x) : v;
-    return (y == 0.0f) | (x == 1.0f) | ((x == -1.0f) & (abs(y) == gems_infinity)) ? 1.0f : v;
+    uint32_t sign = odd ? 0x80000000u : 0u, broken = whole ? 0u : 0x7fc00000u;
+    uint32_t below = (x < 0.0f) & (a < gems_infinity) ? 0xffffffffu : 0u;
+    uint32_t one = (y == 0.0f ? 0xffffffffu : 0u) | (x == 1.0f ? 0xffffffffu : 0u) | (a == unit ? 0xffffffffu : 0u);
+    uint32_t bits = gems_as_bits(v) | (gems_as_bits(x) & sign) | (broken & below);
+    return gems_as_float((bits & ~one) | (0x3f800000u & one));
 }
 
 // 2^(8k) modulo 2 pi, as a sum of two doubles.
