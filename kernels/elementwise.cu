@@ -38,6 +38,9 @@ template <class T> GEMS_DI T div_trunc(T a, T b) {
 template <bool NEAR, class T> GEMS_DI T sine(T a) { EW_NEAR_FORM(sin_near(a), sin(a)) }
 template <bool NEAR, class T> GEMS_DI T cosine(T a) { EW_NEAR_FORM(cos_near(a), cos(a)) }
 template <bool NEAR, class T> GEMS_DI T tangent(T a) { EW_NEAR_FORM(tan_near(a), tan(a)) }
+template <bool NEAR, class T> GEMS_DI T logarithm(T a) { EW_NEAR_FORM(log_near(a), log(a)) }
+template <bool NEAR, class T> GEMS_DI T logarithm2(T a) { EW_NEAR_FORM(log2_near(a), log2(a)) }
+template <bool NEAR, class T> GEMS_DI T logarithm10(T a) { EW_NEAR_FORM(log10_near(a), log10(a)) }
 template <bool NEAR, class T> GEMS_DI T mod_floor(T a, T b) {
     EW_NEAR_FORM(gems_mod_down(b, fmod_near(a, b)), mod_floor(a, b))
 }

@@ -31,8 +31,8 @@ template <class T> GEMS_DI T digamma_of(T x) {
     return sum + log(x) - T(0.5) / x - y * z;
 }
 GEMS_DI double digamma(double x) { return digamma_of(x); }
-#if GEMS_CPU // near its zero a sum of floats keeps few digits
-GEMS_DI float digamma(float x) { return float(digamma_of(double(x))); }
+#if GEMS_CPU
+GEMS_DI float digamma(float x) { return gems_digamma(x); }
 #else
 GEMS_DI float digamma(float x) { return digamma_of(x); }
 #endif
