@@ -166,6 +166,7 @@ def parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="each operator beside ATen's")
     bench.add_argument("--ops", type=names_of, default=["all"], metavar="all|X,Y")
+    bench.add_argument("--families", type=names_of, metavar="F,G", help="only the operators of these families")
     bench.add_argument("--dtypes", type=names_of, metavar="D,E")
     bench.add_argument("--level", choices=("quick", "core", "full"), default="core", help="how many sizes")
     bench.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where a GPU is")

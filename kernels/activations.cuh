@@ -6,13 +6,18 @@ template <class T> GEMS_DI T elu(T a, T low, T high, T inner) {
     const bool below = GEMS_CPU ? a < T(0) : !(a > T(0));
     return below ? expm1(a * inner) * low : a * high;
 }
-template <class T> GEMS_DI T elu_gradient(T grad, T a, T low, T high, T inner, bool is_result) {
-    T below = is_result ? grad * inner * (a + low) : grad * inner * low * exp(a * inner);
+template <bool OF_RESULT, class T> GEMS_DI T elu_gradient(T grad, T a, T low, T high, T inner) {
+    T below = OF_RESULT ? grad * inner * (a + low) : grad * inner * low * exp(a * inner);
     return a <= T(0) ? below : grad * high;
 }
 template <class T> GEMS_DI T relu6(T a) { return min_nan(max_nan(a, T(0)), T(6)); }
+// v / BY; for a result of 16 bits a product is as good, and a division is slow.
+template <int BY, class T> GEMS_DI T part_of(T v) {
+    if constexpr (is_half<result_t>) return v * T(1.0 / BY);
+    else return v / T(BY);
+}
 template <class T> GEMS_DI T hardswish_gradient(T grad, T a) {
-    T r = a < T(3) ? grad * (a / T(3) + T(0.5)) : grad;
+    T r = a < T(3) ? grad * (part_of<3>(a) + T(0.5)) : grad;
     return a <= T(-3) ? T(0) : r;
 }
 template <class T> GEMS_DI T softplus_gradient(T grad, T a, T threshold) {

@@ -37,6 +37,9 @@ template <class T> GEMS_DI T div_trunc(T a, T b) {
 template <bool NEAR, class T> GEMS_DI T sine(T a) { EW_NEAR_FORM(sin_near(a), sin(a)) }
 template <bool NEAR, class T> GEMS_DI T cosine(T a) { EW_NEAR_FORM(cos_near(a), cos(a)) }
 template <bool NEAR, class T> GEMS_DI T tangent(T a) { EW_NEAR_FORM(tan_near(a), tan(a)) }
+template <bool NEAR, class T> GEMS_DI T logarithm(T a) { EW_NEAR_FORM(log_near(a), log(a)) }
+template <bool NEAR, class T> GEMS_DI T logarithm2(T a) { EW_NEAR_FORM(log2_near(a), log2(a)) }
+template <bool NEAR, class T> GEMS_DI T logarithm10(T a) { EW_NEAR_FORM(log10_near(a), log10(a)) }
 template <bool NEAR, class T> GEMS_DI T mod_floor(T a, T b) {
     EW_NEAR_FORM(gems_mod_down(b, fmod_near(a, b)), mod_floor(a, b))
 }
@@ -66,6 +69,15 @@ template <class T> GEMS_DI T power(T a, T b) {
         return T(result);
     }
 }
+// By 0, and of 1: of a complex number the logarithm's way would make NaN of some.
+template <class T> GEMS_DI T scalar_power(T a, T b) {
+    if constexpr (is_complex<T>) return b == T(0) ? T(1) : power(a, b);
+    else return power(a, b);
+}
+template <class T> GEMS_DI T power_of_scalar(T a, T b) {
+    if constexpr (is_complex<T>) return a == T(1) ? T(1) : power(a, b);
+    else return power(a, b);
+}
 template <class T> GEMS_DI T bit_not(T a) {
     if constexpr (is_same<T, bool>) return !a;
     else return T(~a);
@@ -89,6 +101,20 @@ template <class T> GEMS_DI T absolute(T a) {
 template <class T> GEMS_DI T conj(T a) { return a; }
 // ATen multiplies by an alpha of 1 too: a complex infinity gets a NaN by it.
 template <class T> GEMS_DI T once(T a) { return a; }
+// c ? a : b by bits: compilers make a branch of the choice, or load only what is chosen, and do not vectorise it.
+template <class T> GEMS_DI T chosen(bool c, T a, T b) {
+#if GEMS_CPU && GEMS_FAST
+    if constexpr (sizeof(T) <= 8) {
+        typedef either<sizeof(T) == 8, uint64_t, either<sizeof(T) == 4, uint32_t, either<sizeof(T) == 2, uint16_t, uint8_t>>> U;
+        U x, y, mask = U(0) - U(c);
+        memcpy(&x, &a, sizeof x), memcpy(&y, &b, sizeof y);
+        x = U((x & mask) | (y & U(~mask)));
+        memcpy(&a, &x, sizeof x);
+        return a;
+    }
+#endif
+    return c ? a : b;
+}
 template <class T> GEMS_DI T lerp(T a, T b, T weight) {
     T d = b - a;
     return abs(weight) < T(0.5) ? a + weight * d : b - d * (T(1) - weight);
@@ -205,6 +231,14 @@ GEMS_DI bool near_element(EW_INPUTS(EW_STORED) EW_NUMBERS(EW_NUMBER) int) {
 #define EW_PASS_NUMBER(T, name) name,
 #define EW_PARAMETERS EW_INPUTS(EW_IN_POINTER) EW_OUTPUTS(EW_OUT_POINTER) EW_NUMBERS(EW_NUMBER)
 
+// A bool is read as the byte that it is: compilers have no vectors of bools.
+template <class T> GEMS_DI T element_at(const T *p) {
+#if GEMS_CPU && GEMS_FAST
+    if constexpr (is_same<T, bool>) return *reinterpret_cast<const uint8_t *>(p) != 0;
+#endif
+    return *p;
+}
+
 // What one access of a tensor holds: N elements, or the one that a broadcast input has for all of them.
 template <class T, int N, bool ONE> struct Access {
     Vec<T, N> all;
@@ -236,7 +270,7 @@ constexpr int kN = kVector ? kVector : 1;
 // at a whole access.
 #define EW_LOAD_AT(i, name, T, through, as, flag) v_##name[u].read(in_##name + at);
 #define EW_STORE_AT(i, T, expression) store<kN>(out_##i + at, r_##i);
-#define EW_ONE_IN(i, name, T, through, as, flag) in_##name[at],
+#define EW_ONE_IN(i, name, T, through, as, flag) element_at(in_##name + at),
 #define EW_ONE_OUT(i, T, expression) out_##i[at],
 #define EW_ONE element(EW_INPUTS(EW_ONE_IN) EW_OUTPUTS(EW_ONE_OUT) EW_NUMBERS(EW_PASS_NUMBER) 0);
 extern "C" __global__ void __launch_bounds__(kThreads) elementwise(EW_PARAMETERS Index pad, Index end) {
@@ -297,7 +331,7 @@ enum Tensors {
 #if GEMS_CPU && GEMS_FAST
 // Runs along dim 0. In class 1 its strides are known: 1, and 0 for the flagged inputs.
 #define EW_RUN_IN(i, name, T, through, as, flag) \
-    in_##name[off[0][place_##name] + (EW_CLASS == 1 ? (flag ? 0 : at) : at * m.stride[0][place_##name])],
+    element_at(in_##name + off[0][place_##name] + (EW_CLASS == 1 ? (flag ? 0 : at) : at * m.stride[0][place_##name])),
 #define EW_RUN_OUT(i, T, expression) \
     out_##i[off[0][place_out_##i] + (EW_CLASS == 1 ? at : at * m.stride[0][place_out_##i])],
 #define EW_RUN_ONE element(EW_INPUTS(EW_RUN_IN) EW_OUTPUTS(EW_RUN_OUT) EW_NUMBERS(EW_PASS_NUMBER) 0);

@@ -76,13 +76,14 @@ extern "C" __global__ void sequence_strided(T* __restrict__ out, Index n, Sequen
 #if FACTORY_KERNEL == 3
 // A one stands at every multiple of columns + 1 that is not below the square part; `by` divides by columns + 1.
 extern "C" __global__ void eye_dense(T* __restrict__ out, Index rows, Index columns, FastDiv by, int64_t, int64_t) {
-    const T zero = convert<T>(0.0f), one = convert<T>(1.0f);
+    const T one = convert<T>(1.0f);
 #if GEMS_CPU && GEMS_FAST
     auto chunk = grid_chunk<Index>(rows);
-    for (Index i = chunk.first * columns, end = chunk.last * columns; i < end; i++) out[i] = zero;
+    memset(out + chunk.first * columns, 0, (size_t)((chunk.last - chunk.first) * columns) * sizeof(T)); // zero's bytes
     for (Index r = chunk.first; r < chunk.last && r < columns; r++) out[r * columns + r] = one;
     (void)by;
 #else
+    const T zero = convert<T>(0.0f);
     Index n = rows * columns;
     GEMS_FOR_GRID(v, n / kV) {
         Index q, r;

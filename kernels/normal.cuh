@@ -51,19 +51,17 @@ GEMS_DI float normal_cdf(float x) {
     t = x < 0.0f ? t : 1.0f - t;
     return a < 0.74f ? fma(gems_normal_near(x), x, 0.5f) : t;
 }
-// The same for all a, good for results of 16 bits.
+// The same for all a, good for results of 16 bits: e^(-a^2 / 2) * p(a) / q(a).
 GEMS_DI float gems_normal_rough(float a, float m) {
-    float by = gems_reciprocal(a + 3.0f), q = fma(by, -6.0f, 1.0f), p = -5.941832787e-04f;
-    p = fma(p, q, 8.683430497e-04f);
-    p = fma(p, q, 6.662132684e-03f);
-    p = fma(p, q, -1.042475272e-02f);
-    p = fma(p, q, -4.719207063e-02f);
-    p = fma(p, q, 2.300131917e-01f);
-    p = fma(p, q, -5.093361139e-01f);
-    p = fma(p, q, 7.290838361e-01f) * by;
+    float p = fma(fma(6.300956804e-02f, a, 2.794131899e-01f), a, 5.000127192e-01f);
+    float q = fma(fma(fma(1.577765499e-01f, a, 7.052734892e-01f), a, 1.357495775f), a, 1.0f);
     float half = -0.5f * a * a, bias = gems_whole + 191.0f, n = fma(half, 1.44269504f, bias);
-    float e = gems_exp_near(gems_exp_rest(half, n - bias)) * bits_float(float_bits(n) << 23) * 5.42101086e-20f;
-    return a > 14.7f ? m * 0.0f : m * p * e;
+    float e = 4.145807432e-02f, r = fma(n - bias, -0.693147182f, half); // e^r
+    e = fma(e, r, 1.679121084e-01f);
+    e = fma(e, r, 5.000438036e-01f);
+    e = fma(e, r, 9.999632269e-01f);
+    e = fma(e, r, 9.999992560e-01f) * bits_float(float_bits(n) << 23) * 5.42101086e-20f;
+    return a > 14.7f ? m * 0.0f : m * p / q * e;
 }
 template <bool HALF> GEMS_DI float normal_cdf_for(float x) {
     if constexpr (!HALF) return normal_cdf(x);

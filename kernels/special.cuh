@@ -31,19 +31,18 @@ template <class T> GEMS_DI T digamma_of(T x) {
     return sum + log(x) - T(0.5) / x - y * z;
 }
 GEMS_DI double digamma(double x) { return digamma_of(x); }
-#if GEMS_CPU // near its zero a sum of floats keeps few digits
-GEMS_DI float digamma(float x) { return float(digamma_of(double(x))); }
+#if GEMS_CPU
+GEMS_DI float digamma(float x) { return gems_digamma(x); }
 #else
 GEMS_DI float digamma(float x) { return digamma_of(x); }
 #endif
 
-// A negative eps is none.
+// A negative eps is none. The limits are chosen before a is: a choice within the loop would not vectorise.
 template <class T> GEMS_DI T logit(T a, bool has_eps, T eps) {
-    if (has_eps && eps >= T(0)) {
-        const T high = T(1) - eps;
-        T most = a > high ? high : a;
-        a = a < eps ? eps : most;
-    }
+    const bool limited = has_eps && eps >= T(0);
+    const T low = limited ? eps : -Limits<T>::inf(), high = limited ? T(1) - eps : Limits<T>::inf();
+    T most = a > high ? high : a;
+    a = a < low ? low : most;
     return log(a / (T(1) - a));
 }
 template <class T> GEMS_DI T logit_gradient(T grad, T a, bool has_eps, T eps) {

@@ -81,6 +81,8 @@ def measure(row: Row, case: Case, device: str, budget: float) -> Result:
 def results(args: argparse.Namespace, device: str) -> Iterator[Result]:
     """A result for each row, dtype and size; a case that ATen itself refuses is left out."""
     for row in select(_C.rows(), args.ops):
+        if args.families and row["family"] not in args.families:
+            continue
         for name in dtypes_of(row, args.dtypes):
             dtype = getattr(torch, name)
             for n, columns in SIZES[device, args.level]:

@@ -1,5 +1,5 @@
-// Float forms of the inverse trigonometric and hyperbolic functions, erfc and erfinv for kernels on a CPU: without a branch
-// or a call, within 2 ulp, erfc within 2.5. Polynomials: near-minimax fits of what stands beside them.
+// Float forms of the inverse trigonometric and hyperbolic functions, erfc, erfinv and the gamma functions for kernels on a CPU:
+// without a branch or a call, within 2 ulp, erfc within 2.5. Polynomials: near-minimax fits of what stands beside them.
 namespace gems {
 
 // (atan(t) / t - 1) * t on [0, 1].
@@ -129,12 +129,17 @@ GEMS_INLINE float erfc(float x) {
     float r = fma(z, by, fma(z_rest, by, z * by_rest)) * gems_as_float(gems_as_bits(n) << 23) * 5.42101086e-20f;
     r = a > 10.1f ? 0.0f : r;
     r = x < 0.0f ? 2.0f - r : r;
-    return a < 0.5f ? 1.0f - erf(x) : r;
+    float near = 4.719927935e-03f, square = x * x; // erf(x) / x - 1 up to 0.5
+    near = fma(near, square, -2.675815559e-02f);
+    near = fma(near, square, 1.128283804e-01f);
+    near = fma(near, square, -3.761260934e-01f);
+    near = fma(near, square, 1.283791656e-01f);
+    return a < 0.5f ? 1.0f - fma(near, x, x) : r;
 }
 
 // With w = -log(1 - x^2): a polynomial in w, from 5 on in its root.
 GEMS_INLINE float erfinv(float x) {
-    float a = abs(x), w = -log((1.0f - a) * (1.0f + a)), s = __builtin_sqrtf(w) - 3.0f, u = w - 1.0f;
+    float a = abs(x), w = -log_near((1.0f - a) * (1.0f + a)), s = __builtin_sqrtf(w) - 3.0f, u = w - 1.0f;
     float p = -8.791075423e-09f;
     p = fma(p, u, 1.419121674e-07f);
     p = fma(p, u, -5.246980095e-07f);
@@ -156,7 +161,87 @@ GEMS_INLINE float erfinv(float x) {
     q = fma(q, s, 1.001674891e+00f);
     q = fma(q, s, 2.832976818e+00f);
     float r = w < 5.0f ? fma(c, x, rest) : q * x;
-    return a == 1.0f ? copysign(gems_infinity, x) : r;
+    r = a == 1.0f ? copysign(gems_infinity, x) : r;
+    return a > 1.0f ? __builtin_nanf("") : r;
+}
+
+// The gamma functions are made in double: near their zeros a sum of floats keeps few digits.
+// log(x) of a normal x above 0.
+GEMS_INLINE double gems_log_double(double x) {
+    uint64_t u = gems_bits(x) - 0x3fe6a09e667f3bcdull; // sqrt(1/2)
+    double e = (double)((int64_t)u >> 52), f = gems_double((u & 0xfffffffffffffull) + 0x3fe6a09e667f3bcdull) - 1.0;
+    double s = f / (2.0 + f), z = s * s, p = 2.0 / 19;
+    p = gems_fma(p, z, 2.0 / 17);
+    p = gems_fma(p, z, 2.0 / 15);
+    p = gems_fma(p, z, 2.0 / 13);
+    p = gems_fma(p, z, 2.0 / 11);
+    p = gems_fma(p, z, 2.0 / 9);
+    p = gems_fma(p, z, 2.0 / 7);
+    p = gems_fma(p, z, 2.0 / 5);
+    p = gems_fma(p, z, 2.0 / 3);
+    return gems_fma(e, 0.69314718055994531, gems_fma(p * z, s, s + s));
+}
+// sin(t) of a t within pi/2.
+GEMS_INLINE double gems_sin_half(double t) {
+    double z = t * t, p = -7.6471637318198164e-13;
+    p = gems_fma(p, z, 1.6059043836821613e-10);
+    p = gems_fma(p, z, -2.5052108385441720e-08);
+    p = gems_fma(p, z, 2.7557319223985893e-06);
+    p = gems_fma(p, z, -1.9841269841269841e-04);
+    p = gems_fma(p, z, 8.3333333333333332e-03);
+    p = gems_fma(p, z, -1.6666666666666666e-01);
+    return gems_fma(p * z, t, t);
+}
+constexpr double gems_pi = 3.14159265358979324;
+// Stirling's series from 8 on; below 8 at x + 8, less the logarithm of x (x + 1) ... (x + 7). Below 0 by reflection.
+GEMS_INLINE float lgamma(float x) {
+    double v = x, y = __builtin_fabs(v), p = y + 1.0;
+    p = p * (y + 2.0) * (y + 3.0) * (y + 4.0) * ((y + 5.0) * (y + 6.0) * (y + 7.0));
+    bool low = y < 8.0, negative = x < 0.0f;
+    double z = low ? y + 8.0 : y, r = 1.0 / z, q = r * r, t = 1.0 / 156;
+    t = gems_fma(t, q, -691.0 / 360360);
+    t = gems_fma(t, q, 1.0 / 1188);
+    t = gems_fma(t, q, -1.0 / 1680);
+    t = gems_fma(t, q, 1.0 / 1260);
+    t = gems_fma(t, q, -1.0 / 360);
+    t = gems_fma(t, q, 1.0 / 12);
+    double sum = gems_fma(z - 0.5, gems_log_double(z), -z) + gems_fma(t, r, 0.91893853320467274);
+    double part = y - __builtin_nearbyint(y), wave = __builtin_fabs(gems_sin_half(part * gems_pi));
+    p = low ? p : 1.0;
+    double factor = low ? y * p : 1.0, far = low ? 1.0 : y;
+    double top = negative ? gems_pi * p : 1.0, bottom = negative ? wave * far : factor;
+    sum = negative ? -sum : sum;
+    float result = (float)(sum + gems_log_double(top / bottom));
+    result = (x == 1.0f) | (x == 2.0f) ? 0.0f : result;
+    result = (x <= 0.0f) & (part == 0.0) ? gems_infinity : result;
+    return y == (double)gems_infinity ? gems_infinity : result;
+}
+// The same of its derivative: sum of 1 / (x + k), k below 8, is the product's derivative over the product.
+GEMS_INLINE float gems_digamma(float x) {
+    double v = x, y = __builtin_fabs(v), p = y, slope = 1.0;
+    slope = gems_fma(slope, y + 1.0, p), p *= y + 1.0;
+    slope = gems_fma(slope, y + 2.0, p), p *= y + 2.0;
+    slope = gems_fma(slope, y + 3.0, p), p *= y + 3.0;
+    slope = gems_fma(slope, y + 4.0, p), p *= y + 4.0;
+    slope = gems_fma(slope, y + 5.0, p), p *= y + 5.0;
+    slope = gems_fma(slope, y + 6.0, p), p *= y + 6.0;
+    slope = gems_fma(slope, y + 7.0, p), p *= y + 7.0;
+    bool low = y < 8.0, negative = x < 0.0f;
+    double z = low ? y + 8.0 : y, r = 1.0 / z, q = r * r, t = 691.0 / 32760;
+    t = gems_fma(t, q, -1.0 / 132);
+    t = gems_fma(t, q, 1.0 / 240);
+    t = gems_fma(t, q, -1.0 / 252);
+    t = gems_fma(t, q, 1.0 / 120);
+    t = gems_fma(t, q, -1.0 / 12);
+    double sum = gems_fma(t, q, gems_fma(-0.5, r, gems_log_double(z)));
+    sum = low ? sum - slope / p : sum;
+    double part = y - __builtin_nearbyint(y), s = gems_sin_half(part * gems_pi);
+    double c = gems_sin_half((0.5 - __builtin_fabs(part)) * gems_pi);
+    double mirrored = sum + gems_fma(gems_pi * y, c, s) / (s * y); // 1 / y + pi / tan(pi y)
+    float result = (float)(negative ? mirrored : sum);
+    result = negative & (part == 0.0) ? __builtin_nanf("") : result;
+    result = x == 0.0f ? copysign(gems_infinity, -x) : result;
+    return x == gems_infinity ? x : result;
 }
 
 } // namespace gems

@@ -16,7 +16,7 @@ GEMS_INLINE uint32_t gems_sign(float v) { return (uint32_t)((int32_t)gems_as_bit
 #define GEMS_BOTH2(name)                                                               \
     GEMS_INLINE float name(float x, float y) { return __builtin_##name##f(x, y); }     \
     GEMS_INLINE double name(double x, double y) { return __builtin_##name(x, y); }
-GEMS_BOTH(sqrt) GEMS_BOTH(lgamma)
+GEMS_BOTH(sqrt)
 GEMS_BOTH(floor) GEMS_BOTH(ceil) GEMS_BOTH(trunc) GEMS_BOTH(nearbyint) GEMS_BOTH2(fmod)
 GEMS_BOTH2(copysign)
 GEMS_INLINE float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
@@ -40,6 +40,7 @@ GEMS_INLINE double min_nan(double a, double b) { return (a < b) | (a != a) ? a :
 GEMS_INLINE float rsqrt(float x) { return 1.0f / __builtin_sqrtf(x); }
 GEMS_INLINE double rsqrt(double x) { return 1.0 / __builtin_sqrt(x); }
 
+GEMS_INLINE double lgamma(double x) { return __builtin_lgamma(x); }
 GEMS_INLINE double exp(double x) { return __builtin_exp(x); }
 GEMS_INLINE double exp2(double x) { return __builtin_exp2(x); }
 GEMS_INLINE double expm1(double x) { return __builtin_expm1(x); }
@@ -122,15 +123,14 @@ GEMS_INLINE float expm1(float x) {
 
 // log(1 + f) - f on [sqrt(1/2) - 1, sqrt(2) - 1].
 GEMS_INLINE float gems_log_tail(float f) {
-    float z = f * f, p = 6.750492752e-02f; // (log(1 + f) - f + f^2 / 2) / f^3
-    p = fma(p, f, -1.167119965e-01f);
-    p = fma(p, f, 1.188362539e-01f);
-    p = fma(p, f, -1.240607053e-01f);
-    p = fma(p, f, 1.422032565e-01f);
-    p = fma(p, f, -1.666799486e-01f);
-    p = fma(p, f, 2.000207305e-01f);
-    p = fma(p, f, -2.500000894e-01f);
-    p = fma(p, f, 3.333331347e-01f);
+    float z = f * f, p = -7.634429906e-02f; // (log(1 + f) - f + f^2 / 2) / f^3
+    p = fma(p, f, 1.276155036e-01f);
+    p = fma(p, f, -1.316019505e-01f);
+    p = fma(p, f, 1.420176247e-01f);
+    p = fma(p, f, -1.662335648e-01f);
+    p = fma(p, f, 2.000122667e-01f);
+    p = fma(p, f, -2.500082106e-01f);
+    p = fma(p, f, 3.333333171e-01f);
     return fma(p * f, z, -0.5f * z);
 }
 struct gems_parts { float e, f; }; // 2^e * (1 + f), f in [sqrt(1/2) - 1, sqrt(2) - 1]
@@ -139,27 +139,36 @@ GEMS_INLINE gems_parts gems_split(float x) {
     uint32_t u = gems_as_bits(small ? x * 8388608.0f : x) - 0x3f3504f3u; // sqrt(1/2)
     return {(float)((int32_t)u >> 23) - (small ? 23.0f : 0.0f), gems_as_float((u & 0x7fffffu) + 0x3f3504f3u) - 1.0f};
 }
+// Of a normal number above 0, and what the _near forms below take.
+GEMS_INLINE bool near_normal(float x) { return gems_as_bits(x) - 0x00800000u < 0x7f000000u; }
+GEMS_INLINE gems_parts gems_split_near(float x) {
+    uint32_t u = gems_as_bits(x) - 0x3f3504f3u;
+    return {(float)((int32_t)u >> 23), gems_as_float((u & 0x7fffffu) + 0x3f3504f3u) - 1.0f};
+}
 // The logarithm's value r of x, or what it is at 0, infinity, below 0 and of NaN.
 GEMS_INLINE float gems_log_of(float x, float r) {
     r = x < gems_infinity ? r : x; // NaN too
     r = x == 0.0f ? -gems_infinity : r;
     return x < 0.0f ? __builtin_nanf("") : r;
 }
-GEMS_INLINE float log(float x) {
-    gems_parts v = gems_split(x);
+GEMS_INLINE float gems_log_parts(gems_parts v) {
     float y = fma(v.e, -2.12194440e-4f, gems_log_tail(v.f)) + v.f;
-    return gems_log_of(x, fma(v.e, 0.693359375f, y));
+    return fma(v.e, 0.693359375f, y);
 }
-GEMS_INLINE float log2(float x) {
-    gems_parts v = gems_split(x);
+GEMS_INLINE float gems_log2_parts(gems_parts v) {
     float low = fma(gems_log_tail(v.f), 1.44269502f, v.f * 1.92596303e-08f);
-    return gems_log_of(x, v.e + fma(v.f, 1.44269502f, low));
+    return v.e + fma(v.f, 1.44269502f, low);
 }
-GEMS_INLINE float log10(float x) {
-    gems_parts v = gems_split(x);
+GEMS_INLINE float gems_log10_parts(gems_parts v) {
     float low = fma(gems_log_tail(v.f), 0.434294492f, fma(v.f, -1.01007183e-08f, v.e * 2.48745664e-04f));
-    return gems_log_of(x, fma(v.e, 0.30078125f, fma(v.f, 0.434294492f, low)));
+    return fma(v.e, 0.30078125f, fma(v.f, 0.434294492f, low));
 }
+GEMS_INLINE float log(float x) { return gems_log_of(x, gems_log_parts(gems_split(x))); }
+GEMS_INLINE float log2(float x) { return gems_log_of(x, gems_log2_parts(gems_split(x))); }
+GEMS_INLINE float log10(float x) { return gems_log_of(x, gems_log10_parts(gems_split(x))); }
+GEMS_INLINE float log_near(float x) { return gems_log_parts(gems_split_near(x)); }
+GEMS_INLINE float log2_near(float x) { return gems_log2_parts(gems_split_near(x)); }
+GEMS_INLINE float log10_near(float x) { return gems_log10_parts(gems_split_near(x)); }
 // x + 1 = 2^e * (1 + f): f comes from x itself, so that nothing of a small x is lost.
 GEMS_INLINE float log1p(float x) {
     bool big = x > 1.15292150e+18f;
@@ -178,20 +187,6 @@ GEMS_INLINE float sigmoid(float x) {
     float e = exp_minus(abs(x));
     uint32_t low = gems_sign(x);
     return gems_as_float((gems_as_bits(e) & low) | (0x3f800000u & ~low)) / (1.0f + e);
-}
-
-// With e = exp(2x) - 1: e / (e + 2), and what rounding takes from e + 2 is given back: 1 / (e + 2) is (1 - tanh) / 2.
-GEMS_INLINE float tanh(float x) {
-    float t = abs(x) * 2.0f, n = fma(t, 1.44269504f, gems_whole + 127.0f), scale = gems_as_float(gems_as_bits(n) << 23);
-    float p = gems_expm1_near(gems_exp_rest(t, n - (gems_whole + 127.0f))), e = fma(scale, p, scale - 1.0f);
-    float d = e + 2.0f, lost = e - (d - 2.0f), q = e / d;
-    q = fma(-q * lost, fma(q, -0.5f, 0.5f), q);
-    float z = x * x, near = 2.020574175e-02f; // (tanh(x) / x - 1) / x^2 up to 0.3
-    near = fma(near, z, -5.386247858e-02f);
-    near = fma(near, z, 1.333309561e-01f);
-    near = fma(near, z, -3.333333135e-01f);
-    q = t > 17.3f ? 1.0f : q;
-    return copysign(t < 0.6f ? fma(near * z, x, x) : q, x); // -0 too
 }
 
 GEMS_INLINE float erf(float x) {
@@ -228,6 +223,24 @@ GEMS_INLINE float gems_reciprocal(float d) {
     return fma(r, fma(e, e, e), r);
 }
 
+// 1 - 2 / (e^(2a) + 1) from 0.55 on, where the result is above a half and the quotient's error counts half.
+GEMS_INLINE float tanh(float x) {
+    float a = abs(x), c = a > 10.0f ? 10.0f : a;
+    float n = fma(c, 2.88539008f, gems_whole + 127.0f), f = fma(c, 2.88539008f, (gems_whole + 127.0f) - n);
+    float p = 1.547589819e-04f; // (2^f - 1) / f
+    p = fma(p, f, 1.340028311e-03f);
+    p = fma(p, f, 9.618005410e-03f);
+    p = fma(p, f, 5.550327743e-02f);
+    p = fma(p, f, 2.402265133e-01f);
+    p = fma(p, f, 6.931472063e-01f);
+    float scale = gems_as_float(gems_as_bits(n) << 23), q = fma(-2.0f, 1.0f / fma(fma(p, f, 1.0f), scale, 1.0f), 1.0f);
+    float z = x * x, near = 1.644254206e-02f; // (tanh(x) / x - 1) / x^2 up to 0.55
+    near = fma(near, z, -5.267591705e-02f);
+    near = fma(near, z, 1.332081870e-01f);
+    near = fma(near, z, -3.333295241e-01f);
+    return copysign(a < 0.55f ? fma(near * z, x, x) : q, x); // -0 too
+}
+
 // Powers are made in double: 2^(y log2 |x|).
 GEMS_INLINE double gems_double(uint64_t v) { double r; memcpy(&r, &v, 8); return r; }
 GEMS_INLINE uint64_t gems_bits(double v) { uint64_t r; memcpy(&r, &v, 8); return r; }
@@ -262,11 +275,14 @@ GEMS_INLINE float pow(float x, float y) {
     q = gems_fma(q, r, 0.69314720674108055);
     q = gems_fma(q, r, 0.99999999991895949);
     float v = (float)(q * gems_double((gems_bits(n) + 1023) << 52));
-    float half = y * 0.5f;
+    // Where one of both is the same for all elements, a choice by what it alone decides would not vectorise: masks do.
+    float half = y * 0.5f, unit = abs(y) == gems_infinity ? 1.0f : -1.0f;
     bool whole = __builtin_truncf(y) == y, odd = whole & (__builtin_truncf(half) != half);
-    v = (x < 0.0f) & (a < gems_infinity) & !whole ? __builtin_nanf("") : v;
-    v = odd ? copysign(v, x) : v;
-    return (y == 0.0f) | (x == 1.0f) | ((x == -1.0f) & (abs(y) == gems_infinity)) ? 1.0f : v;
+    uint32_t sign = odd ? 0x80000000u : 0u, broken = whole ? 0u : 0x7fc00000u;
+    uint32_t below = (x < 0.0f) & (a < gems_infinity) ? 0xffffffffu : 0u;
+    uint32_t one = (y == 0.0f ? 0xffffffffu : 0u) | (x == 1.0f ? 0xffffffffu : 0u) | (a == unit ? 0xffffffffu : 0u);
+    uint32_t bits = gems_as_bits(v) | (gems_as_bits(x) & sign) | (broken & below);
+    return gems_as_float((bits & ~one) | (0x3f800000u & one));
 }
 
 // 2^(8k) modulo 2 pi, as a sum of two doubles.
