@@ -1,6 +1,6 @@
 // Pooling of images and its gradients. An image is [plane][y][x][channel]: planes are samples and channels with one channel
 // inside, or samples with all channels inside (channels last). The head names T, Index, kKind, kInner (channels are
-// inside) and kLanes (elements of one thread: channels; 1 where there is one). Twin of csrc/families/pool.c.
+// inside) and kVecLanes (elements of one thread: channels; 1 where there is one). Twin of csrc/families/pool.c.
 //
 // A gradient is gathered: each element sums the outputs whose window holds it, in their order.
 using namespace gems;
@@ -16,6 +16,7 @@ struct Pool {
     int32_t bands, band;        // parts of y that an item has one of, and rows of one
     int32_t divisor;            // of averages; 0: the size of the window,
     int32_t padded;             // padding counted
+    int32_t tiled;              // windows lie side by side
 };
 
 typedef opmath_t<T> Op;
@@ -260,6 +261,39 @@ GEMS_DI void average_backward_row(const Pool &p, const T *grad, T *out, int32_t 
     }
 }
 
+// Windows side by side, so that no element is in two: rows [y, y + rows) belong to one row of outputs.
+GEMS_DI void average_backward_tiles(const Pool &p, const T *grad, T *out, int32_t y, int32_t rows) {
+    int32_t step = p.window[1].stride, above = y / p.window[0].stride, width = p.in[1], whole = width / step;
+    if (above >= p.out[0]) {
+        memset(out, 0, (size_t)((Index)rows * width) * sizeof(T));
+        return;
+    }
+    const T *from = grad + (Index)above * p.out[1];
+    int32_t height = extent(p.window[0], above, p.in[0], p.padded);
+    Op scale = Op(1);
+    if constexpr (is_float<T>) scale = Op(1) / (Op)divisor_of(p, height, step);
+    if (whole > p.out[1]) whole = p.out[1];
+    if (is_float<T> && step == 2) {
+        GEMS_IVDEP for (int32_t j = 0; j < whole; j++) {
+            T v = from_op<T>(to_op(from[j]) * scale);
+            out[2 * j] = v;
+            out[2 * j + 1] = v;
+        }
+    } else {
+        for (int32_t j = 0; j < whole; j++) {
+            T v = from_op<T>(shared_out(p, to_op(from[j]), height, step));
+            for (int32_t k = 0; k < step; k++) out[j * step + k] = v;
+        }
+    }
+    for (int32_t x = whole * step; x < width; x++) {
+        T v = from_op<T>(Op(0));
+        if (whole < p.out[1])
+            v = from_op<T>(shared_out(p, to_op(from[whole]), height, extent(p.window[1], whole, width, p.padded)));
+        out[x] = v;
+    }
+    for (int32_t r = 1; r < rows; r++) memcpy(out + (Index)r * width, out, (size_t)width * sizeof(T));
+}
+
 // Rows [y, y + rows) of a plane, in parts of kBand elements: what lies elsewhere is passed over.
 constexpr int kBand = 2048;
 GEMS_DI void max_backward_band(const Pool &p, const T *grad, T *out, const int64_t *places, int32_t y, int32_t rows) {
@@ -325,6 +359,8 @@ extern "C" __global__ void pool(T *__restrict__ out, GEMS_PLACES *__restrict__ p
             else if constexpr (!kRows) backward_at(p, source, out + at, place, y, x, count);
             else if constexpr (kKind == kMaxBackward)
                 max_backward_band(p, source, out + at, place, y, size[0] - y < p.band ? size[0] - y : p.band);
+            else if (p.tiled)
+                average_backward_tiles(p, source, out + at, y, size[0] - y < p.band ? size[0] - y : p.band);
             else average_backward_row(p, source, out + at, y, inside);
         } else {
             int64_t *place = kKind == kMax ? (int64_t *)places + at : nullptr;

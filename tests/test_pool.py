@@ -37,7 +37,10 @@ def geometries(draw: st.DrawFn, dilated: bool) -> dict[str, Any]:
     size = [draw(st.integers(1, 5)) for _ in range(2)]
     dilation = [draw(st.integers(1, 3)) for _ in range(2)] if dilated else [1, 1]
     return {
-        "shape": [*draw(st.sampled_from(([2, 3], [1, 8], [1, 17], [3], [2, 1]))), *(draw(st.integers(3, 40)) for _ in range(2))],
+        "shape": [
+            *draw(st.sampled_from(([2, 3], [1, 8], [1, 17], [3], [2, 1]))),
+            *(draw(st.integers(3, 40)) for _ in range(2)),
+        ],
         "kernel_size": size,
         "stride": [draw(st.integers(1, 4)) for _ in range(2)],
         "padding": [draw(st.integers(0, k // 2)) for k in size],

@@ -130,5 +130,6 @@ extern const gems_family gems_family_scan;
 extern const gems_family gems_family_scatter;
 extern const gems_family gems_family_sort;
 extern const gems_family gems_family_pool;
+extern const gems_family gems_family_resample;
 
 #endif

@@ -21,7 +21,7 @@ typedef struct shape {
     int32_t in[2], out[2];
     gems_window window[2];
     int32_t bands, band;
-    int32_t divisor, padded;
+    int32_t divisor, padded, tiled;
 } shape;
 typedef struct pool_narrow {
     int32_t n;
@@ -134,6 +134,10 @@ static int64_t items_of(request *r, const gems_device_info *info, int lanes) {
         r->s.band = size[1] > BAND_FAST / 2                  ? 1
                     : (int64_t)size[0] * size[1] > BAND_FAST ? BAND_FAST / size[1]
                                                              : size[0];
+    const gems_window *w = r->s.window;
+    r->s.tiled = r->backward && !r->max && w[0].size == w[0].stride && w[1].size == w[1].stride &&
+                 !w[0].pad && !w[1].pad;
+    if (info->fast && !r->last && r->s.tiled) r->s.band = w[0].stride;
     r->s.bands = (size[0] + r->s.band - 1) / r->s.band;
     r->s.div[0] = gems_fastdiv_make((uint32_t)r->s.across);
     r->s.div[1] = gems_fastdiv_make((uint32_t)size[1]);
