@@ -74,6 +74,7 @@ def fitting(name: str) -> list[Any] | None:
         "nll_loss2d_forward": [x(2, 3, 4, 4), plane, None, 1, -100],
         "nll_loss2d_backward": [x(1)[0], x(2, 3, 4, 4), plane, None, 1, -100, torch.tensor(32.0)],
         **moves(x),
+        **windows(x),
     }.get(name)
 
 
@@ -125,6 +126,21 @@ def moves(x: Callable[..., Tensor]) -> dict[str, list[Any]]:
         "transpose_copy.int": [x(5, 7), 0, 1],
         "unfold_copy": [x(5, 7), 1, 3, 2],
         "view_copy": [x(5, 7), [7, 5]],
+    }
+
+
+def windows(x: Callable[..., Tensor]) -> dict[str, list[Any]]:
+    """The same for pooling, resampling and convolution."""
+    image, pooled, places = x(2, 3, 7, 6), x(2, 3, 3, 3), torch.arange(54).view(2, 3, 3, 3) % 42
+    return {
+        "avg_pool2d": [image, [3, 2], [2, 2], [1, 0]],
+        "avg_pool2d_backward": [x(2, 3, 4, 3), image, [3, 2], [2, 2], [1, 0], False, True, None],
+        "max_pool2d_with_indices": [image, [3, 2], [2, 2], [1, 0]],
+        "max_pool2d_with_indices_backward": [pooled, image, [3, 2], [2, 2], [0, 0], [1, 1], False, places],
+        **{name: [image, [9, 8]] for name in ("upsample_nearest2d", "_upsample_nearest_exact2d")},
+        **{f"{name}_backward": [image, [7, 6], [2, 3, 5, 4]] for name in ("upsample_nearest2d", "_upsample_nearest_exact2d")},
+        **{f"_upsample_{kind}2d_aa": [image, [4, 9], False] for kind in ("bilinear", "bicubic")},
+        **{f"_upsample_{kind}2d_aa_backward": [image, [7, 6], [2, 3, 5, 9], False] for kind in ("bilinear", "bicubic")},
     }
 
 

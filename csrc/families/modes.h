@@ -250,4 +250,29 @@ enum gems_cache_mode {
     GEMS_CACHE_LATENT /* a token's row has both tensors */
 };
 
+/* pool: kernels/pool.cu has the same numbers. */
+enum gems_pool_mode {
+    GEMS_POOL_AVERAGE,
+    GEMS_POOL_AVERAGE_BACKWARD,
+    GEMS_POOL_MAX,
+    GEMS_POOL_MAX_BACKWARD
+};
+
+/* resample: the filter, and bits. */
+enum gems_resample_mode {
+    GEMS_RESAMPLE_NEAREST,
+    GEMS_RESAMPLE_NEAREST_EXACT,
+    GEMS_RESAMPLE_LINEAR, /* antialiased, as the next */
+    GEMS_RESAMPLE_CUBIC,
+    GEMS_RESAMPLE_KIND = 15,
+    GEMS_RESAMPLE_BACKWARD = 16
+};
+
+/* convolution: what the arguments are. */
+enum gems_convolution_mode {
+    GEMS_CONVOLUTION,
+    GEMS_CONVOLUTION_BACKWARD,
+    GEMS_CONVOLUTION_DEPTHWISE
+};
+
 #endif

@@ -133,5 +133,7 @@ extern const gems_family gems_family_scatter;
 extern const gems_family gems_family_sort;
 extern const gems_family gems_family_rope;
 extern const gems_family gems_family_kv_cache;
+extern const gems_family gems_family_pool;
+extern const gems_family gems_family_resample;
 
 #endif
