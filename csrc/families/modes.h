@@ -225,4 +225,14 @@ enum gems_norm_mode {
     GEMS_NORM_EVALUATION
 };
 
+/* attention: forward and gradients of [batch, heads, length, dim]; as ATen's operators for a CPU have their arguments; of
+ * packed sequences and pages of keys. */
+enum gems_attention_mode {
+    GEMS_ATTENTION_MODE_FORWARD,
+    GEMS_ATTENTION_MODE_BACKWARD,
+    GEMS_ATTENTION_MODE_FOR_CPU,
+    GEMS_ATTENTION_MODE_FOR_CPU_BACKWARD,
+    GEMS_ATTENTION_MODE_VARLEN
+};
+
 #endif

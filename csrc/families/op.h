@@ -129,5 +129,6 @@ extern const gems_family gems_family_index_map;
 extern const gems_family gems_family_scan;
 extern const gems_family gems_family_scatter;
 extern const gems_family gems_family_sort;
+extern const gems_family gems_family_attention;
 
 #endif
