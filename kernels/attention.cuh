@@ -92,6 +92,8 @@ struct Keys {
         if constexpr (kPaged) table = p.table + s.batch * p.table_row;
         else base += s.batch * strides.batch + s.first_k * strides.row;
     }
+    // Any rows, not in pages.
+    GEMS_DI Keys(const Scalar *data, int64_t step) : base(data), row(step), page(0), table(nullptr), size{1, 0, 0} {}
     GEMS_DI const Scalar *at(int key) const {
         if constexpr (kPaged) {
             int q, r;

@@ -35,7 +35,7 @@ extern "C" __global__ void attention(const AttentionParams p) {
     memset(weights, 0, sizeof(Op) * (size_t)kRows * kTileN);
 
     int begin = greater(s.first_key(p, position[0]), part.split * p.split_keys);
-    const int end = lesser(s.last_key(p, position[rows - 1]), p.splits == 1 ? s.keys : (part.split + 1) * p.split_keys);
+    const int end = lesser(s.last_key(p, position[rows - 1]), part.split + 1 == p.splits ? s.keys : (part.split + 1) * p.split_keys);
     const Keys keys(p, s, p.k, p.ks), values(p, s, p.v, p.vs);
     for (; begin < end; begin += kTileN) {
         const int count = lesser(kTileN, end - begin);

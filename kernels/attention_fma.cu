@@ -29,7 +29,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) attention(const __grid_co
     divmod(first, p.pack, low, h);
     divmod(first + rows - 1, p.pack, high, h);
     int begin = greater(s.first_key(p, low), part.split * p.split_keys);
-    const int end = lesser(s.last_key(p, high), p.splits == 1 ? s.keys : (part.split + 1) * p.split_keys);
+    const int end = lesser(s.last_key(p, high), part.split + 1 == p.splits ? s.keys : (part.split + 1) * p.split_keys);
     const Keys keys(p, s, p.k, p.ks), values(p, s, p.v, p.vs);
 #pragma unroll 1
     for (; begin < end; begin += kTile) {
