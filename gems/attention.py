@@ -406,6 +406,8 @@ def get_scheduler_metadata(
 def _shape_forward(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
     perm = torch._prims_common.compute_elementwise_output_logical_to_physical_perm(query)
     order = perm[0] if isinstance(perm, tuple) else perm
+    if order[-1] != 3:
+        order = (0, 1, 2, 3)
     out = torch.empty_permuted((*query.shape[:3], value.shape[3]), order, dtype=query.dtype, device=query.device)
     return out, query.new_empty(query.shape[:3], dtype=_log_dtype(query))
 

@@ -42,7 +42,7 @@ GEMS_DI void write_rows(const Op (&sums)[kR][D / 16], Scalar *to, int64_t row, i
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(kThreads) attention_queries(const __grid_constant__ AttentionParams p) {
+extern "C" __global__ void __launch_bounds__(kThreads, 1) attention_queries(const __grid_constant__ AttentionParams p) {
     GEMS_DYN_SMEM(Op, shared);
     const Tiles t(shared);
     const Part part(p, p.heads);
@@ -90,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) attention_queries(const _
     write_rows<kD>(dq, s.rows(static_cast<Scalar *>(p.dq), p.dqs, s.head, first), p.dqs.row, rows, p.dim);
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads) attention_keys(const __grid_constant__ AttentionParams p) {
+extern "C" __global__ void __launch_bounds__(kThreads, 1) attention_keys(const __grid_constant__ AttentionParams p) {
     GEMS_DYN_SMEM(Op, shared);
     const Tiles t(shared);
     const Part part(p, p.heads / p.group);

@@ -1,6 +1,6 @@
 // Attention by multiply and add: every dtype, any head dimensions, any alignment. A block has a tile of queries and goes over
 // the keys that they see, tile by tile, with a running maximum and sum.
-extern "C" __global__ void __launch_bounds__(kThreads) attention(const __grid_constant__ AttentionParams p) {
+extern "C" __global__ void __launch_bounds__(kThreads, 1) attention(const __grid_constant__ AttentionParams p) {
     GEMS_DYN_SMEM(Op, shared);
     Op *queries = shared, *near = queries + kTile * kPitch, *weights = near + kTile * kPitch;
     const int pack = (int)p.pack.d;

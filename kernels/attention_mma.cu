@@ -70,8 +70,6 @@ extern "C" __global__ void __launch_bounds__(kThreads) attention(const __grid_co
         divmod(first + r, p.pack, position, h);
         return q + position * p.qs.row + h * p.qs.head;
     });
-    if (begin < end) bring_keys(begin, 0);
-    cp_async_commit();
 
     // A thread has rows lane / 4 and 8 below of each piece, and of 8 columns two.
     const int row0 = warp / kAcross * 16 * kEach, column0 = warp % kAcross * kColumns;
@@ -91,12 +89,16 @@ extern "C" __global__ void __launch_bounds__(kThreads) attention(const __grid_co
     const float scale = kPlain ? (float)p.scale * kLog2E : 1.0f;
     const int matrix = lane >> 3, line = lane & 7;
 
+    // The first round only brings.
+    const int start = begin;
+    begin -= kTileN;
 #pragma unroll 1
-    for (int stage = 0; begin < end; begin += kTileN, stage ^= 1) {
+    for (int stage = 1; begin < end; begin += kTileN, stage ^= 1) {
         cp_async_wait<0>();
         __syncthreads();
         if (begin + kTileN < end) bring_keys(begin + kTileN, stage ^ 1);
         cp_async_commit();
+        if (begin < start) continue;
         const Scalar *key_tile = ring + stage * kStage, *value_tile = kShared ? key_tile : key_tile + kKeyTile;
 
         float score[kEach][kTileN / 8][4];

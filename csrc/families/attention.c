@@ -157,9 +157,9 @@ gems_status gems_attention_launch(gems_call *call, gems_attention_params *p, int
 
 /* ---- the rows of [batch, heads, length, dim] ---- */
 
-/* The layout of a result that follows the query's. */
-static void follow(const gems_tensor *q, const int64_t *sizes, int64_t *strides) {
-    gems_output_strides(sizes, 4, &q->strides, 1, strides);
+void gems_attention_follow(const gems_tensor *t, const int64_t *sizes, int64_t *strides) {
+    gems_output_strides(sizes, 4, &t->strides, 1, strides);
+    if (sizes[3] > 1 && strides[3] != 1) gems_contiguous_strides(sizes, 4, strides);
 }
 
 static gems_status run_dense(gems_call *call) {
@@ -178,9 +178,10 @@ static gems_status run_dense(gems_call *call) {
     if (causal) p.right = 0;
     if (for_cpu) {
         if (drop != 0) return gems_decline("dropout");
-        if (k->sizes[1] != q->sizes[1] || v->sizes[3] != q->sizes[3])
-            return gems_decline("heads or dimensions differ");
-        if (mask && (mask->dtype != q->dtype || (mask->ndim != 2 && mask->ndim != 4)))
+        if (v->sizes[3] != q->sizes[3]) return gems_decline("head dimensions differ");
+        if (q->sizes[3] > 1 && q->strides[3] != 1)
+            return gems_decline("a query whose last dimension is not contiguous");
+        if (mask && (mask->dtype == GEMS_BOOL || (mask->ndim != 2 && mask->ndim != 4)))
             return gems_decline("a mask that ATen does not take");
         p.empty_lse = 0;
     } else if (drop != 0) {
@@ -192,7 +193,7 @@ static gems_status run_dense(gems_call *call) {
     const int64_t lse[3] = {(int64_t)p.queries * p.heads, for_cpu ? 1 : p.queries,
                             for_cpu ? p.heads : 1};
     int64_t strides[4];
-    follow(q, sizes, strides);
+    gems_attention_follow(q, sizes, strides);
     GEMS_TRY(gems_attention_operand(call, q, &p.q, &p.qs));
     GEMS_TRY(gems_attention_operand(call, k, &p.k, &p.ks));
     GEMS_TRY(gems_attention_operand(call, v, &p.v, &p.vs));

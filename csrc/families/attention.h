@@ -82,6 +82,8 @@ gems_status gems_attention_operand(gems_call *call, const gems_tensor *t, const 
                                    gems_attention_strides *strides);
 /* Whether rows of a tensor can be read and written in vectors of 16 bytes. */
 bool gems_attention_aligned(const void *data, const gems_attention_strides *s, int dtype);
+/* The layout of a result of `sizes` that follows t's, with its last dimension contiguous. */
+void gems_attention_follow(const gems_tensor *t, const int64_t *sizes, int64_t *strides);
 /* Launches the forward kernels of a problem whose outputs exist. splits: parts of the keys; 0: as
  * many as fill the device. */
 gems_status gems_attention_launch(gems_call *call, gems_attention_params *p, int dtype, int mask,

@@ -47,7 +47,7 @@ static gems_status make(gems_call *call, int i, const gems_tensor *t, bool for_c
                         gems_attention_strides *s) {
     const int64_t *n = t->sizes;
     int64_t strides[4] = {n[1] * n[2] * n[3], n[3], n[1] * n[3], 1};
-    if (!for_cpu) gems_output_strides(n, 4, &t->strides, 1, strides);
+    if (!for_cpu) gems_attention_follow(t, n, strides);
     GEMS_TRY(gems_output(call, i, 4, n, strides, t->dtype));
     *data = call->out[i].data;
     const int64_t *made = call->out[i].strides;
@@ -61,8 +61,7 @@ gems_status gems_attention_backward_run(gems_call *call) {
     gems_attention_params p;
     GEMS_TRY(gems_attention_read(call, a.q, a.k, a.v, a.mask, a.gqa, &p));
     GEMS_TRY(check(&a, &p));
-    if (for_cpu && (a.drop != 0 || p.group != 1 || p.dim != p.dim_v ||
-                    (a.mask && a.mask->dtype != a.q->dtype)))
+    if (for_cpu && (a.drop != 0 || p.dim != p.dim_v || (a.mask && a.mask->dtype == GEMS_BOOL)))
         return gems_decline("a case that ATen does not take");
     if (!gems_arg_none(call, a.scale)) p.scale = gems_arg_double(call, a.scale);
     if (a.causal) p.right = 0;
