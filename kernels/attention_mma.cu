@@ -43,7 +43,7 @@ GEMS_DI void bring(Scalar *tile, int rows, int dim, const Scalar *safe, At at) {
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(kThreads) attention(const __grid_constant__ AttentionParams p) {
+extern "C" __global__ void __launch_bounds__(kThreads, 1) attention(const __grid_constant__ AttentionParams p) {
     GEMS_DYN_SMEM(Scalar, shared);
     Scalar *queries = shared, *ring = shared + kQueryTile;
     const int warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31;
