@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops
+from . import attention, ops
 
 
 def _same(name: str) -> Callable[..., Any]:
@@ -73,6 +73,25 @@ def _contiguous(self: Tensor, *, memory_format: Any = torch.contiguous_format) -
     if self.is_contiguous(memory_format=memory_format):
         return self.view_as(self)
     return ops.clone(self, memory_format=memory_format)
+
+
+def _flash_attn_varlen_func(
+    q: Tensor, k: Tensor, v: Tensor, max_seqlen_q: int, cu_seqlens_q: Tensor, max_seqlen_k: int,
+    cu_seqlens_k: Any = None, seqused_k: Any = None, q_v: Any = None, dropout_p: float = 0.0,
+    softmax_scale: float | None = None, causal: bool = False, window_size: Any = None, softcap: float = 0.0,
+    alibi_slopes: Any = None, deterministic: bool = False, return_attn_probs: bool = False, block_table: Any = None,
+    return_softmax_lse: bool = False, out: Any = None, scheduler_metadata: Any = None, q_descale: Any = None,
+    k_descale: Any = None, v_descale: Any = None, s_aux: Any = None, num_splits: int = 0, cp_world_size: int = 1,
+    cp_rank: int = 0, cp_tot_seqused_k: Any = None, fa_version: int = 2,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    refused = {
+        "q_v": q_v, "dropout_p": dropout_p, "return_attn_probs": return_attn_probs, "s_aux": s_aux,
+        "cp_world_size": cp_world_size - 1,
+    }  # fmt: skip
+    return attention._flash(
+        q, k, v, max_seqlen_q, cu_seqlens_q, max_seqlen_k, cu_seqlens_k, seqused_k, softmax_scale, causal, window_size,
+        softcap, alibi_slopes, block_table, True, out, num_splits, refused,
+    )  # fmt: skip
 
 
 _BINARY = "(Tensor self, Tensor other) -> Tensor"
@@ -156,6 +175,17 @@ OPERATORS: dict[str, tuple[str, Callable[..., Any]]] = {
     "exponential_": (
         "(Tensor(a!) x, float lambd=1.0, *, Generator? gen=None) -> Tensor(a!)",
         _exponential_,
+    ),
+    "flash_attn_varlen_func": (
+        "(Tensor q, Tensor k, Tensor v, SymInt max_seqlen_q, Tensor cu_seqlens_q, SymInt max_seqlen_k, "
+        "Tensor? cu_seqlens_k=None, Tensor? seqused_k=None, Tensor? q_v=None, float dropout_p=0.0, "
+        "float? softmax_scale=None, bool causal=False, SymInt[]? window_size=None, float softcap=0.0, "
+        "Tensor? alibi_slopes=None, bool deterministic=False, bool return_attn_probs=False, "
+        "Tensor? block_table=None, bool return_softmax_lse=False, Tensor? out=None, "
+        "Tensor? scheduler_metadata=None, Tensor? q_descale=None, Tensor? k_descale=None, Tensor? v_descale=None, "
+        "Tensor? s_aux=None, SymInt num_splits=0, SymInt cp_world_size=1, SymInt cp_rank=0, "
+        "Tensor? cp_tot_seqused_k=None, SymInt fa_version=2) -> (Tensor, Tensor)",
+        _flash_attn_varlen_func,
     ),
     "nonzero": ("(Tensor self) -> Tensor", _same("nonzero")),
     "topk": ("(Tensor x, SymInt k, int dim, bool largest, bool sorted) -> (Tensor, Tensor)", _same("topk")),

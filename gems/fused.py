@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import fused_norms, ops, own, tokens
+from . import attention, fused_norms, ops, own, tokens
+from .attention import *  # noqa: F403
 from .fused_norms import *  # noqa: F403
 from .tokens import *  # noqa: F403
 
@@ -72,4 +73,5 @@ def outer(inp: Any, weight: Any) -> Any:
     return ops.mul(inp[:, None], weight[None, :])
 
 
-__all__ = ["gelu_and_mul", "outer", "silu_and_mul", "silu_and_mul_out", *fused_norms.__all__, *tokens.__all__]
+__all__ = ["gelu_and_mul", "outer", "silu_and_mul", "silu_and_mul_out"]
+__all__ += [*attention.__all__, *fused_norms.__all__, *tokens.__all__]

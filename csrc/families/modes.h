@@ -275,4 +275,14 @@ enum gems_convolution_mode {
     GEMS_CONVOLUTION_DEPTHWISE
 };
 
+/* attention: forward and gradients of [batch, heads, length, dim]; as ATen's operators for a CPU have their arguments; of
+ * packed sequences and pages of keys. */
+enum gems_attention_mode {
+    GEMS_ATTENTION_MODE_FORWARD,
+    GEMS_ATTENTION_MODE_BACKWARD,
+    GEMS_ATTENTION_MODE_FOR_CPU,
+    GEMS_ATTENTION_MODE_FOR_CPU_BACKWARD,
+    GEMS_ATTENTION_MODE_VARLEN
+};
+
 #endif

@@ -135,5 +135,6 @@ extern const gems_family gems_family_rope;
 extern const gems_family gems_family_kv_cache;
 extern const gems_family gems_family_pool;
 extern const gems_family gems_family_resample;
+extern const gems_family gems_family_attention;
 
 #endif

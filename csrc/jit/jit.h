@@ -18,7 +18,7 @@ typedef struct gems_key {
     uint8_t tune[12];      /* small constants of the program: rank, tile configuration, ... */
 } gems_key;
 
-#define GEMS_MAX_FILES 4
+#define GEMS_MAX_FILES 6
 
 /* What a family writes for a key. The jit puts the pieces together in this order:
  * kernels/gems.cuh, then head, then the files. */

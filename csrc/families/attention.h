@@ -1,0 +1,95 @@
+/* What the files of the attention family share: the problem as the kernels see it, and the choice
+ * of a kernel. */
+#ifndef GEMS_ATTENTION_H
+#define GEMS_ATTENTION_H
+
+#include "call.h"
+
+#define GEMS_ATTENTION_FAR (1 << 30) /* a window without an end; positions are below it */
+
+/* gems_key.kernel */
+enum {
+    GEMS_ATTENTION_FMA,  /* multiply and add: every dtype and architecture */
+    GEMS_ATTENTION_MMA,  /* tensor cores: 16-bit floats */
+    GEMS_ATTENTION_FAST, /* fast cpu mode */
+    GEMS_ATTENTION_BACK, /* the gradients, multiply and add */
+    GEMS_ATTENTION_BACK_FAST
+};
+
+/* gems_key.flags */
+enum {
+    GEMS_ATTENTION_PAGED = 1,
+    GEMS_ATTENTION_CAPPED = 2,
+    GEMS_ATTENTION_ALIBI = 4,
+    GEMS_ATTENTION_DROPOUT = 8,
+    GEMS_ATTENTION_ALIGNED = 16, /* rows begin at multiples of 16 bytes */
+    GEMS_ATTENTION_SHARED = 32   /* values are the first columns of the keys */
+};
+
+typedef struct gems_attention_strides {
+    int64_t batch, head, row;
+} gems_attention_strides;
+
+/* What the kernels take: the twin of AttentionParams in kernels/attention.cuh. */
+typedef struct gems_attention_params {
+    const void *q, *k, *v, *mask, *grad, *delta;
+    void *o, *lse, *partial, *dq, *dk, *dv;
+    const void *cu_q, *cu_k, *used_k, *table, *alibi;
+    gems_attention_strides qs, ks, vs, os, gs, dqs, dks, dvs;
+    int64_t mask_batch, mask_head, mask_row, mask_col;
+    int64_t lse_batch, lse_head, lse_row;
+    int64_t table_row, alibi_batch;
+    uint64_t seed, offset;
+    double scale, cap, keep, empty_lse;
+    int32_t batch, heads, group, queries, keys, dim, dim_v;
+    int32_t left, right, from_end;
+    int32_t splits, split_keys, tiles, wide, wide_o;
+    gems_fastdiv pack, page;
+} gems_attention_params;
+
+/* A kernel and its tiles. */
+typedef struct gems_attention_config {
+    uint8_t kernel;
+    uint8_t warps, across,
+        each; /* MMA: warps; those that share rows; 16-row pieces of a warp. FMA: each is kR */
+    int32_t kd, kdv, tile_m, tile_n;
+    uint32_t threads, shared;
+} gems_attention_config;
+
+/* Picks a kernel. rows: queries times the heads that share a tile; shared: of
+ * GEMS_ATTENTION_SHARED. GEMS_DECLINE where head dimensions are too large for the device. */
+gems_status gems_attention_configure(const gems_device_info *info, int dtype, int dim, int dim_v,
+                                     int64_t rows, bool tensor_cores, bool shared,
+                                     gems_attention_config *config);
+/* The same for the gradients. */
+gems_status gems_attention_configure_backward(const gems_device_info *info, int dtype, int dim,
+                                              int dim_v, gems_attention_config *config);
+/* The key of a configuration's program. mask: dtype of the mask, or GEMS_NO_DTYPE. */
+gems_key gems_attention_key(const gems_attention_config *config, int dtype, int mask, int flags);
+gems_status gems_attention_program(const gems_op *op, const gems_key *key, gems_program *program);
+bool gems_attention_warm(const gems_op *op, int dtype, int i, const gems_device_info *info,
+                         gems_key *key);
+
+/* ---- attention.c ---- */
+/* Reads query, key and value of [batch, heads, length, dim] and a mask (or NULL) into p; the last
+ * dimension is made contiguous. Declines what the kernels do not take. */
+gems_status gems_attention_read(gems_call *call, const gems_tensor *q, const gems_tensor *k,
+                                const gems_tensor *v, const gems_tensor *mask, bool gqa,
+                                gems_attention_params *p);
+/* Data and strides of a tensor of [batch, heads, length, dim]; its last dimension is made
+ * contiguous. */
+gems_status gems_attention_operand(gems_call *call, const gems_tensor *t, const void **data,
+                                   gems_attention_strides *strides);
+/* Whether rows of a tensor can be read and written in vectors of 16 bytes. */
+bool gems_attention_aligned(const void *data, const gems_attention_strides *s, int dtype);
+/* The layout of a result of `sizes` that follows t's, with its last dimension contiguous. */
+void gems_attention_follow(const gems_tensor *t, const int64_t *sizes, int64_t *strides);
+/* Launches the forward kernels of a problem whose outputs exist. splits: parts of the keys; 0: as
+ * many as fill the device. */
+gems_status gems_attention_launch(gems_call *call, gems_attention_params *p, int dtype, int mask,
+                                  int flags, int splits);
+
+gems_status gems_attention_backward_run(gems_call *call);
+gems_status gems_attention_varlen_run(gems_call *call);
+
+#endif

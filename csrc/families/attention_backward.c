@@ -1,0 +1,115 @@
+/* The gradients of attention. Twin of kernels/attention_backward.cu. */
+#include "attention.h"
+#include "modes.h"
+
+#include <string.h>
+
+/* What ATen's operator for a CPU, and ours, have at which place. */
+typedef struct arguments {
+    const gems_tensor *grad, *q, *k, *v, *out, *lse, *mask;
+    double drop;
+    bool causal, gqa;
+    int scale;
+} arguments;
+
+static arguments arguments_of(const gems_call *call, bool for_cpu) {
+    return (arguments){
+        .grad = gems_arg_tensor(call, 0),
+        .q = gems_arg_tensor(call, 1),
+        .k = gems_arg_tensor(call, 2),
+        .v = gems_arg_tensor(call, 3),
+        .out = gems_arg_tensor(call, 4),
+        .lse = gems_arg_tensor(call, 5),
+        .mask = gems_arg_tensor(call, for_cpu ? 8 : 6),
+        .drop = gems_arg_double(call, for_cpu ? 6 : 7),
+        .causal = gems_arg_int(call, for_cpu ? 7 : 8),
+        .gqa = for_cpu || gems_arg_int(call, 10),
+        .scale = 9,
+    };
+}
+
+static gems_status check(const arguments *a, const gems_attention_params *p) {
+    const int64_t out[4] = {p->batch, p->heads, p->queries, p->dim_v};
+    const int dtype = a->q->dtype;
+    if (!a->grad || !a->out || !a->lse) return gems_decline("an argument is no tensor");
+    if (a->grad->ndim != 4 || a->out->ndim != 4 || memcmp(a->grad->sizes, out, sizeof out) ||
+        memcmp(a->out->sizes, out, sizeof out) || a->grad->dtype != dtype || a->out->dtype != dtype)
+        return gems_decline("the gradient or the result does not fit");
+    if (a->lse->ndim != 3 || memcmp(a->lse->sizes, out, 3 * sizeof *out) ||
+        a->lse->dtype != gems_dtype_opmath(dtype))
+        return gems_decline("the logsumexp does not fit");
+    if (!(a->drop >= 0 && a->drop < 1)) return gems_decline("dropout_p");
+    return GEMS_OK;
+}
+
+/* The gradient of t: laid out as it, or, as ATen's for a CPU, with heads inside positions. */
+static gems_status make(gems_call *call, int i, const gems_tensor *t, bool for_cpu, void **data,
+                        gems_attention_strides *s) {
+    const int64_t *n = t->sizes;
+    int64_t strides[4] = {n[1] * n[2] * n[3], n[3], n[1] * n[3], 1};
+    if (!for_cpu) gems_attention_follow(t, n, strides);
+    GEMS_TRY(gems_output(call, i, 4, n, strides, t->dtype));
+    *data = call->out[i].data;
+    const int64_t *made = call->out[i].strides;
+    *s = (gems_attention_strides){made[0], made[1], made[2]};
+    return GEMS_OK;
+}
+
+gems_status gems_attention_backward_run(gems_call *call) {
+    const bool for_cpu = call->op->mode == GEMS_ATTENTION_MODE_FOR_CPU_BACKWARD;
+    const arguments a = arguments_of(call, for_cpu);
+    gems_attention_params p;
+    GEMS_TRY(gems_attention_read(call, a.q, a.k, a.v, a.mask, a.gqa, &p));
+    GEMS_TRY(check(&a, &p));
+    if (for_cpu && (a.drop != 0 || p.dim != p.dim_v || (a.mask && a.mask->dtype == GEMS_BOOL)))
+        return gems_decline("a case that ATen does not take");
+    if (!gems_arg_none(call, a.scale)) p.scale = gems_arg_double(call, a.scale);
+    if (a.causal) p.right = 0;
+    if (a.drop != 0) {
+        p.keep = 1 - a.drop;
+        p.seed = (uint64_t)gems_arg_int(call, 11);
+        p.offset = (uint64_t)gems_arg_int(call, 12);
+    }
+    const gems_device_info *info = gems_device_information(call->device);
+    const int dtype = a.q->dtype;
+    gems_attention_config config;
+    GEMS_TRY(gems_attention_configure_backward(info, dtype, p.dim, p.dim_v, &config));
+    gems_key key = gems_attention_key(&config, dtype, a.mask ? a.mask->dtype : GEMS_NO_DTYPE,
+                                      p.keep != 1 ? GEMS_ATTENTION_DROPOUT : 0);
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &key, &plan));
+    const int64_t lines = (int64_t)p.batch * p.heads * p.queries;
+    const int64_t q_tiles = (p.queries + config.tile_m - 1) / config.tile_m,
+                  k_tiles = (p.keys + config.tile_m - 1) / config.tile_m;
+    if (q_tiles * p.heads * p.batch > INT32_MAX || k_tiles * p.heads * p.batch > INT32_MAX)
+        return gems_decline("more tiles than a grid takes");
+    const void *out;
+    GEMS_TRY(gems_attention_operand(call, a.q, &p.q, &p.qs));
+    GEMS_TRY(gems_attention_operand(call, a.k, &p.k, &p.ks));
+    GEMS_TRY(gems_attention_operand(call, a.v, &p.v, &p.vs));
+    GEMS_TRY(gems_attention_operand(call, a.grad, &p.grad, &p.gs));
+    GEMS_TRY(gems_attention_operand(call, a.out, &out, &p.os));
+    GEMS_TRY(make(call, 0, a.q, for_cpu, &p.dq, &p.dqs));
+    GEMS_TRY(make(call, 1, a.k, for_cpu, &p.dk, &p.dks));
+    GEMS_TRY(make(call, 2, a.v, for_cpu, &p.dv, &p.dvs));
+    if (!call->nonempty) return GEMS_OK;
+    void *delta;
+    GEMS_TRY(gems_scratch(call, (size_t)lines * (dtype == GEMS_F64 ? 8 : 4), &delta));
+    p.o = (void *)(uintptr_t)out;
+    p.lse = a.lse->data;
+    p.lse_batch = a.lse->strides[0], p.lse_head = a.lse->strides[1], p.lse_row = a.lse->strides[2];
+    p.delta = delta;
+    p.wide =
+        gems_attention_aligned(p.q, &p.qs, dtype) && gems_attention_aligned(p.k, &p.ks, dtype) &&
+        gems_attention_aligned(p.v, &p.vs, dtype) && gems_attention_aligned(p.grad, &p.gs, dtype);
+    void *args[] = {&p};
+    const uint32_t block[3] = {config.threads, 1, 1};
+    const uint32_t by_rows[3] = {gems_grid_for(info, lines, info->fast ? 256 : 8), 1, 1};
+    GEMS_TRY(gems_call_launch(call, plan, 0, by_rows, block, 0, args));
+    p.tiles = (int32_t)q_tiles;
+    const uint32_t by_queries[3] = {(uint32_t)(q_tiles * p.heads * p.batch), 1, 1};
+    GEMS_TRY(gems_call_launch(call, plan, 1, by_queries, block, config.shared, args));
+    p.tiles = (int32_t)k_tiles;
+    const uint32_t by_keys[3] = {(uint32_t)(k_tiles * (p.heads / p.group) * p.batch), 1, 1};
+    return gems_call_launch(call, plan, 2, by_keys, block, config.shared, args);
+}
