@@ -138,6 +138,8 @@ struct Runtime {
     void (*copy_later)(void* to, const void* from, unsigned bytes, unsigned total, int line);
     void (*copy_commit)();
     void (*copy_wait)(int groups, int line);
+    void (*wait_for)(bool (*ready)(void*), void* what, const char* name, int line); // others run until it is ready
+    void (*stop)(const char* message);                                              // ends the launch with an error
 };
 }
 GEMS_EXPORTED const gems_cpu::Runtime* gems_cpu_runtime = nullptr;
