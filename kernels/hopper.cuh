@@ -41,7 +41,7 @@ GEMS_DI void mbarrier_wait(uint64_t* bar, uint32_t parity) {
     for (uint32_t tries = 0; !done; tries++) {
         asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p,[%1],%2;\nselp.u32 %0,1,0,p;\n}"
                      : "=r"(done) : "r"(at), "r"(parity) : "memory");
-        if (tries == 1u << 28) asm volatile("trap;");
+        if (tries == 1u << 26) asm volatile("trap;");
     }
 }
 GEMS_DI void tensor_map_prefetch(const TensorMap& map) {

@@ -182,9 +182,8 @@ static gems_status launch(gems_call *call, const gems_index_map *map, const orde
     const char *in = map->in, *other = map->other;
     void *args[] = {&out, &in, &other, &pattern, wide ? (void *)&large : (void *)&small};
     GEMS_TRY(gems_call_plan(call, &key, &plan));
-    int64_t blocks =
-        gems_grid_of_all(info, o->n, info->fast ? 16384 : (int64_t)THREADS * (vector ? vector : 1));
-    const uint32_t grid[3] = {blocks < INT32_MAX ? (uint32_t)blocks : INT32_MAX, 1, 1};
+    int64_t per_block = info->fast ? 16384 : (int64_t)THREADS * 2 * (vector ? vector : 2);
+    const uint32_t grid[3] = {gems_grid_for(info, o->n, per_block), 1, 1};
     const uint32_t block[3] = {info->fast ? 1 : THREADS, 1, 1};
     return gems_call_launch(call, plan, 0, grid, block, 0, args);
 }

@@ -83,8 +83,7 @@ static gems_status launch_tiles(gems_call *call, const gems_plan *plan,
     size_t size = call->out[0].dtype == GEMS_F64 ? 8 : 4;
     int64_t outputs = (int64_t)p->batch * p->m * p->n;
     GEMS_TRY(gems_scratch(call, (size_t)outputs * (size_t)config->parts.split * size, &p->partial));
-    GEMS_TRY(
-        gems_call_launch_cluster(call, plan, 0, grid, block, cluster, config->shared, args));
+    GEMS_TRY(gems_call_launch_cluster(call, plan, 0, grid, block, cluster, config->shared, args));
     const uint32_t threads[3] = {256, 1, 1};
     const uint32_t blocks[3] = {gems_grid_for(gems_device_information(call->device), outputs, 256),
                                 1, 1};
@@ -118,20 +117,25 @@ static choice *kept_choices(void) {
     return kept;
 }
 
-/* The configuration of a shape. Programs multiply the same few shapes again and again, so it is
- * looked up first; `spare` takes it when there is no memory for that. */
-static const choice *choose(const gems_matmul_shape *s, const gems_device_info *info,
+/* The configuration of a shape, by the kernel of sm_90a or by the others. Programs multiply the
+ * same few shapes again and again, so it is looked up first; `spare` takes it when there is no
+ * memory for that. */
+static const choice *choose(const gems_matmul_shape *s, const gems_device_info *info, bool wgmma,
                             choice *spare) {
     choice *kept = kept_choices();
     const uint64_t words[3] = {
         (uint64_t)s->m << 32 | (uint64_t)s->n, (uint64_t)s->k << 32 | (uint64_t)s->batch,
-        (uint64_t)s->workers << 32 | (uint64_t)(s->dtype << 16 | s->feed_a << 8 | s->feed_b)};
+        (uint64_t)s->workers << 32 |
+            (uint64_t)(wgmma << 24 | s->dtype << 16 | s->feed_a << 8 | s->feed_b)};
     uint64_t hash = (words[0] ^ words[1] * 3 ^ words[2] * 5) * UINT64_C(0x9e3779b97f4a7c15) >> 60;
     choice *c = kept ? &kept[hash % CHOICES] : spare;
     if (kept && c->info == info && c->words[0] == words[0] && c->words[1] == words[1] &&
         c->words[2] == words[2])
         return c;
-    gems_matmul_configure(s, info, &c->config);
+    if (wgmma)
+        gems_matmul_wgmma_configure(s, info, &c->config);
+    else
+        gems_matmul_configure(s, info, &c->config);
     gems_matmul_key(&c->config, s->dtype, s->feed_a, s->feed_b, &c->key);
     memcpy(c->words, words, sizeof words);
     c->info = info;
@@ -169,7 +173,7 @@ static gems_status compute(gems_call *call, params *p) {
                                                         p->b_col, p->k, p->b_k);
     }
     choice spare;
-    const choice *chosen = choose(&shape, info, &spare);
+    const choice *chosen = choose(&shape, info, false, &spare);
     const gems_matmul_config config = chosen->config;
     gems_key key = chosen->key;
     if (config.grid > INT32_MAX) return gems_decline("more tiles than a grid takes");
@@ -216,9 +220,8 @@ static gems_status compute_wgmma(gems_call *call, params *p) {
     const gems_backend *backend = gems_device_backend(call->device);
     const uint8_t dtype = call->out[0].dtype;
     _Alignas(64) unsigned char map_a[GEMS_TENSOR_MAP_BYTES], map_b[GEMS_TENSOR_MAP_BYTES];
-    gems_matmul_config config;
     gems_tensor_map map;
-    gems_key key;
+    choice spare;
     bool thin;
     gems_matmul_shape shape = shape_of(p, dtype);
     const bool exchanges = gems_matmul_wgmma_exchanges(&shape, &thin);
@@ -229,7 +232,9 @@ static gems_status compute_wgmma(gems_call *call, params *p) {
     if (p->m == 1) p->c_row = p->d_row = 0;
     if (p->n == 1) p->c_col = p->d_col = 1;
     if (p->batch == 1) p->a_batch = p->b_batch = p->c_batch = p->d_batch = 0;
-    gems_matmul_wgmma_configure(&shape, info, &config);
+    const choice *chosen = choose(&shape, info, true, &spare);
+    const gems_matmul_config config = chosen->config;
+    gems_key key = chosen->key;
     if (config.shared > info->shared_bytes) return gems_decline("less shared memory than tiles");
     p->parts = config.parts;
     p->wide_c = p->c && is_wide(p->c, p->c_batch, p->c_row, p->c_col, 8);
@@ -242,7 +247,6 @@ static gems_status compute_wgmma(gems_call *call, params *p) {
     gems_matmul_wgmma_map(&config, false, shape.feed_b, dtype, p->b, p->batch, p->b_batch, p->n,
                           p->b_col, p->k, p->b_k, &map);
     GEMS_TRY(backend->tensor_map(device, &map, map_b));
-    gems_matmul_key(&config, dtype, shape.feed_a, shape.feed_b, &key);
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
     void *args[] = {p, map_a, map_b};

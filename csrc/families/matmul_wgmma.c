@@ -1,4 +1,5 @@
-/* The matrix product of sm_90a: which products it takes, its tiles, and the maps of its operands. */
+/* The matrix product of sm_90a: which products it takes, its tiles, and the maps of its operands.
+ */
 #include "matmul_config.h"
 
 /* What of the products that the kernel can do it runs on a GPU. Where it is false ATen's kernel, or
@@ -6,9 +7,9 @@
 #define RUNS_ON_A_GPU true
 /* Multiplications below which a product is left to the kernels of other devices: what it needs to
  * begin is longer than theirs. */
-#define SMALL (INT64_C(1) << 22)
+#define SMALL         (INT64_C(1) << 22)
 /* Pairs of blocks that share B. Without them every block brings its own. */
-#define CLUSTERS true
+#define CLUSTERS      true
 
 #define TILE_M 128
 #define TILE_K 64
@@ -78,8 +79,7 @@ static int64_t divide(const gems_matmul_shape *s, const gems_device_info *info,
     c->parts.split_k = (int32_t)(ceil_div(ceil_div(s->k, parts), TILE_K) * TILE_K);
     c->parts.split = (int32_t)ceil_div(s->k, c->parts.split_k);
     c->grid = least(units * c->parts.split, slots) * c->cluster;
-    const int64_t tile_n = c->parts.tile_n,
-                  bytes = (TILE_M + tile_n / c->cluster) * TILE_K * 2,
+    const int64_t tile_n = c->parts.tile_n, bytes = (TILE_M + tile_n / c->cluster) * TILE_K * 2,
                   step = most(4 * tile_n, bytes / 40);
     const int64_t tile = c->parts.split_k / TILE_K * step + 1500 + 4 * tile_n;
     const int64_t second =
@@ -110,8 +110,7 @@ void gems_matmul_wgmma_configure(const gems_matmul_shape *s, const gems_device_i
 
 void gems_matmul_wgmma_map(const gems_matmul_config *config, bool first, int feed, int dtype,
                            const void *data, int64_t batch, int64_t batch_stride, int64_t lines,
-                           int64_t line_stride, int64_t k, int64_t k_stride,
-                           gems_tensor_map *map) {
+                           int64_t line_stride, int64_t k, int64_t k_stride, gems_tensor_map *map) {
     const bool along_k = feed == GEMS_ALONG_K;
     const int box_lines = first ? TILE_M : config->parts.tile_n / config->cluster;
     const int64_t inner = along_k ? k : lines, outer = along_k ? lines : k;
