@@ -70,10 +70,28 @@ GEMS_DI int cluster_rank() {
     asm volatile("mov.u32 %0,%%cluster_ctarank;" : "=r"(r));
     return (int)r;
 }
+GEMS_DI int cluster_size() {
+    uint32_t r;
+    asm volatile("mov.u32 %0,%%cluster_nctarank;" : "=r"(r));
+    return (int)r;
+}
 // Waits for all threads of the cluster; orders no memory.
 GEMS_DI void cluster_sync() {
     asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait;" ::: "memory");
 }
+// The same, and what each thread wrote to shared memory before is seen by all behind it.
+GEMS_DI void cluster_sync_memory() {
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+// Four floats at this place in the shared memory of another block of the cluster.
+GEMS_DI Vec<float, 4> cluster_load(const float* p, int block) {
+    Vec<float, 4> r;
+    asm volatile("{\n.reg .b32 r;\nmapa.shared::cluster.u32 r,%4,%5;\nld.shared::cluster.v4.f32 {%0,%1,%2,%3},[r];\n}"
+                 : "=f"(r.v[0]), "=f"(r.v[1]), "=f"(r.v[2]), "=f"(r.v[3]) : "r"(shared_address(p)), "r"(block) : "memory");
+    return r;
+}
+// A barrier of some whole warps of a block, `threads` threads; ID is 1 to 15.
+template <int ID> GEMS_DI void part_sync(int threads) { asm volatile("bar.sync %0,%1;" ::"n"(ID), "r"(threads) : "memory"); }
 template <int N> GEMS_DI void registers_down() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> GEMS_DI void registers_up() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 
@@ -147,6 +165,7 @@ struct Worker { Product product[16]; int count, group; };
 static BoxCopy box_copies[256];
 static int box_copy_count;
 static Worker workers[1024];
+static struct { int arrived, turn; } parts[16];
 static Wanted wanted[1024];
 
 GEMS_UNSEEN inline int box_bytes(const Map& m) { return m.box[0] * m.box[1] * 2; }
@@ -273,6 +292,19 @@ GEMS_UNSEEN __noinline__ static void init_barrier(void* p, int count) {
         if (box_copies[i].bar != bar) box_copies[kept++] = box_copies[i];
     box_copy_count = kept;
     for (Worker& w : workers) w.count = 0;
+    for (auto& part : parts) part.arrived = 0;
+}
+struct Turn { int id, turn; };
+GEMS_UNSEEN __noinline__ static bool turned(void* p) { return parts[((Turn*)p)->id].turn != ((Turn*)p)->turn; }
+GEMS_UNSEEN __noinline__ static void part_barrier(int id, int threads, int line) {
+    Turn t{id, parts[id].turn};
+    if (++parts[id].arrived == threads) {
+        parts[id].arrived = 0;
+        parts[id].turn++;
+        gems_cpu_runtime->ordered();
+    } else {
+        gems_cpu_runtime->wait_for(turned, &t, "part_sync", line);
+    }
 }
 GEMS_UNSEEN __noinline__ static void wait_barrier(void* p, uint32_t parity, int line) {
     Wanted& w = wanted[gems_cpu_runtime->self->rank];
@@ -307,7 +339,11 @@ template <class T> GEMS_DI uint32_t pack_two(float low, float high) {
 }
 // One block is a cluster on a CPU.
 GEMS_DI int cluster_rank() { return 0; }
+GEMS_DI int cluster_size() { return 1; }
 GEMS_DI void cluster_sync() {}
+GEMS_DI void cluster_sync_memory() {}
+GEMS_DI Vec<float, 4> cluster_load(const float* p, int) { return load<4>(p); }
+template <int ID> GEMS_DI void part_sync(int threads, GEMS_LINE_) { gems_cpu::part_barrier(ID, threads, line); }
 GEMS_DI void mbarrier_arrive_at(uint64_t* bar, int) { mbarrier_arrive(bar); }
 GEMS_DI void tensor_copy_to(void* to, const TensorMap& map, uint64_t* bar, int x, int y, int z, uint16_t) {
     tensor_copy(to, map, bar, x, y, z);

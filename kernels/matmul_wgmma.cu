@@ -1,14 +1,19 @@
-// The matrix product of 16-bit floats on sm_90a: one warpgroup starts copies by tensor maps, two multiply. A block (with kCluster
-// 2: a pair of blocks, which lie one below the other and bring B together) does one tile of 128 x kTileN after another, and copies
-// of the next tile run while a tile is written.
+// The matrix product of 16-bit floats on sm_90a: one warpgroup starts copies by tensor maps, two multiply. A block does one tile of
+// 128 x kTileN after another, and copies of the next tile run while a tile is written. Blocks of a cluster lie below each other
+// and bring B together. Where the product is thin (kThin: at most 64 columns, bound by reading A) they take a part of k each for
+// the same tile instead, and add their sums in the order of the parts.
 //
-// The head of the program gives: Scalar (storage type), kTileN, kStages (tiles in shared memory), kCluster, kLinesA, kLinesB (the
-// operand is contiguous along its lines, not along k). Has not run on a GPU.
+// The head of the program gives: Scalar (storage type), kTileN, kStages (tiles in shared memory), kCluster (of a thin product: 2
+// stands for any number), kThin, kLinesA, kLinesB
+// (the operand is contiguous along its lines, not along k). Has not run on a GPU.
 namespace {
 
 constexpr int kTileM = 128, kTileK = 64, kThreads = 384, kProducts = 8; // warps that multiply
 constexpr int kBytesA = kTileM * kTileK * 2, kBytesB = kTileN * kTileK * 2, kBytes = kBytesA + kBytesB;
-constexpr int kLoadB = kTileN / kCluster; // lines of B that a block brings
+constexpr int kShare = kThin ? 1 : kCluster;                 // blocks that bring B together
+constexpr int kLoadB = kTileN / kShare;                      // lines of B that a block brings
+constexpr int kPitch = kTileM + 4, kMultiplying = kProducts * 32;
+constexpr int kSlab = kTileN < 32 ? kTileN : 32, kSlabPitch = kSlab + 4;
 static_assert(!kLinesB || kLoadB % 64 == 0, "a tile that lies along lines has 64 of them");
 
 // A place in the ring, and the parity of its barriers' phase there.
@@ -24,10 +29,10 @@ struct Place {
 struct Unit : MatmulBlock {
     int k0, steps;
     GEMS_DI Unit(const MatmulParams &p, uint32_t at, int rank) : MatmulBlock(p, at) {
-        row += rank * kTileM;
-        k0 = split * p.split_k;
+        if (!kThin) row += rank * kTileM;
+        k0 = (kThin && kCluster > 1 ? rank : split) * p.split_k;
         int depth = p.k - k0 < p.split_k ? p.k - k0 : p.split_k;
-        steps = (depth + kTileK - 1) / kTileK;
+        steps = depth > 0 ? (depth + kTileK - 1) / kTileK : 0;
     }
 };
 
@@ -38,11 +43,11 @@ GEMS_DI void copy_tile(unsigned char *to, const TensorMap &a, const TensorMap &b
     } else {
         tensor_copy(to, a, bar, k, unit.row, a_batch);
     }
-    const int line = unit.col + rank * kLoadB;
-    to += kBytesA + rank * (kLoadB * 128);
+    const int part = kShare > 1 ? rank : 0, line = unit.col + part * kLoadB;
+    to += kBytesA + part * (kLoadB * 128);
     GEMS_UNROLL for (int i = 0; i < (kLinesB ? kLoadB / 64 : 1); i++) {
         const int x = kLinesB ? line + i * 64 : k, y = kLinesB ? k : line;
-        if constexpr (kCluster > 1) tensor_copy_to(to + i * 8192, b, bar, x, y, b_batch, (1 << kCluster) - 1);
+        if constexpr (kShare > 1) tensor_copy_to(to + i * 8192, b, bar, x, y, b_batch, (1 << kShare) - 1);
         else tensor_copy(to + i * 8192, b, bar, x, y, b_batch);
     }
 }
@@ -94,30 +99,64 @@ GEMS_DI void write_wide(const MatmulParams &p, const Scalar *c, Scalar *d, int r
     }
 }
 
-// The same for any strides, element by element; or to the sums of a part of k.
+// The same for any strides, element by element, or to the sums of a part of k; slab by slab through shared memory that is the
+// warp's own, so that its lanes are neighbours in a row.
 GEMS_DI void write_any(const MatmulParams &p, const Scalar *c, Scalar *d, float *sums, int row0, int col0,
-                       const float (&acc)[kTileN / 2]) {
+                       const float (&acc)[kTileN / 2], float *slab) {
     const int lane = (int)threadIdx.x & 31;
-    GEMS_UNROLL for (int i = 0; i < kTileN / 8; i++) {
-        GEMS_UNROLL for (int h = 0; h < 2; h++) {
-            const int row = row0 + (lane >> 2) + h * 8, col = col0 + i * 8 + (lane & 3) * 2;
-            if (row >= p.m) continue;
+    const float alpha = (float)p.alpha, beta = (float)p.beta;
+    float *mine = slab + (lane >> 2) * kSlabPitch + (lane & 3) * 2;
+    GEMS_UNROLL for (int g = 0; g < kTileN / kSlab; g++) {
+        GEMS_UNROLL for (int i = 0; i < kSlab / 4; i++) {
+            const int at = g * (kSlab / 2) + i * 2;
+            store<2>(mine + (i & 1) * 8 * kSlabPitch + i / 2 * 8, Vec<float, 2>{acc[at], acc[at + 1]});
+        }
+        __syncwarp();
+#pragma unroll 1
+        for (int i = lane; i < 16 * kSlab; i += 32) {
+            const int r = i / kSlab, q = i % kSlab, row = row0 + r, col = col0 + g * kSlab + q;
+            if (row >= p.m || col >= p.n) continue;
+            float v = slab[r * kSlabPitch + q];
             if (sums) {
-                float *to = sums + (int64_t)row * p.n + col;
-                if (col + 1 < p.n && !(p.n & 1)) {
-                    store<2>(to, Vec<float, 2>{acc[i * 4 + h * 2], acc[i * 4 + h * 2 + 1]});
-                } else {
-                    if (col < p.n) to[0] = acc[i * 4 + h * 2];
-                    if (col + 1 < p.n) to[1] = acc[i * 4 + h * 2 + 1];
-                }
-                continue;
+                sums[(int64_t)row * p.n + col] = v;
+            } else {
+                v *= alpha;
+                if (c) v += beta * to_op(c[row * p.c_row + col * p.c_col]);
+                d[row * p.d_row + col * p.d_col] = from_op<Scalar>(v);
             }
-            GEMS_UNROLL for (int e = 0; e < 2; e++) {
-                if (col + e >= p.n) continue;
-                float v = (float)p.alpha * acc[i * 4 + h * 2 + e];
-                if (c) v += (float)p.beta * to_op(c[row * p.c_row + (col + e) * p.c_col]);
-                d[row * p.d_row + (col + e) * p.d_col] = from_op<Scalar>(v);
-            }
+        }
+        __syncwarp();
+    }
+}
+
+// A thin product: every block of the cluster has its sums in shared memory, a column after the other, and ends some of them.
+GEMS_DI void write_thin(const MatmulParams &p, const Scalar *c, Scalar *d, const float *sums, int row0, int col0, int rank) {
+    const float alpha = (float)p.alpha, beta = (float)p.beta;
+    const bool four = p.d_row == 1 && p.m % 4 == 0 && p.d_col % 4 == 0 && p.d_batch % 4 == 0 && ((uint64_t)p.d & 7) == 0;
+    const int blocks = kCluster > 1 ? cluster_size() : 1;
+    for (int i = (int)threadIdx.x - 128 + rank * kMultiplying; i < kTileN * (kTileM / 4); i += kMultiplying * blocks) {
+        // Neighbours take what lies side by side in D.
+        const int r = p.d_col == 1 && p.d_row != 1 ? i / kTileN * 4 : i % (kTileM / 4) * 4;
+        const int row = row0 + r, at = p.d_col == 1 && p.d_row != 1 ? i % kTileN : i / (kTileM / 4), col = col0 + at;
+        if (row >= p.m || col >= p.n) continue;
+        const float *from = sums + at * kPitch + r;
+        Vec<float, 4> v = kCluster > 1 ? cluster_load(from, 0) : load<4>(from);
+        for (int b = 1; b < blocks; b++) {
+            Vec<float, 4> more = cluster_load(from, b);
+            GEMS_UNROLL for (int e = 0; e < 4; e++) v.v[e] += more.v[e];
+        }
+        Vec<Scalar, 4> result;
+        GEMS_UNROLL for (int e = 0; e < 4; e++) {
+            float x = alpha * v.v[e];
+            if (c && row + e < p.m) x += beta * to_op(c[(row + e) * p.c_row + col * p.c_col]);
+            result.v[e] = from_op<Scalar>(x);
+        }
+        Scalar *to = d + row * p.d_row + col * p.d_col;
+        if (four) {
+            store<4>(to, result);
+        } else {
+            GEMS_UNROLL for (int e = 0; e < 4; e++)
+                if (row + e < p.m) to[e * p.d_row] = result.v[e];
         }
     }
 }
@@ -130,16 +169,17 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     GEMS_DYN_SMEM(unsigned char, given);
     unsigned char *ring = given + (-shared_address(given) & 1023);
     uint64_t *full = reinterpret_cast<uint64_t *>(ring + kStages * kBytes), *empty = full + kStages;
+    float *staged = reinterpret_cast<float *>(empty + kStages); // the twin of STAGED in csrc/families/matmul_wgmma.c
     const int rank = kCluster > 1 ? cluster_rank() : 0, warp = shuffle_from((int)threadIdx.x >> 5, 0), lane = (int)threadIdx.x & 31;
     const uint32_t units = (uint32_t)p.tiles_m * (uint32_t)p.tiles_n * (uint32_t)p.split * (uint32_t)p.batch;
     if (threadIdx.x == 0) {
         GEMS_UNROLL for (int i = 0; i < kStages; i++) {
             mbarrier_init(full + i, 1);
-            mbarrier_init(empty + i, kProducts * kCluster);
+            mbarrier_init(empty + i, kProducts * kShare);
         }
         mbarrier_init_done();
     }
-    if constexpr (kCluster > 1) cluster_sync();
+    if constexpr (kShare > 1) cluster_sync();
     else __syncthreads();
 
     Place at;
@@ -160,13 +200,14 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
             }
         }
         __syncwarp();
+        if constexpr (kThin && kCluster > 1) cluster_sync_memory();
     } else {
         registers_up<232>();
         const int group = (warp >> 2) - 1;
         const uint64_t tiles = tile_descriptor(shared_address(ring));
         const auto leave = [&](int stage) {
-            if constexpr (kCluster > 1) {
-                if (lane < kCluster) mbarrier_arrive_at(empty + stage, lane);
+            if constexpr (kShare > 1) {
+                if (lane < kShare) mbarrier_arrive_at(empty + stage, lane);
             } else {
                 if (lane == 0) mbarrier_arrive(empty + stage);
             }
@@ -193,22 +234,32 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
             }
             wgmma_wait<0>();
             wgmma_keep(acc);
-            leave(before);
+            if (unit.steps) leave(before);
 
             const int row = unit.row + group * 64 + (warp & 3) * 16;
             const Scalar *c = p.c ? static_cast<const Scalar *>(p.c) + unit.batch * p.c_batch : nullptr;
             Scalar *d = static_cast<Scalar *>(p.d) + unit.batch * p.d_batch;
             const int64_t place = unit.split * (int64_t)p.batch + unit.batch;
             float *sums = p.partial ? static_cast<float *>(p.partial) + place * p.m * p.n : nullptr;
-            if constexpr (kTileN >= 32) {
+            if (kThin && !sums) {
+                const int line = group * 64 + (warp & 3) * 16 + (lane >> 2);
+                GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++)
+                    staged[(i / 4 * 8 + (lane & 3) * 2 + (i & 1)) * kPitch + line + (i & 2) * 4] = acc[i];
+                if constexpr (kCluster > 1) cluster_sync_memory();
+                else part_sync<1>(kMultiplying);
+                write_thin(p, c, d, staged, unit.row, unit.col, rank);
+                if constexpr (kCluster == 1) part_sync<1>(kMultiplying);
+                continue;
+            }
+            if constexpr (!kThin) {
                 if (!sums && p.wide_d && (!c || p.wide_c) && p.n % 8 == 0) {
                     write_wide(p, c, d, row, unit.col, acc);
                     continue;
                 }
             }
-            write_any(p, c, d, sums, row, unit.col, acc);
+            write_any(p, c, d, sums, row, unit.col, acc, staged + (warp - 4) * (16 * kSlabPitch));
         }
     }
-    // No block ends while another one of its cluster may still arrive at its barriers.
+    // No block ends while another one of its cluster may still arrive at its barriers or read its sums.
     if constexpr (kCluster > 1) cluster_sync();
 }

@@ -89,16 +89,27 @@ def test_configurations_cover_the_matrix_and_fit_the_device(batch: int, m: int, 
     config = configure(batch, m, n, k, feed_b)
     parts = config.parts
     assert config.kernel == WGMMA and config.tile_k == 64 and config.threads == 384
-    assert parts.tile_m == 128 * config.cluster and config.cluster in (1, 2)
     assert parts.tiles_m == ceil_div(m, parts.tile_m) and parts.tiles_n == ceil_div(n, parts.tile_n)
     # Tiles along the lines come 64 at a time, and each block of a pair brings half.
-    assert feed_b == ALONG_K or parts.tile_n // config.cluster % 64 == 0
-    assert parts.split_k % 64 == 0 and (parts.split - 1) * parts.split_k < k <= parts.split * parts.split_k
+    share = 1 if config.thin else config.cluster
+    assert feed_b == ALONG_K or parts.tile_n // share % 64 == 0
+    assert parts.tile_m == 128 * share
     ring = config.stages * ((128 + parts.tile_n) * 64 * 2 + 16) + 1024
-    assert config.shared == ring <= H200.shared_bytes and config.stages >= 4
+    # The twin of what matmul_wgmma.cu lays out behind the ring.
+    slab = 8 * 16 * (min(parts.tile_n, 32) + 4) * 4
+    staged = config.shared - ring
+    assert staged >= (max(slab, parts.tile_n * 132 * 4) if config.thin else slab)
+    assert config.shared <= H200.shared_bytes and config.stages >= 4
+    assert bool(config.thin) == (n <= 64) and (not config.thin or parts.tile_n >= n)
     units = batch * parts.split * parts.tiles_m * parts.tiles_n
-    assert config.grid % config.cluster == 0
-    assert config.grid == min(units, H200.processors // config.cluster) * config.cluster
+    assert parts.split_k % 64 == 0
+    if config.thin and config.cluster > 1:
+        # Each block of a cluster has a part of k, of which the last may be empty, and none has two tiles.
+        assert parts.split == 1 and config.cluster in (2, 4, 8) and config.cluster * parts.split_k >= k
+        assert config.grid == units * config.cluster <= H200.processors
+    else:
+        assert (parts.split - 1) * parts.split_k < k <= parts.split * parts.split_k
+        assert config.grid == min(units, H200.processors // config.cluster) * config.cluster
 
 
 def test_tiles_follow_the_shape() -> None:
@@ -107,7 +118,8 @@ def test_tiles_follow_the_shape() -> None:
     assert configure(1, 4096, 16, 4096).parts.tile_n == 16
     assert configure(1, 4096, 33, 4096).parts.tile_n == 64
     decode = configure(1, 4096, 16, 4096)
-    assert decode.parts.split == 4 and decode.grid == 128 and decode.stages >= 8
+    assert decode.cluster == 4 and decode.grid == 128 and decode.stages >= 8
+    assert configure(1, 128256, 16, 4096).cluster == 1
     assert configure(64, 1024, 1024, 64).parts.split == 1
 
 
@@ -181,20 +193,21 @@ def check_code(config: Config, dtype: int, feed_a: int, feed_b: int) -> None:
     assert kernel.count("HGMMA") == 4 and not kernel.has("HMMA")
     loads = [
         2 if feed_a == ALONG_LINES else 1,
-        config.parts.tile_n // config.cluster // 64 if feed_b == ALONG_LINES else 1,
+        config.parts.tile_n * 128 // config.parts.tile_m // 64 if feed_b == ALONG_LINES else 1,
     ]
     assert kernel.count("UTMALDG") == sum(loads)
-    assert kernel.count("UTMALDG.MULTICAST") == (loads[1] if config.cluster > 1 else 0)
-    assert kernel.has("USETMAXREG", "SYNCS") and kernel.has("STG.E.128") == (config.parts.tile_n >= 32)
+    assert kernel.count("UTMALDG.MULTICAST") == (loads[1] if config.parts.tile_m > 128 else 0)
+    assert kernel.has("USETMAXREG", "SYNCS") and kernel.has("STG.E.128") == (not config.thin)
     turned = [op for op in kernel.instructions if op.startswith("HGMMA") and "tnsp" in op]
     assert bool(turned) == (ALONG_LINES in (feed_a, feed_b))
 
 
 def test_machine_code() -> None:
     some = {(c.parts.tile_n, c.cluster): c for c in candidates()}
+    assert some[16, 2].thin and not some[128, 1].thin
     check_code(some[256, 2], BF16, ALONG_K, ALONG_LINES)
     check_code(some[128, 1], F16, ALONG_LINES, ALONG_K)
-    check_code(some[16, 1], BF16, ALONG_K, ALONG_K)
+    check_code(some[16, 2], BF16, ALONG_K, ALONG_K)
 
 
 @pytest.mark.slow

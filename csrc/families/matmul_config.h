@@ -49,7 +49,9 @@ typedef struct gems_matmul_config {
     uint8_t stages;             /* MMA: tiles in shared memory */
     uint8_t pad;                /* elements between the rows of a staged slab */
     uint8_t blocks;             /* resident on a processor at a time, which limits the registers */
-    uint8_t cluster;            /* WGMMA: blocks below each other that bring B together; tile_m is theirs together */
+    uint8_t cluster;            /* WGMMA: blocks below each other that bring B together; tile_m is theirs together.
+                                 * Thin: blocks that do a part of k each; parts.split is 1 and parts.split_k theirs */
+    bool thin;                  /* WGMMA: at most 64 columns */
     gems_matmul_parts parts;
     int64_t grid; /* blocks */
     uint32_t threads, shared;

@@ -34,7 +34,10 @@ void gems_matmul_key(const gems_matmul_config *config, int dtype, int feed_a, in
     key->tune[BLOCKS] = config->blocks;
     key->tune[FEED_A] = (uint8_t)feed_a;
     key->tune[FEED_B] = (uint8_t)feed_b;
-    if (config->kernel == GEMS_MATMUL_WGMMA) key->tune[ACROSS_M] = config->cluster;
+    if (config->kernel == GEMS_MATMUL_WGMMA) {
+        key->tune[ACROSS_M] = config->thin && config->cluster > 2 ? 2 : config->cluster;
+        key->tune[ACROSS_N] = config->thin;
+    }
 }
 
 static const char *const feeds[] = {"kAlongK", "kAlongLines", "kGatherAlongK", "kGatherAlongLines"};
@@ -68,10 +71,12 @@ gems_status gems_matmul_program(const gems_op *op, const gems_key *key, gems_pro
         program->entries[0] = "matmul_wgmma";
         gems_text_add(&program->head,
                       "constexpr int kTileN = %d, kStages = %d, kCluster = %d;\n"
-                      "constexpr bool kLinesA = %s, kLinesB = %s;\n",
-                      tile_n, tune[STAGES], tune[ACROSS_M], words[lines_a], words[lines_b]);
-        snprintf(program->name, sizeof program->name, "matmul wgmma %dx%d %s %s %s", tile_m, tile_n,
-                 feeds[tune[FEED_A] & 3] + 1, feeds[tune[FEED_B] & 3] + 1, dtype);
+                      "constexpr bool kThin = %s, kLinesA = %s, kLinesB = %s;\n",
+                      tile_n, tune[STAGES], tune[ACROSS_M], words[tune[ACROSS_N] & 1],
+                      words[lines_a], words[lines_b]);
+        snprintf(program->name, sizeof program->name, "matmul wgmma %dx%dx%d %s %s %s", tile_m,
+                 tile_n, tune[ACROSS_M], feeds[tune[FEED_A] & 3] + 1, feeds[tune[FEED_B] & 3] + 1,
+                 dtype);
         return GEMS_OK;
     }
     bool mma = key->kernel == GEMS_MATMUL_MMA;

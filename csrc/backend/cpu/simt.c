@@ -225,6 +225,10 @@ static void wait_for(bool (*ready)(void *), void *what, const char *name, int li
     wait_here(name, line);
 }
 
+static void ordered(void) {
+    if (checked()) gems_check_barrier();
+}
+
 static void release_barrier(void) {
     simt.last_count = simt.count;
     simt.count = simt.arrived = 0;
@@ -473,6 +477,7 @@ const void *gems_cpu_simt_runtime(void) {
     simt.runtime.copy_wait = copy_wait;
     simt.runtime.wait_for = wait_for;
     simt.runtime.stop = gems_cpu_simt_stop;
+    simt.runtime.ordered = ordered;
     return &simt.runtime;
 }
 

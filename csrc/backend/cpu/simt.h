@@ -39,6 +39,7 @@ typedef struct gems_cpu_runtime {
     void (*copy_wait)(int groups, int line);
     void (*wait_for)(bool (*ready)(void *), void *what, const char *name, int line);
     void (*stop)(const char *message);
+    void (*ordered)(void);
 } gems_cpu_runtime;
 
 #endif
