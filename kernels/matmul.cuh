@@ -27,8 +27,9 @@ struct MatmulParams {
 struct MatmulBlock {
     int32_t batch, split, row, col;
 
-    GEMS_DI explicit MatmulBlock(const MatmulParams &p) {
-        uint32_t tiles = (uint32_t)p.tiles_m * (uint32_t)p.tiles_n, at = blockIdx.x;
+    GEMS_DI explicit MatmulBlock(const MatmulParams &p) : MatmulBlock(p, blockIdx.x) {}
+    GEMS_DI MatmulBlock(const MatmulParams &p, uint32_t at) {
+        uint32_t tiles = (uint32_t)p.tiles_m * (uint32_t)p.tiles_n;
         uint32_t outer = at / tiles, tile = at - outer * tiles;
         batch = (int32_t)(outer / (uint32_t)p.split);
         split = (int32_t)(outer - (uint32_t)batch * (uint32_t)p.split);

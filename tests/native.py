@@ -102,6 +102,7 @@ class DeviceInfo(C.Structure):
         ("l2_bytes", C.c_int64),
         ("fast", C.c_bool),
         ("wants_extents", C.c_bool),
+        ("hopper", C.c_bool),
     ]
 
 

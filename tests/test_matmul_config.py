@@ -16,7 +16,7 @@ import native
 import sass
 
 F16, F32, F64, BF16 = 5, 6, 7, 15
-MMA, FMA, PANEL, THIN = range(4)
+MMA, FMA, PANEL, THIN, WGMMA = range(5)
 ALONG_K, ALONG_LINES, GATHER_ALONG_K, GATHER_ALONG_LINES = range(4)
 OP_SIZE = {F16: 4, F32: 4, F64: 8, BF16: 4}
 
@@ -27,7 +27,7 @@ class Info(C.Structure):
     _fields_ = [
         *((name, C.c_int) for name in ("arch", "processors", "warp", "max_threads", "vector_bytes")),
         *((name, C.c_int64) for name in ("shared_bytes", "l2_bytes")),
-        *((name, C.c_bool) for name in ("fast", "wants_extents")),
+        *((name, C.c_bool) for name in ("fast", "wants_extents", "hopper")),
     ]
 
 
@@ -57,7 +57,8 @@ class Config(C.Structure):
     """gems_matmul_config."""
 
     _fields_ = [
-        *((n, C.c_uint8) for n in ("kernel", "tile_k", "across_m", "across_n", "stages", "pad", "blocks")),
+        *((n, C.c_uint8) for n in ("kernel", "tile_k", "across_m", "across_n", "stages", "pad")),
+        *((n, C.c_uint8) for n in ("blocks", "cluster", "thin")),
         ("parts", Parts),
         ("grid", C.c_int64),
         *((name, C.c_uint32) for name in ("threads", "shared")),
@@ -99,7 +100,7 @@ def library() -> C.CDLL:
     with tempfile.NamedTemporaryFile("w", suffix=".c") as table:
         table.write('#include "jit/jit.h"\nconst gems_embedded gems_embedded_files[] = {{NULL, NULL, 0}};\n')
         table.flush()
-        ours = ("families/matmul_config.c", "families/matmul_program.c")
+        ours = ("families/matmul_config.c", "families/matmul_wgmma.c", "families/matmul_program.c")
         sources = (*ours, "base/dtype.c", "base/error.c", "base/text.c", Path(table.name))
         lib = C.CDLL(str(native.build("matmul.so", sources)))
     lib.gems_matmul_candidate.restype = C.c_bool
@@ -107,9 +108,7 @@ def library() -> C.CDLL:
     return lib
 
 
-def configure(
-    info: Info, dtype: int, batch: int, m: int, n: int, k: int, feed_b: int = 0, workers: int = 0
-) -> Config:
+def configure(info: Info, dtype: int, batch: int, m: int, n: int, k: int, feed_b: int = 0, workers: int = 0) -> Config:
     config = Config()
     shape = Shape(batch, m, n, k, dtype, ALONG_K, feed_b, workers)
     library().gems_matmul_configure(C.byref(shape), C.byref(info), C.byref(config))
@@ -134,9 +133,7 @@ def test_gpu_configurations_cover_the_matrix_and_fit_the_device(
     parts = config.parts
     assert parts.tiles_m == ceil_div(m, parts.tile_m) and parts.tiles_n == ceil_div(n, parts.tile_n)
     assert config.grid == batch * parts.split * parts.tiles_m * parts.tiles_n
-    assert (
-        config.shared <= info.shared_bytes and config.threads <= info.max_threads and config.threads % 32 == 0
-    )
+    assert config.shared <= info.shared_bytes and config.threads <= info.max_threads and config.threads % 32 == 0
     assert (config.kernel == MMA) == (dtype in (F16, BF16) and info.arch != 75)
     # The parts of k cover it, none is empty, and all begin where a tile does.
     assert parts.split_k % config.tile_k == 0 and parts.split >= 1
@@ -254,9 +251,7 @@ def check(config: Config, dtype: int, arch: str, feed_a: int, feed_b: int) -> No
     assert tile.has("LDGSTS") == (config.kernel == MMA and asynchronous)
     if config.kernel == MMA:
         parts = config.parts
-        products = (
-            parts.tile_m * parts.tile_n * config.tile_k // (16 * 8 * 16 * config.across_m * config.across_n)
-        )
+        products = parts.tile_m * parts.tile_n * config.tile_k // (16 * 8 * 16 * config.across_m * config.across_n)
         assert tile.count("HMMA") == products
         transposed = [op for op in tile.opcodes if op.startswith("LDSM") and "T" in op]
         assert bool(transposed) == (ALONG_LINES in (feed_a % 2, feed_b % 2))

@@ -23,6 +23,7 @@ typedef struct gems_device_info {
     int64_t l2_bytes;
     bool fast;             /* one thread a block: ranges become chunks (kFast in kernels/gems.cuh) */
     bool wants_extents;    /* launch must be given the memory that the kernel may touch */
+    bool hopper;           /* programs may use kernels/hopper.cuh: tensor maps and products of a warpgroup */
 } gems_device_info;
 
 /* What a compiled program depends on besides its text; part of the disk cache's key. */
@@ -51,6 +52,16 @@ typedef struct gems_extent {
     size_t bytes;
     bool writable;
 } gems_extent;
+
+/* A tensor of three dimensions, as copies by boxes see it (kernels/hopper.cuh): the innermost first, contiguous. */
+typedef struct gems_tensor_map {
+    const void *data;      /* at a multiple of 16 bytes */
+    int64_t sizes[3];      /* at least 1 */
+    int64_t strides[2];    /* of the outer dimensions, bytes: multiples of 16, not 0 */
+    int32_t box[2];        /* of the inner dimensions, elements; a row of the box is 128 bytes. The outermost: 1 */
+    uint8_t dtype;         /* GEMS_F16 or GEMS_BF16 */
+} gems_tensor_map;
+#define GEMS_TENSOR_MAP_BYTES 128 /* what a kernel is given; at a multiple of 64 */
 
 typedef struct gems_launch {
     uint32_t grid[3], block[3];
@@ -100,6 +111,10 @@ typedef struct gems_backend {
     /* Copies bytes of the device's memory to the host, after all that the stream was given before; waits for it.
      * Not while the stream is being captured. */
     gems_status (*read)(int device, void *stream, const void *from, size_t bytes, void *to);
+
+    /* Writes the map of a tensor, GEMS_TENSOR_MAP_BYTES that a kernel takes by value. GEMS_DECLINE where it cannot be made.
+     * NULL: no device of the backend has them. */
+    gems_status (*tensor_map)(int device, const gems_tensor_map *tensor, void *map);
 } gems_backend;
 
 extern const gems_backend gems_backend_cpu, gems_backend_cuda, gems_backend_null;

@@ -219,15 +219,16 @@ static gems_extent *list_extents(const gems_call *call, int *count) {
     return extents;
 }
 
-gems_status gems_call_launch(gems_call *call, const gems_plan *plan, int entry,
-                             const uint32_t grid[3], const uint32_t block[3], uint32_t shared,
-                             void **args) {
+gems_status gems_call_launch_cluster(gems_call *call, const gems_plan *plan, int entry,
+                                     const uint32_t grid[3], const uint32_t block[3],
+                                     uint32_t cluster, uint32_t shared, void **args) {
     if ((call->made && !call->nonempty) || !grid[0] || !grid[1] || !grid[2]) return GEMS_OK;
     call->launches++;
     gems_launch launch = {
         .grid = {grid[0], grid[1], grid[2]},
         .block = {block[0], block[1], block[2]},
         .shared = shared,
+        .cluster = cluster,
         .stream = call->stream,
         .args = args,
         .name = call->entry->qualified,
@@ -238,6 +239,12 @@ gems_status gems_call_launch(gems_call *call, const gems_plan *plan, int entry,
     gems_status status = gems_plan_launch(call->device, plan, entry, &launch);
     free(extents);
     return status;
+}
+
+gems_status gems_call_launch(gems_call *call, const gems_plan *plan, int entry,
+                             const uint32_t grid[3], const uint32_t block[3], uint32_t shared,
+                             void **args) {
+    return gems_call_launch_cluster(call, plan, entry, grid, block, 1, shared, args);
 }
 
 gems_status gems_call_readable(const gems_call *call) {

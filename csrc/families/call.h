@@ -73,6 +73,10 @@ gems_status gems_call_plan(gems_call *call, gems_key *key, const gems_plan **pla
 gems_status gems_call_launch(gems_call *call, const gems_plan *plan, int entry, const uint32_t grid[3],
                              const uint32_t block[3], uint32_t shared, void **args);
 
+/* The same with so many blocks in a cluster, which divide grid[0]. */
+gems_status gems_call_launch_cluster(gems_call *call, const gems_plan *plan, int entry, const uint32_t grid[3],
+                                     const uint32_t block[3], uint32_t cluster, uint32_t shared, void **args);
+
 /* As gems_call_launch of kernel 0, for the only launch of a call in which nothing but its arguments' dtypes, shapes,
  * strides, alignment and numbers decided anything: no state, no content of a tensor. The call may be kept, so that one
  * alike is launched without the family. The first `pointers` parameters are each the memory of a tensor or NULL; sizes:

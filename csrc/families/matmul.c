@@ -75,15 +75,15 @@ static bool is_wide(const void *data, int64_t batch_stride, int64_t row_stride, 
 }
 
 static gems_status launch_tiles(gems_call *call, const gems_plan *plan,
-                                const gems_matmul_config *config, params *p) {
+                                const gems_matmul_config *config, params *p, void **args) {
     const uint32_t grid[3] = {(uint32_t)config->grid, 1, 1}, block[3] = {config->threads, 1, 1};
-    void *args[] = {p};
+    const uint32_t cluster = config->cluster;
     if (config->parts.split == 1)
-        return gems_call_launch(call, plan, 0, grid, block, config->shared, args);
+        return gems_call_launch_cluster(call, plan, 0, grid, block, cluster, config->shared, args);
     size_t size = call->out[0].dtype == GEMS_F64 ? 8 : 4;
     int64_t outputs = (int64_t)p->batch * p->m * p->n;
     GEMS_TRY(gems_scratch(call, (size_t)outputs * (size_t)config->parts.split * size, &p->partial));
-    GEMS_TRY(gems_call_launch(call, plan, 0, grid, block, config->shared, args));
+    GEMS_TRY(gems_call_launch_cluster(call, plan, 0, grid, block, cluster, config->shared, args));
     const uint32_t threads[3] = {256, 1, 1};
     const uint32_t blocks[3] = {gems_grid_for(gems_device_information(call->device), outputs, 256),
                                 1, 1};
@@ -117,20 +117,25 @@ static choice *kept_choices(void) {
     return kept;
 }
 
-/* The configuration of a shape. Programs multiply the same few shapes again and again, so it is
- * looked up first; `spare` takes it when there is no memory for that. */
-static const choice *choose(const gems_matmul_shape *s, const gems_device_info *info,
+/* The configuration of a shape, by the kernel of sm_90a or by the others. Programs multiply the
+ * same few shapes again and again, so it is looked up first; `spare` takes it when there is no
+ * memory for that. */
+static const choice *choose(const gems_matmul_shape *s, const gems_device_info *info, bool wgmma,
                             choice *spare) {
     choice *kept = kept_choices();
     const uint64_t words[3] = {
         (uint64_t)s->m << 32 | (uint64_t)s->n, (uint64_t)s->k << 32 | (uint64_t)s->batch,
-        (uint64_t)s->workers << 32 | (uint64_t)(s->dtype << 16 | s->feed_a << 8 | s->feed_b)};
+        (uint64_t)s->workers << 32 |
+            (uint64_t)(wgmma << 24 | s->dtype << 16 | s->feed_a << 8 | s->feed_b)};
     uint64_t hash = (words[0] ^ words[1] * 3 ^ words[2] * 5) * UINT64_C(0x9e3779b97f4a7c15) >> 60;
     choice *c = kept ? &kept[hash % CHOICES] : spare;
     if (kept && c->info == info && c->words[0] == words[0] && c->words[1] == words[1] &&
         c->words[2] == words[2])
         return c;
-    gems_matmul_configure(s, info, &c->config);
+    if (wgmma)
+        gems_matmul_wgmma_configure(s, info, &c->config);
+    else
+        gems_matmul_configure(s, info, &c->config);
     gems_matmul_key(&c->config, s->dtype, s->feed_a, s->feed_b, &c->key);
     memcpy(c->words, words, sizeof words);
     c->info = info;
@@ -168,7 +173,7 @@ static gems_status compute(gems_call *call, params *p) {
                                                         p->b_col, p->k, p->b_k);
     }
     choice spare;
-    const choice *chosen = choose(&shape, info, &spare);
+    const choice *chosen = choose(&shape, info, false, &spare);
     const gems_matmul_config config = chosen->config;
     gems_key key = chosen->key;
     if (config.grid > INT32_MAX) return gems_decline("more tiles than a grid takes");
@@ -178,14 +183,87 @@ static gems_status compute(gems_call *call, params *p) {
 
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
-    return launch_tiles(call, plan, &config, p);
+    void *args[] = {p};
+    return launch_tiles(call, plan, &config, p, args);
 }
+
+/* ---- sm_90a ---- */
+
+static gems_matmul_shape shape_of(const params *p, uint8_t dtype) {
+    const size_t element = gems_dtype_size(dtype);
+    return (gems_matmul_shape){
+        .batch = p->batch,
+        .m = p->m,
+        .n = p->n,
+        .k = p->k,
+        .dtype = dtype,
+        .feed_a = (uint8_t)gems_matmul_choose_feed(p->a, element, p->batch, p->a_batch, p->m,
+                                                   p->a_row, p->k, p->a_k),
+        .feed_b = (uint8_t)gems_matmul_choose_feed(p->b, element, p->batch, p->b_batch, p->n,
+                                                   p->b_col, p->k, p->b_k),
+    };
+}
+
+/* Whether the kernel of sm_90a takes a product, as far as its operands say. */
+static bool takes_wgmma(const gems_device_info *info, const params *p, uint8_t dtype) {
+    if (!info->hopper || gems_dtype_size(dtype) != 2) return false;
+    /* No map lets lines stand still. */
+    if ((p->m > 1 && !p->a_row) || (p->n > 1 && !p->b_col)) return false;
+    if (p->k > 1 && (!p->a_k || !p->b_k)) return false;
+    const gems_matmul_shape shape = shape_of(p, dtype);
+    return gems_matmul_wgmma_takes(&shape, info);
+}
+
+/* As compute. GEMS_DECLINE: nothing was launched, and another kernel may do it. */
+static gems_status compute_wgmma(gems_call *call, params *p) {
+    const gems_device_info *info = gems_device_information(call->device);
+    const gems_backend *backend = gems_device_backend(call->device);
+    const uint8_t dtype = call->out[0].dtype;
+    _Alignas(64) unsigned char map_a[GEMS_TENSOR_MAP_BYTES], map_b[GEMS_TENSOR_MAP_BYTES];
+    gems_tensor_map map;
+    choice spare;
+    bool thin;
+    gems_matmul_shape shape = shape_of(p, dtype);
+    const bool exchanges = gems_matmul_wgmma_exchanges(&shape, &thin);
+    if (thin ? exchanges : p->d_col != 1 && p->d_row == 1) {
+        transpose(p);
+        shape = shape_of(p, dtype);
+    }
+    if (p->m == 1) p->c_row = p->d_row = 0;
+    if (p->n == 1) p->c_col = p->d_col = 1;
+    if (p->batch == 1) p->a_batch = p->b_batch = p->c_batch = p->d_batch = 0;
+    const choice *chosen = choose(&shape, info, true, &spare);
+    const gems_matmul_config config = chosen->config;
+    gems_key key = chosen->key;
+    if (config.shared > info->shared_bytes) return gems_decline("less shared memory than tiles");
+    p->parts = config.parts;
+    p->wide_c = p->c && is_wide(p->c, p->c_batch, p->c_row, p->c_col, 8);
+    p->wide_d = is_wide(p->d, p->d_batch, p->d_row, p->d_col, 8);
+
+    const int device = gems_device_index(call->device);
+    gems_matmul_wgmma_map(&config, true, shape.feed_a, dtype, p->a, p->batch, p->a_batch, p->m,
+                          p->a_row, p->k, p->a_k, &map);
+    GEMS_TRY(backend->tensor_map(device, &map, map_a));
+    gems_matmul_wgmma_map(&config, false, shape.feed_b, dtype, p->b, p->batch, p->b_batch, p->n,
+                          p->b_col, p->k, p->b_k, &map);
+    GEMS_TRY(backend->tensor_map(device, &map, map_b));
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &key, &plan));
+    void *args[] = {p, map_a, map_b};
+    return launch_tiles(call, plan, &config, p, args);
+}
+
+/* Elements of the first operand up to which a GPU takes what the kernel of sm_90a does not: beyond,
+ * ATen was measured faster (benchmarks/results). */
+#define MOST         (INT64_C(1) << 19)
+#define MOST_BATCHED (INT64_C(1) << 20)
 
 /* Elements of a matrix that a GPU multiplies by a vector in float32 or float64. Larger ones are
  * ATen's: on 8192x8192 in float32 an H200 ran mv at 0.24 of ATen's speed and addmv at 0.25. */
 #define SMALL_MATRIX 65536
 
 static gems_status run(gems_call *call) {
+    const gems_device_info *info = gems_device_information(call->device);
     const int bits = call->op->mode, ndim = bits & GEMS_MATMUL_BATCHED ? 3 : 2,
               first = bits & GEMS_MATMUL_ADDED;
     const gems_tensor *a = gems_arg_tensor(call, first), *b = gems_arg_tensor(call, first + 1);
@@ -204,7 +282,7 @@ static gems_status run(gems_call *call) {
     if (va.batch > INT32_MAX || va.rows > INT32_MAX || va.cols > INT32_MAX || vb.cols > INT32_MAX)
         return gems_decline("more than 2^31 rows or columns");
     if (bits & GEMS_MATMUL_VECTOR && gems_dtype_size(a->dtype) > 2 &&
-        va.rows * va.cols > SMALL_MATRIX && gems_device_information(call->device)->arch)
+        va.rows * va.cols > SMALL_MATRIX && info->arch)
         return gems_decline("a large matrix and a vector, which ATen multiplies faster on a GPU");
     int64_t sizes[3], c_strides[3] = {0, 0, 0};
     const int dims = bits & GEMS_MATMUL_VECTOR ? 1 : ndim;
@@ -245,11 +323,20 @@ static gems_status run(gems_call *call) {
             if (bits & GEMS_MATMUL_BATCHED) p.c_batch = last[-3];
         }
     }
+    const bool wgmma = takes_wgmma(info, &p, a->dtype);
+    if (!wgmma && call->device_type != GEMS_CPU && !(bits & GEMS_MATMUL_VECTOR) &&
+        call->args[0].t.numel > (bits & GEMS_MATMUL_BATCHED ? MOST_BATCHED : MOST))
+        return gems_decline("a size at which ATen is faster on a GPU");
     GEMS_TRY(gems_output(call, 0, dims, sizes, NULL, a->dtype));
     if (!call->nonempty) return GEMS_OK;
     const view vd = view_of(&call->out[0]);
     p.d = call->out[0].data;
     p.d_batch = vd.batch_stride, p.d_row = vd.row_stride, p.d_col = vd.col_stride;
+    if (wgmma) {
+        params q = p;
+        gems_status status = compute_wgmma(call, &q);
+        if (status != GEMS_DECLINE) return status;
+    }
     return compute(call, &p);
 }
 

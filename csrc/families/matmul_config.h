@@ -9,7 +9,8 @@ typedef enum gems_matmul_kernel {
     GEMS_MATMUL_MMA,   /* tensor cores: 16-bit floats */
     GEMS_MATMUL_FMA,   /* multiply and add: every dtype and architecture */
     GEMS_MATMUL_PANEL, /* fast cpu mode: packed panels */
-    GEMS_MATMUL_THIN   /* fast cpu mode: at most GEMS_MATMUL_THIN_ROWS rows */
+    GEMS_MATMUL_THIN,  /* fast cpu mode: at most GEMS_MATMUL_THIN_ROWS rows */
+    GEMS_MATMUL_WGMMA  /* sm_90a: 16-bit floats by warpgroups and tensor maps */
 } gems_matmul_kernel;
 
 #define GEMS_MATMUL_THIN_ROWS 4
@@ -48,6 +49,9 @@ typedef struct gems_matmul_config {
     uint8_t stages;             /* MMA: tiles in shared memory */
     uint8_t pad;                /* elements between the rows of a staged slab */
     uint8_t blocks;             /* resident on a processor at a time, which limits the registers */
+    uint8_t cluster;            /* WGMMA: blocks below each other that bring B together; tile_m is theirs together.
+                                 * Thin: blocks that do a part of k each; parts.split is 1 and parts.split_k theirs */
+    bool thin;                  /* WGMMA: at most 64 columns */
     gems_matmul_parts parts;
     int64_t grid; /* blocks */
     uint32_t threads, shared;
@@ -58,6 +62,24 @@ void gems_matmul_configure(const gems_matmul_shape *shape, const gems_device_inf
 
 /* The i-th configuration that a GPU kernel of a dtype may get; false: no more. For warmup and tests. */
 bool gems_matmul_candidate(int dtype, int arch, int i, gems_matmul_config *config);
+
+/* ---- matmul_wgmma.c: the kernel of sm_90a ---- */
+
+/* Whether it runs a product: the device, dtype, layouts and size are for it. feed_a, feed_b of the shape are those of
+ * gems_matmul_choose_feed. What it does not run is for the other kernels, or for ATen. */
+bool gems_matmul_wgmma_takes(const gems_matmul_shape *shape, const gems_device_info *info);
+
+/* Whether the sides are to be exchanged first, D^T = B^T A^T: n is what is small in a product that is thin. */
+bool gems_matmul_wgmma_exchanges(const gems_matmul_shape *shape, bool *thin);
+
+/* As gems_matmul_configure. */
+void gems_matmul_wgmma_configure(const gems_matmul_shape *shape, const gems_device_info *info, gems_matmul_config *config);
+bool gems_matmul_wgmma_candidate(const gems_device_info *info, int i, gems_matmul_config *config);
+
+/* An operand as its map has it. first: A, else B; lines, k: sizes. */
+void gems_matmul_wgmma_map(const gems_matmul_config *config, bool first, int feed, int dtype, const void *data, int64_t batch,
+                           int64_t batch_stride, int64_t lines, int64_t line_stride, int64_t k, int64_t k_stride,
+                           gems_tensor_map *map);
 
 /* How an operand is best read. data: its address; lines, k: sizes. */
 gems_matmul_feed gems_matmul_choose_feed(const void *data, size_t element, int64_t batch, int64_t batch_stride,

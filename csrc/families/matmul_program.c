@@ -34,6 +34,10 @@ void gems_matmul_key(const gems_matmul_config *config, int dtype, int feed_a, in
     key->tune[BLOCKS] = config->blocks;
     key->tune[FEED_A] = (uint8_t)feed_a;
     key->tune[FEED_B] = (uint8_t)feed_b;
+    if (config->kernel == GEMS_MATMUL_WGMMA) {
+        key->tune[ACROSS_M] = config->thin && config->cluster > 2 ? 2 : config->cluster;
+        key->tune[ACROSS_N] = config->thin;
+    }
 }
 
 static const char *const feeds[] = {"kAlongK", "kAlongLines", "kGatherAlongK", "kGatherAlongLines"};
@@ -55,12 +59,30 @@ gems_status gems_matmul_program(const gems_op *op, const gems_key *key, gems_pro
                  dtype);
         return GEMS_OK;
     }
-    bool mma = key->kernel == GEMS_MATMUL_MMA;
-    program->files[1] = "tile.cuh";
-    program->files[2] = "matmul.cu";
-    program->entries[0] = "matmul_tile";
+    program->files[1] = "matmul_end.cuh";
     program->entries[1] = "matmul_finish";
     program->entry_count = 2;
+    if (key->kernel == GEMS_MATMUL_WGMMA) {
+        static const char *const words[] = {"false", "true"};
+        const bool lines_a = tune[FEED_A] == GEMS_ALONG_LINES,
+                   lines_b = tune[FEED_B] == GEMS_ALONG_LINES;
+        program->files[2] = "hopper.cuh";
+        program->files[3] = "matmul_wgmma.cu";
+        program->entries[0] = "matmul_wgmma";
+        gems_text_add(&program->head,
+                      "constexpr int kTileN = %d, kStages = %d, kCluster = %d;\n"
+                      "constexpr bool kThin = %s, kLinesA = %s, kLinesB = %s;\n",
+                      tile_n, tune[STAGES], tune[ACROSS_M], words[tune[ACROSS_N] & 1],
+                      words[lines_a], words[lines_b]);
+        snprintf(program->name, sizeof program->name, "matmul wgmma %dx%dx%d %s %s %s", tile_m,
+                 tile_n, tune[ACROSS_M], feeds[tune[FEED_A] & 3] + 1, feeds[tune[FEED_B] & 3] + 1,
+                 dtype);
+        return GEMS_OK;
+    }
+    bool mma = key->kernel == GEMS_MATMUL_MMA;
+    program->files[2] = "tile.cuh";
+    program->files[3] = "matmul.cu";
+    program->entries[0] = "matmul_tile";
     gems_text_add(&program->head, "#define GEMS_LOOP gems::%s<Scalar, %d, %d, %d, %d, %d, ",
                   mma ? "MmaLoop" : "FmaLoop", tile_m, tile_n, tile_k, tune[ACROSS_M],
                   tune[ACROSS_N]);
@@ -83,6 +105,16 @@ static const uint8_t layouts[][2] = {{GEMS_ALONG_K, GEMS_ALONG_LINES},
                                      {GEMS_ALONG_LINES, GEMS_ALONG_LINES}};
 #define LAYOUTS ((int)(sizeof layouts / sizeof *layouts))
 
+/* The i-th configuration of a GPU: those of every device, then those of sm_90a. */
+static bool candidate(int dtype, const gems_device_info *info, int i, gems_matmul_config *config) {
+    gems_matmul_config other;
+    int count = 0;
+    if (gems_matmul_candidate(dtype, info->arch, i, config)) return true;
+    if (gems_dtype_size(dtype) != 2) return false;
+    while (gems_matmul_candidate(dtype, info->arch, count, &other)) count++;
+    return gems_matmul_wgmma_candidate(info, i - count, config);
+}
+
 bool gems_matmul_warm(const gems_op *op, int dtype, int i, const gems_device_info *info,
                       gems_key *key) {
     uint16_t row = key->op;
@@ -91,11 +123,13 @@ bool gems_matmul_warm(const gems_op *op, int dtype, int i, const gems_device_inf
     if (!(op->dtypes >> dtype & 1)) return false;
     if (info->fast) {
         if (i > 1) return false;
-    } else if (!gems_matmul_candidate(dtype, info->arch, i / LAYOUTS, &config) ||
+    } else if (!candidate(dtype, info, i / LAYOUTS, &config) ||
                config.shared > info->shared_bytes) {
         return false;
     }
-    gems_matmul_key(&config, dtype, layout[0], layout[1], key);
+    /* A tile of less than 64 columns cannot lie along them. */
+    const bool narrow = config.kernel == GEMS_MATMUL_WGMMA && config.parts.tile_n < 64;
+    gems_matmul_key(&config, dtype, layout[0], narrow ? GEMS_ALONG_K : layout[1], key);
     key->op = row;
     return true;
 }

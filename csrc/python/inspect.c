@@ -54,6 +54,7 @@ static void imagine_gpu(const char *arch, gems_device_info *info) {
                         : number >= 120 || (number > 80 && number < 90) ? 99 << 10
                                                                         : 227 << 10,
         .l2_bytes = 40 << 20,
+        .hopper = number == 90,
     };
 }
 

@@ -138,6 +138,9 @@ struct Runtime {
     void (*copy_later)(void* to, const void* from, unsigned bytes, unsigned total, int line);
     void (*copy_commit)();
     void (*copy_wait)(int groups, int line);
+    void (*wait_for)(bool (*ready)(void*), void* what, const char* name, int line); // others run until it is ready
+    void (*stop)(const char* message);                                              // ends the launch with an error
+    void (*ordered)(); // what the block's threads did so far is before what they do now
 };
 }
 GEMS_EXPORTED const gems_cpu::Runtime* gems_cpu_runtime = nullptr;

@@ -41,8 +41,9 @@ static int online_processors(void) {
 int (*gems_cpu_thread_count)(void) = online_processors;
 
 static gems_status read_config(gems_cpu_config *config) {
-    const char *mode = getenv("GEMS_CPU_MODE"), *order = getenv("GEMS_CPU_ORDER");
-    *config = (gems_cpu_config){GEMS_CPU_FAST, GEMS_ORDER_FORWARD, 0};
+    const char *mode = getenv("GEMS_CPU_MODE"), *order = getenv("GEMS_CPU_ORDER"),
+               *named = getenv("GEMS_CPU_DEVICE");
+    *config = (gems_cpu_config){GEMS_CPU_FAST, GEMS_ORDER_FORWARD, 0, false};
     if (mode && *mode) {
         int i = 0;
         while (i < 3 && strcmp(mode, mode_names[i]) != 0) i++;
@@ -51,6 +52,9 @@ static gems_status read_config(gems_cpu_config *config) {
                              "GEMS_CPU_MODE=%s: it is one of fast, faithful, checked", mode);
         config->mode = (gems_cpu_mode)i;
     }
+    config->hopper = named && strcmp(named, "sm_90a") == 0 && config->mode != GEMS_CPU_FAST;
+    if (named && *named && strcmp(named, "sm_90a") != 0)
+        return gems_fail(GEMS_VALUE_ERROR, "GEMS_CPU_DEVICE=%s: it is sm_90a, or nothing", named);
     if (order && *order) {
         char *end = NULL;
         if (strcmp(order, "forward") == 0) return GEMS_OK;
@@ -139,16 +143,20 @@ static gems_status device_info(int device, gems_device_info *info) {
 #ifdef _SC_LEVEL2_CACHE_SIZE
     l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
+    const bool hopper = cpu.config.hopper;
     /* Faithful modes stand for a small GPU whose shared memory is the least of those supported. */
     *info = (gems_device_info){.arch = 0,
                                .processors = fast ? gems_cpu_thread_count() : 4,
                                .warp = fast ? 1 : 32,
                                .max_threads = fast ? 1 : 1024,
                                .vector_bytes = fast ? 64 : 16,
-                               .shared_bytes = fast ? 256 * 1024 : 99 * 1024,
+                               .shared_bytes = fast     ? 256 * 1024
+                                               : hopper ? 227 * 1024
+                                                        : 99 * 1024,
                                .l2_bytes = l2 > 0 ? l2 : 1 << 20,
                                .fast = fast,
-                               .wants_extents = cpu.config.mode == GEMS_CPU_CHECKED};
+                               .wants_extents = cpu.config.mode == GEMS_CPU_CHECKED,
+                               .hopper = hopper};
     return GEMS_OK;
 }
 
@@ -321,6 +329,19 @@ static gems_status read_memory(int device, void *stream, const void *from, size_
     return GEMS_OK;
 }
 
+/* What kernels/hopper.cuh reads on a CPU: the twin of Map there. */
+static gems_status tensor_map(int device, const gems_tensor_map *tensor, void *map) {
+    (void)device;
+    _Static_assert(sizeof *tensor <= GEMS_TENSOR_MAP_BYTES, "a map has room for all of it");
+    for (int i = 0; i < 2; i++)
+        if (tensor->strides[i] <= 0 || tensor->strides[i] % 16 || tensor->box[i] < 1 ||
+            tensor->box[i] > 256)
+            return gems_decline("a tensor of which there is no map");
+    memset(map, 0, GEMS_TENSOR_MAP_BYTES);
+    memcpy(map, tensor, sizeof *tensor);
+    return GEMS_OK;
+}
+
 const gems_backend gems_backend_cpu = {
     .version = GEMS_BACKEND_VERSION,
     .name = "cpu",
@@ -336,4 +357,5 @@ const gems_backend gems_backend_cpu = {
     .unload = unload,
     .capturing = capturing,
     .read = read_memory,
+    .tensor_map = tensor_map,
 };

@@ -7,11 +7,12 @@
 typedef enum gems_cpu_mode { GEMS_CPU_FAST, GEMS_CPU_FAITHFUL, GEMS_CPU_CHECKED } gems_cpu_mode;
 typedef enum gems_cpu_order { GEMS_ORDER_FORWARD, GEMS_ORDER_REVERSE, GEMS_ORDER_RANDOM } gems_cpu_order;
 
-/* GEMS_CPU_MODE and GEMS_CPU_ORDER, read once. */
+/* GEMS_CPU_MODE, GEMS_CPU_ORDER and GEMS_CPU_DEVICE, read once. */
 typedef struct gems_cpu_config {
     gems_cpu_mode mode;
     gems_cpu_order order;
     uint64_t seed;             /* of the random order */
+    bool hopper;               /* the device is one of sm_90a */
 } gems_cpu_config;
 
 /* The start of one of the program's entries; what it takes depends on the mode. */

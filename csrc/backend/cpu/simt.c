@@ -48,6 +48,8 @@ struct thread {
     int fiber;            /* -1: not started, or ended */
     const char *waits_at;
     int line;
+    bool (*ready)(void *); /* what the thread waits for; NULL: nothing that has to be asked */
+    void *what;
     struct copy *copies;
     int copy_count, copy_room, groups;
 };
@@ -116,12 +118,32 @@ static int next_bit(unsigned bits, unsigned from) {
     return __builtin_ctz(behind ? behind : bits);
 }
 
-/* Takes the next thread to run off the ready lists; -1 when there is none. */
-static int pick(void) {
+/* Warps with a thread that can run. */
+static unsigned ready_warps(void) {
     unsigned ready = 0;
-    int lane;
     for (unsigned i = 0; i < simt.warps; i++)
         if (simt.warp[i].ready) ready |= 1u << i;
+    return ready;
+}
+
+/* Asks what threads wait for; whatever is ready makes its threads so. */
+static void ask(void) {
+    for (unsigned t = 0; t < simt.threads; t++) {
+        struct thread *thread = &simt.thread[t];
+        if (!thread->ready || !thread->ready(thread->what)) continue;
+        thread->ready = NULL;
+        simt.warp[t / 32].ready |= 1u << t % 32;
+    }
+}
+
+/* Takes the next thread to run off the ready lists; -1 when there is none. */
+static int pick(void) {
+    unsigned ready = ready_warps();
+    int lane;
+    if (!ready) {
+        ask();
+        ready = ready_warps();
+    }
     if (!ready) return -1;
     switch (simt.config->order) {
     case GEMS_ORDER_FORWARD:
@@ -192,7 +214,19 @@ static void wait_here(const char *what, int line) {
     simt.thread[me].line = line;
     int next = pick();
     if (next < 0) report_deadlock();
-    go_to(&simt.fiber[simt.thread[me].fiber], next);
+    if (next != me) go_to(&simt.fiber[simt.thread[me].fiber], next);
+}
+
+/* What is waited for is asked as late as can be: when nobody else can run. */
+static void wait_for(bool (*ready)(void *), void *what, const char *name, int line) {
+    struct thread *t = &simt.thread[simt.running];
+    t->ready = ready;
+    t->what = what;
+    wait_here(name, line);
+}
+
+static void ordered(void) {
+    if (checked()) gems_check_barrier();
 }
 
 static void release_barrier(void) {
@@ -349,6 +383,7 @@ static void run_block(uint64_t index) {
         thread->view.block = block;
         thread->fiber = -1;
         thread->copy_count = thread->groups = 0;
+        thread->ready = NULL;
     }
     if (l->shared) memset(simt.dynamic, 0xff, l->shared); /* what was not written is NaN */
     if (checked()) gems_check_block(index);
@@ -440,6 +475,9 @@ const void *gems_cpu_simt_runtime(void) {
     simt.runtime.copy_later = copy_later;
     simt.runtime.copy_commit = copy_commit;
     simt.runtime.copy_wait = copy_wait;
+    simt.runtime.wait_for = wait_for;
+    simt.runtime.stop = gems_cpu_simt_stop;
+    simt.runtime.ordered = ordered;
     return &simt.runtime;
 }
 

@@ -3,6 +3,7 @@
 #ifndef GEMS_CPU_SIMT_H
 #define GEMS_CPU_SIMT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -36,6 +37,9 @@ typedef struct gems_cpu_runtime {
     void (*copy_later)(void *to, const void *from, unsigned bytes, unsigned total, int line);
     void (*copy_commit)(void);
     void (*copy_wait)(int groups, int line);
+    void (*wait_for)(bool (*ready)(void *), void *what, const char *name, int line);
+    void (*stop)(const char *message);
+    void (*ordered)(void);
 } gems_cpu_runtime;
 
 #endif

@@ -63,4 +63,5 @@ const gems_backend gems_backend_cuda = {
     .unload = gems_cuda_unload,
     .capturing = gems_cuda_capturing,
     .read = gems_cuda_read,
+    .tensor_map = gems_cuda_tensor_map,
 };

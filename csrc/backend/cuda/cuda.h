@@ -109,5 +109,6 @@ gems_status gems_cuda_launch(int device, gems_module *module, int entry, const g
 void gems_cuda_unload(gems_module *module);
 bool gems_cuda_capturing(int device, void *stream);
 gems_status gems_cuda_read(int device, void *stream, const void *from, size_t bytes, void *to);
+gems_status gems_cuda_tensor_map(int device, const gems_tensor_map *tensor, void *map);
 
 #endif

@@ -28,7 +28,11 @@ enum {
     NO_BINARY = 209,
     INVALID_PTX = 218,
     UNSUPPORTED_PTX = 222,
-    JIT_NOT_FOUND = 221
+    JIT_NOT_FOUND = 221,
+    MAP_F16 = 6,
+    MAP_BF16 = 9,
+    MAP_SWIZZLE_128 = 3,
+    MAP_PROMOTE_256 = 3 /* CU_TENSOR_MAP_* */
 };
 
 typedef struct kernel {
@@ -147,6 +151,11 @@ gems_status gems_cuda_device_info(int device, gems_device_info *info) {
     info->shared_bytes = optin > shared ? optin : shared;
     info->l2_bytes = l2;
     info->vector_bytes = 16;
+    const gems_cuda_compiler *c = gems_cuda_compiler_open();
+    char name[32];
+    info->hopper = d->tensor_map && c && info->arch == 90 &&
+                   gems_cuda_arch_name(c, info->arch, name, sizeof name) == GEMS_OK &&
+                   !strcmp(name, "sm_90a");
     return GEMS_OK;
 }
 
@@ -341,4 +350,21 @@ gems_status gems_cuda_read(int device, void *stream, const void *from, size_t by
     }
     leave(d, pushed);
     return result ? fail(d, result, step, "reading a result's size") : GEMS_OK;
+}
+
+/* No context is needed. A tensor that the driver does not take is declined: its product runs
+ * without a map. */
+gems_status gems_cuda_tensor_map(int device, const gems_tensor_map *tensor, void *map) {
+    const gems_cuda_driver *d = gems_cuda_driver_open();
+    (void)device;
+    if (!d || !d->tensor_map) return gems_decline("the driver makes no tensor maps");
+    uint64_t sizes[3], strides[2];
+    const unsigned box[3] = {(unsigned)tensor->box[0], (unsigned)tensor->box[1], 1},
+                   steps[3] = {1, 1, 1};
+    for (int i = 0; i < 3; i++) sizes[i] = (uint64_t)tensor->sizes[i];
+    for (int i = 0; i < 2; i++) strides[i] = (uint64_t)tensor->strides[i];
+    int result = d->tensor_map(map, tensor->dtype == GEMS_BF16 ? MAP_BF16 : MAP_F16, 3,
+                               (void *)(uintptr_t)tensor->data, sizes, strides, box, steps, 0,
+                               MAP_SWIZZLE_128, MAP_PROMOTE_256, 0);
+    return result ? gems_decline("a tensor of which the driver makes no map") : GEMS_OK;
 }

@@ -1,0 +1,167 @@
+/* The matrix product of sm_90a: which products it takes, its tiles, and the maps of its operands.
+ */
+#include "matmul_config.h"
+
+/* What of the products that the kernel can do it runs on a GPU. Where it is false ATen's kernel, or
+ * a kernel of other devices, has the product. Measured: benchmarks/matmul_shapes.py. */
+#define RUNS_ON_A_GPU true
+/* Multiplications below which a product is left to the kernels of other devices: what it needs to
+ * begin is longer than theirs. */
+#define SMALL         (INT64_C(1) << 22)
+/* Pairs of blocks that share B. Without them every block brings its own. */
+#define CLUSTERS      true
+
+#define TILE_M 128
+#define TILE_K 64
+#define THIN   64   /* columns up to which a product is bound by reading A */
+#define SLACK  1024 /* to begin the ring at a multiple of so many bytes */
+
+/* Bytes through which results are written: a slab of 16 rows for each warp, or the sums of a thin
+ * tile. */
+#define STAGED(tile_n, thin) ((thin) ? (uint32_t)(tile_n) * 640 : 18432u)
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static bool by_copies(int feed) { return feed == GEMS_ALONG_K || feed == GEMS_ALONG_LINES; }
+
+bool gems_matmul_wgmma_takes(const gems_matmul_shape *s, const gems_device_info *info) {
+    if (!info->hopper || (s->dtype != GEMS_F16 && s->dtype != GEMS_BF16)) return false;
+    if (!by_copies(s->feed_a) || !by_copies(s->feed_b) || s->k < 1) return false;
+    if (!info->arch) return true; /* a CPU that plays the device */
+    return RUNS_ON_A_GPU && (double)s->batch * (double)s->m * (double)s->n * (double)s->k >= SMALL;
+}
+
+bool gems_matmul_wgmma_exchanges(const gems_matmul_shape *s, bool *thin) {
+    *thin = least(s->m, s->n) <= THIN;
+    return *thin && s->m < s->n;
+}
+
+static uint32_t stage_bytes(int tile_n) { return (uint32_t)(TILE_M + tile_n) * TILE_K * 2; }
+
+static void take(const gems_device_info *info, int tile_n, int cluster, bool thin,
+                 gems_matmul_config *c) {
+    const uint32_t staged = STAGED(tile_n, thin);
+    int64_t stages = (info->shared_bytes - SLACK - 256 - staged) / stage_bytes(tile_n);
+    stages = most(least(stages, 12), 1);
+    *c = (gems_matmul_config){
+        .kernel = GEMS_MATMUL_WGMMA,
+        .tile_k = TILE_K,
+        .stages = (uint8_t)stages,
+        .cluster = (uint8_t)cluster,
+        .thin = thin,
+        .blocks = 1,
+        .parts = {.tile_m = TILE_M * (thin ? 1 : cluster),
+                  .tile_n = tile_n,
+                  .split = 1,
+                  .group = 8,
+                  .batches = 1},
+        .threads = 384,
+        .shared = (uint32_t)stages * (stage_bytes(tile_n) + 16) + staged + SLACK,
+    };
+}
+
+static const struct {
+    uint16_t tile_n;
+    uint8_t cluster;
+    bool thin;
+} tiles[] = {{256, 2, false}, {256, 1, false}, {128, 2, false}, {128, 1, false},
+             {64, 1, false},  {64, 1, true},   {64, 2, true},   {32, 1, true},
+             {32, 2, true},   {16, 1, true},   {16, 2, true}};
+#define TILES ((int)(sizeof tiles / sizeof *tiles))
+
+bool gems_matmul_wgmma_candidate(const gems_device_info *info, int i, gems_matmul_config *config) {
+    if (!info->hopper || i < 0 || i >= TILES) return false;
+    take(info, tiles[i].tile_n, tiles[i].cluster, tiles[i].thin, config);
+    return true;
+}
+
+/* Divides a product into tiles, and k into `parts` of whole steps. Returns the number of tiles. */
+static int64_t divide(const gems_matmul_shape *s, int64_t parts, gems_matmul_config *c) {
+    c->parts.tiles_m = (int32_t)ceil_div(s->m, c->parts.tile_m);
+    c->parts.tiles_n = (int32_t)ceil_div(s->n, c->parts.tile_n);
+    c->parts.split_k = (int32_t)(ceil_div(ceil_div(s->k, parts), TILE_K) * TILE_K);
+    c->parts.split = (int32_t)ceil_div(s->k, c->parts.split_k);
+    return s->batch * c->parts.tiles_m * c->parts.tiles_n;
+}
+
+/* Parts of k when there are too few tiles to fill the device. A part is at least 256 deep. */
+static int64_t parts_of(const gems_matmul_shape *s, int64_t tiles_count, int64_t slots) {
+    if (tiles_count * 2 > slots || s->batch * s->m * s->n > INT32_MAX / 2) return 1;
+    return most(least(least(slots / tiles_count, s->k / 256), 32), 1);
+}
+
+/* A thin product has the narrowest tile that its columns fit. Too few tiles share k, in clusters of
+ * a size of which a quarter of the device can always hold its part. */
+static void configure_thin(const gems_matmul_shape *s, const gems_device_info *info,
+                           gems_matmul_config *c) {
+    const int tile_n = s->feed_b == GEMS_ALONG_LINES || s->n > 32 ? 64 : s->n > 16 ? 32 : 16;
+    take(info, tile_n, 1, true, c);
+    const int64_t count = divide(s, 1, c), parts = parts_of(s, count, info->processors);
+    if (!CLUSTERS || !info->arch || parts == 1) {
+        divide(s, parts, c);
+        c->grid = least(count * c->parts.split, info->processors);
+        return;
+    }
+    take(info, tile_n, parts >= 8 ? 8 : parts >= 4 ? 4 : 2, true, c);
+    divide(s, c->cluster, c);
+    c->parts.split = 1;
+    c->grid = count * c->cluster;
+}
+
+/* Cycles of a product: what a processor multiplies (2048 a cycle) or brings (about 40 bytes a cycle
+ * where all do), whichever is longer, a start and an end for every tile, and the second pass. */
+static int64_t configure_tile(const gems_matmul_shape *s, const gems_device_info *info,
+                              gems_matmul_config *c) {
+    const int64_t slots = most(info->processors / c->cluster, 1), outputs = s->batch * s->m * s->n;
+    int64_t count = divide(s, 1, c);
+    divide(s, parts_of(s, count, slots), c);
+    count *= c->parts.split;
+    c->grid = least(count, slots) * c->cluster;
+    const int64_t tile_n = c->parts.tile_n, bytes = (TILE_M + tile_n / c->cluster) * TILE_K * 2,
+                  step = most(4 * tile_n, bytes / 40);
+    const int64_t tile = c->parts.split_k / TILE_K * step + 1500 + 4 * tile_n;
+    const int64_t second =
+        c->parts.split > 1 ? 5000 + outputs * c->parts.split / (info->processors * 4) : 0;
+    return ceil_div(count, slots) * tile + second;
+}
+
+void gems_matmul_wgmma_configure(const gems_matmul_shape *s, const gems_device_info *info,
+                                 gems_matmul_config *config) {
+    int64_t lowest = INT64_MAX;
+    if (s->n <= THIN) {
+        configure_thin(s, info, config);
+        return;
+    }
+    for (int i = 0; i < TILES; i++) {
+        gems_matmul_config c;
+        if (tiles[i].thin || (tiles[i].cluster > 1 && (!CLUSTERS || !info->arch))) continue;
+        take(info, tiles[i].tile_n, tiles[i].cluster, false, &c);
+        int64_t cost = configure_tile(s, info, &c);
+        if (cost < lowest) {
+            lowest = cost;
+            *config = c;
+        }
+    }
+}
+
+void gems_matmul_wgmma_map(const gems_matmul_config *config, bool first, int feed, int dtype,
+                           const void *data, int64_t batch, int64_t batch_stride, int64_t lines,
+                           int64_t line_stride, int64_t k, int64_t k_stride, gems_tensor_map *map) {
+    const bool along_k = feed == GEMS_ALONG_K;
+    const int share = config->thin ? 1 : config->cluster;
+    const int box_lines = first ? TILE_M : config->parts.tile_n / share;
+    const int64_t inner = along_k ? k : lines, outer = along_k ? lines : k;
+    int64_t stride = (along_k ? line_stride : k_stride) * 2;
+    /* The stride of what has one element says nothing, and the map wants one. */
+    if (outer == 1) stride = ceil_div(inner * 2, 16) * 16;
+    const bool one = batch == 1 || batch_stride == 0;
+    *map = (gems_tensor_map){
+        .data = data,
+        .sizes = {inner, outer, one ? 1 : batch},
+        .strides = {stride, one ? outer * stride : batch_stride * 2},
+        .box = {64, along_k ? box_lines : 64},
+        .dtype = (uint8_t)dtype,
+    };
+}

@@ -1,0 +1,353 @@
+// What only sm_90a has, as part of the contract for the programs that name this file: copies of tiles by tensor maps,
+// barriers in shared memory that count bytes, products of a warpgroup. Elements have 16 bits, rows of a tile 128 bytes, swizzled:
+// the 16-byte chunk of a row changes its place by an exclusive or with bits 7 to 9 of its address. A tile begins at a multiple of
+// 1024 bytes.
+//
+// A tile lies in one of two ways. Along k: a row of 128 bytes is 64 deep of one line. Along lines: a row is 64 lines at one k, and
+// 64 such rows are followed by the next 64 lines.
+// On a CPU (faithful and checked modes) a copy lands when its barrier is waited for, and a product is made when it is waited for,
+// so that a wait that is missing gives wrong numbers.
+namespace gems {
+
+struct alignas(64) TensorMap { uint64_t words[16]; }; // made by the backend (gems_tensor_map in csrc/backend/backend.h)
+
+// A descriptor of a tile, or of what is `bytes` behind its begin; the same numbers serve both ways to lie.
+GEMS_DI uint64_t tile_descriptor(uint32_t address) {
+    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)(8192 >> 4) << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+}
+
+#if !GEMS_CPU
+GEMS_DI void mbarrier_init(uint64_t* bar, int count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0],%1;" ::"r"(shared_address(bar)), "r"(count) : "memory");
+}
+// Makes what mbarrier_init wrote seen by copies and by the cluster; a barrier of the block or cluster comes next.
+GEMS_DI void mbarrier_init_done() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+GEMS_DI void mbarrier_arrive(uint64_t* bar) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _,[%0];" ::"r"(shared_address(bar)) : "memory");
+}
+// Arrives at the barrier that another block of the cluster has at the same place.
+GEMS_DI void mbarrier_arrive_at(uint64_t* bar, int block) {
+    asm volatile("{\n.reg .b32 r;\nmapa.shared::cluster.u32 r,%0,%1;\nmbarrier.arrive.shared::cluster.b64 _,[r];\n}"
+                 ::"r"(shared_address(bar)), "r"(block) : "memory");
+}
+// Arrives, and lets the barrier wait for so many bytes of copies too.
+GEMS_DI void mbarrier_expect(uint64_t* bar, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;" ::"r"(shared_address(bar)), "r"(bytes) : "memory");
+}
+// Waits until the phase of this parity has ended. A wait that never ends becomes a trap: an error that is reported, not a GPU that
+// hangs.
+GEMS_DI void mbarrier_wait(uint64_t* bar, uint32_t parity) {
+    uint32_t at = shared_address(bar), done = 0;
+    for (uint32_t tries = 0; !done; tries++) {
+        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p,[%1],%2;\nselp.u32 %0,1,0,p;\n}"
+                     : "=r"(done) : "r"(at), "r"(parity) : "memory");
+        if (tries == 1u << 26) asm volatile("trap;");
+    }
+}
+GEMS_DI void tensor_map_prefetch(const TensorMap& map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"((uint64_t)&map) : "memory");
+}
+// Copies the box at (x, y, z) to shared memory; zeros where the tensor ends. The barrier is told the bytes of the whole box.
+GEMS_DI void tensor_copy(void* to, const TensorMap& map, uint64_t* bar, int x, int y, int z) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0],[%1,{%3,%4,%5}],[%2];"
+                 ::"r"(shared_address(to)), "l"((uint64_t)&map), "r"(shared_address(bar)), "r"(x), "r"(y), "r"(z) : "memory");
+}
+// The same into every block of `mask` in the cluster, at the same place, told to the barrier at the same place there.
+GEMS_DI void tensor_copy_to(void* to, const TensorMap& map, uint64_t* bar, int x, int y, int z, uint16_t mask) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+                 "[%0],[%1,{%3,%4,%5}],[%2],%6;"
+                 ::"r"(shared_address(to)), "l"((uint64_t)&map), "r"(shared_address(bar)), "r"(x), "r"(y), "r"(z), "h"(mask)
+                 : "memory");
+}
+// True in one lane of a warp of which all come here.
+GEMS_DI bool elect_one() {
+    uint32_t r;
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p,0xffffffff;\nselp.u32 %0,1,0,p;\n}" : "=r"(r));
+    return r != 0;
+}
+GEMS_DI int cluster_rank() {
+    uint32_t r;
+    asm volatile("mov.u32 %0,%%cluster_ctarank;" : "=r"(r));
+    return (int)r;
+}
+GEMS_DI int cluster_size() {
+    uint32_t r;
+    asm volatile("mov.u32 %0,%%cluster_nctarank;" : "=r"(r));
+    return (int)r;
+}
+// Waits for all threads of the cluster; orders no memory.
+GEMS_DI void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait;" ::: "memory");
+}
+// The same, and what each thread wrote to shared memory before is seen by all behind it.
+GEMS_DI void cluster_sync_memory() {
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+// Four floats at this place in the shared memory of another block of the cluster.
+GEMS_DI Vec<float, 4> cluster_load(const float* p, int block) {
+    Vec<float, 4> r;
+    asm volatile("{\n.reg .b32 r;\nmapa.shared::cluster.u32 r,%4,%5;\nld.shared::cluster.v4.f32 {%0,%1,%2,%3},[r];\n}"
+                 : "=f"(r.v[0]), "=f"(r.v[1]), "=f"(r.v[2]), "=f"(r.v[3]) : "r"(shared_address(p)), "r"(block) : "memory");
+    return r;
+}
+// A barrier of some whole warps of a block, `threads` threads; ID is 1 to 15.
+template <int ID> GEMS_DI void part_sync(int threads) { asm volatile("bar.sync %0,%1;" ::"n"(ID), "r"(threads) : "memory"); }
+template <int N> GEMS_DI void registers_down() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
+template <int N> GEMS_DI void registers_up() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
+
+// Before the first product that uses accumulators which other code has written.
+GEMS_DI void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+GEMS_DI void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Waits until at most N groups of products are not complete.
+template <int N> GEMS_DI void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
+// Nothing is read from the accumulators before, or written to them behind this line.
+template <int N> GEMS_DI void wgmma_keep(float (&d)[N]) {
+    GEMS_UNROLL for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+#define GEMS_TEN_(t) "%" #t "0,%" #t "1,%" #t "2,%" #t "3,%" #t "4,%" #t "5,%" #t "6,%" #t "7,%" #t "8,%" #t "9,"
+#define GEMS_ONES_ "%0,%1,%2,%3,%4,%5,%6,%7"
+#define GEMS_NAMES_8_ GEMS_ONES_
+#define GEMS_NAMES_16_ GEMS_ONES_ ",%8,%9,%10,%11,%12,%13,%14,%15"
+#define GEMS_NAMES_32_ GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) "%30,%31"
+#define GEMS_NAMES_64_ GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) GEMS_TEN_(3) GEMS_TEN_(4) GEMS_TEN_(5) "%60,%61,%62,%63"
+#define GEMS_NAMES_128_                                                                                                     \
+    GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) GEMS_TEN_(3) GEMS_TEN_(4) GEMS_TEN_(5) GEMS_TEN_(6) GEMS_TEN_(7) GEMS_TEN_(8) \
+        GEMS_TEN_(9) GEMS_TEN_(10) GEMS_TEN_(11) "%120,%121,%122,%123,%124,%125,%126,%127"
+#define GEMS_REGS_8_(i) \
+    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define GEMS_REGS_16_(i) GEMS_REGS_8_(i), GEMS_REGS_8_(i + 8)
+#define GEMS_REGS_32_(i) GEMS_REGS_16_(i), GEMS_REGS_16_(i + 16)
+#define GEMS_REGS_64_(i) GEMS_REGS_32_(i), GEMS_REGS_32_(i + 32)
+#define GEMS_REGS_128_(i) GEMS_REGS_64_(i), GEMS_REGS_64_(i + 64)
+// n: columns; count: accumulators of a thread; a, b, keep, ta, tb: numbers of the operands behind them.
+#define GEMS_WGMMA_(type, n, count, a, b, keep, ta, tb)                                                                     \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p,%" #keep ",0;\nwgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type \
+                 " {" GEMS_NAMES_##count##_ "},%" #a ",%" #b ",p,1,1,%" #ta ",%" #tb ";\n}"                                 \
+                 : GEMS_REGS_##count##_(0) : "l"(first), "l"(second), "r"(add), "n"((int)LINES_A), "n"((int)LINES_B))
+#define GEMS_WGMMA_N_(type)                                                   \
+    if constexpr (N == 16) GEMS_WGMMA_(type, 16, 8, 8, 9, 10, 11, 12);         \
+    else if constexpr (N == 32) GEMS_WGMMA_(type, 32, 16, 16, 17, 18, 19, 20); \
+    else if constexpr (N == 64) GEMS_WGMMA_(type, 64, 32, 32, 33, 34, 35, 36); \
+    else if constexpr (N == 128) GEMS_WGMMA_(type, 128, 64, 64, 65, 66, 67, 68); \
+    else GEMS_WGMMA_(type, 256, 128, 128, 129, 130, 131, 132)
+
+// Starts d = a b + (add ? d : 0) of the warpgroup: 64 lines of a, N lines of b, 16 deep, read through descriptors.
+// LINES_A, LINES_B: the tile lies along lines. d[4 i + 2 h + e] is row 16 w + l / 4 + 8 h, column 8 i + l % 4 * 2 + e of
+// lane l of the warpgroup's warp w.
+template <class T, int N, bool LINES_A, bool LINES_B>
+GEMS_DI void wgmma(float (&d)[N / 2], uint64_t first, uint64_t second, int add) {
+    static_assert(N == 16 || N == 32 || N == 64 || N == 128 || N == 256, "no such product");
+    if constexpr (is_same<T, bf16>) { GEMS_WGMMA_N_("bf16"); }
+    else { GEMS_WGMMA_N_("f16"); }
+}
+
+// Two neighbours, rounded once.
+template <class T> GEMS_DI uint32_t pack_two(float low, float high) {
+    uint32_t r;
+    if constexpr (is_same<T, bf16>) asm("cvt.rn.bf16x2.f32 %0,%1,%2;" : "=r"(r) : "f"(high), "f"(low));
+    else asm("cvt.rn.f16x2.f32 %0,%1,%2;" : "=r"(r) : "f"(high), "f"(low));
+    return r;
+}
+#else
+} // namespace gems
+namespace gems_cpu {
+using gems::TensorMap;
+
+// The twin of gems_tensor_map in csrc/backend/backend.h.
+struct Map { const unsigned char* data; int64_t sizes[3], strides[2]; int32_t box[2]; uint8_t dtype; };
+struct Barrier { uint16_t count, pending; int32_t bytes; };         // bit 15 of count: the phase
+struct BoxCopy { Barrier* bar; unsigned char* to; Map map; int at[3]; }; // has not landed
+struct Wanted { Barrier* bar; uint32_t parity; bool (*ready)(void*); };
+struct Product { float* d; uint64_t a, b; int n, group; bool brain, lines_a, lines_b, add; };
+struct Worker { Product product[16]; int count, group; };
+
+static BoxCopy box_copies[256];
+static int box_copy_count;
+static Worker workers[1024];
+static struct { int arrived, turn; } parts[16];
+static Wanted wanted[1024];
+
+GEMS_UNSEEN inline int box_bytes(const Map& m) { return m.box[0] * m.box[1] * 2; }
+GEMS_UNSEEN inline uint64_t swizzled(uint64_t address) { return address ^ (address >> 7 & 7) << 4; }
+GEMS_UNSEEN __noinline__ static void land(const BoxCopy& c) {
+    for (int y = 0; y < c.map.box[1]; y++) {
+        for (int x = 0; x < c.map.box[0]; x++) {
+            int64_t i = (int64_t)c.at[0] + x, j = (int64_t)c.at[1] + y, k = c.at[2];
+            uint16_t v = 0;
+            if (i >= 0 && i < c.map.sizes[0] && j >= 0 && j < c.map.sizes[1] && k >= 0 && k < c.map.sizes[2])
+                memcpy(&v, c.map.data + i * 2 + j * c.map.strides[0] + k * c.map.strides[1], 2);
+            memcpy((void*)swizzled((uint64_t)(c.to + (y * c.map.box[0] + x) * 2)), &v, 2);
+        }
+    }
+}
+// Ends the phase when everything has come. asked: somebody waits, so that copies land now.
+GEMS_UNSEEN __noinline__ static void settle(Barrier* bar, bool asked) {
+    if (bar->pending) return;
+    int kept = 0, mine = 0;
+    for (int i = 0; i < box_copy_count; i++) {
+        BoxCopy& c = box_copies[i];
+        if (c.bar == bar && asked) {
+            land(c);
+            bar->bytes -= box_bytes(c.map);
+        } else {
+            mine += c.bar == bar;
+            if (kept != i) box_copies[kept] = c;
+            kept++;
+        }
+    }
+    box_copy_count = kept;
+    if (bar->bytes || mine) return;
+    bar->count ^= 0x8000;
+    bar->pending = bar->count & 0x7fff;
+}
+GEMS_UNSEEN __noinline__ static bool phase_ended(void* p) {
+    Wanted* w = (Wanted*)p;
+    if ((uint32_t)(w->bar->count >> 15) == w->parity) settle(w->bar, true);
+    return (uint32_t)(w->bar->count >> 15) != w->parity;
+}
+GEMS_UNSEEN __noinline__ static void arrive(void* p, int bytes) {
+    Barrier* bar = (Barrier*)p;
+    if (!bar->pending) gems_cpu_runtime->stop("a barrier in shared memory has more arrivals than it waits for");
+    bar->bytes += bytes;
+    bar->pending--;
+    settle(bar, false);
+}
+// The tile that a product reads: from the multiple of 1024 at or before its begin on.
+GEMS_UNSEEN inline unsigned char* tile_of(uint64_t descriptor) {
+    uint64_t base = (uint64_t)gems_cpu_runtime->self->dynamic, low = (descriptor & 0x3fff) << 4;
+    return (unsigned char*)(base + ((low - base) & 0x3ffff));
+}
+GEMS_UNSEEN inline bool overlaps(uint64_t tile, int lines, const unsigned char* to, int bytes) {
+    const unsigned char* from = (const unsigned char*)((uint64_t)tile_of(tile) & ~(uint64_t)1023);
+    return to < from + lines * 128 && from < to + bytes;
+}
+GEMS_UNSEEN __noinline__ static void copy_box(void* to, const TensorMap& map, void* bar, int x, int y, int z) {
+    BoxCopy c{(Barrier*)bar, (unsigned char*)to, {}, {x, y, z}};
+    memcpy(&c.map, &map, sizeof c.map);
+    if ((uint64_t)to & 1023) gems_cpu_runtime->stop("a box is copied to a place that is no multiple of 1024 bytes");
+    if (c.map.box[0] != 64) gems_cpu_runtime->stop("a row of a box is not 128 bytes");
+    for (const Worker& w : workers)
+        for (int i = 0; i < w.count; i++)
+            if (overlaps(w.product[i].a, 64, c.to, box_bytes(c.map)) || overlaps(w.product[i].b, w.product[i].n, c.to, box_bytes(c.map)))
+                gems_cpu_runtime->stop("a box is copied over a tile that a product which has not been waited for reads");
+#if GEMS_CHECKED
+    for (int r = 0; r < c.map.box[1]; r++) {
+        int64_t width = c.map.sizes[0] - x < 64 ? c.map.sizes[0] - x : 64;
+        if (x < 0 || y < 0 || width <= 0 || y + r >= c.map.sizes[1] || z >= c.map.sizes[2]) continue;
+        gems_cpu_runtime->access(c.map.data + x * 2ll + (y + r) * c.map.strides[0] + z * c.map.strides[1], (size_t)width * 2, 0,
+                                 __builtin_return_address(0));
+    }
+#endif
+    if (box_copy_count == 256) gems_cpu_runtime->stop("too many boxes are copied at once");
+    box_copies[box_copy_count++] = c;
+}
+GEMS_UNSEEN inline float tile_value(uint64_t descriptor, bool lines, int line, int k, bool brain) {
+    uint64_t lead = (descriptor >> 16 & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
+    uint64_t at = (uint64_t)tile_of(descriptor);
+    at += lines ? line % 64 * 2 + line / 64 * lead + k % 8 * 128 + k / 8 * stride : line % 8 * 128 + line / 8 * stride + k * 2;
+    uint16_t v;
+    memcpy(&v, (const void*)swizzled(at), 2);
+    return half_value(v, brain);
+}
+GEMS_UNSEEN __noinline__ static void multiply(const Product& p) {
+    int rank = (int)gems_cpu_runtime->self->rank % 128, row = rank / 32 * 16 + rank % 32 / 4;
+    float a[2][16];
+    if (p.a >> 62 != 1 || p.b >> 62 != 1) gems_cpu_runtime->stop("a descriptor of another swizzle");
+    for (int h = 0; h < 2; h++)
+        for (int k = 0; k < 16; k++) a[h][k] = tile_value(p.a, p.lines_a, row + h * 8, k, p.brain);
+    for (int i = 0; i < p.n / 8; i++) {
+        for (int e = 0; e < 2; e++) {
+            float b[16];
+            for (int k = 0; k < 16; k++) b[k] = tile_value(p.b, p.lines_b, i * 8 + rank % 4 * 2 + e, k, p.brain);
+            for (int h = 0; h < 2; h++) {
+                float& d = p.d[i * 4 + h * 2 + e];
+                double sum = p.add ? (double)d : 0.0;
+                for (int k = 0; k < 16; k++) sum += (double)a[h][k] * b[k];
+                d = (float)sum;
+            }
+        }
+    }
+}
+GEMS_UNSEEN __noinline__ static void start_product(float* d, uint64_t a, uint64_t b, int n, bool brain, bool lines_a, bool lines_b,
+                                                   bool add) {
+    Worker& w = workers[gems_cpu_runtime->self->rank];
+    if (w.count == 16) gems_cpu_runtime->stop("too many products have not been waited for");
+    w.product[w.count++] = {d, a, b, n, w.group, brain, lines_a, lines_b, add};
+}
+GEMS_UNSEEN __noinline__ static void wait_products(int groups) {
+    Worker& w = workers[gems_cpu_runtime->self->rank];
+    int kept = 0;
+    for (int i = 0; i < w.count; i++) {
+        if (w.product[i].group < w.group - groups) multiply(w.product[i]);
+        else w.product[kept++] = w.product[i];
+    }
+    w.count = kept;
+}
+GEMS_UNSEEN __noinline__ static void init_barrier(void* p, int count) {
+    Barrier* bar = (Barrier*)p;
+    *bar = {(uint16_t)count, (uint16_t)count, 0};
+    int kept = 0; // what an earlier block or launch left behind
+    for (int i = 0; i < box_copy_count; i++)
+        if (box_copies[i].bar != bar) box_copies[kept++] = box_copies[i];
+    box_copy_count = kept;
+    for (Worker& w : workers) w.count = 0;
+    for (auto& part : parts) part.arrived = 0;
+}
+struct Turn { int id, turn; };
+GEMS_UNSEEN __noinline__ static bool turned(void* p) { return parts[((Turn*)p)->id].turn != ((Turn*)p)->turn; }
+GEMS_UNSEEN __noinline__ static void part_barrier(int id, int threads, int line) {
+    Turn t{id, parts[id].turn};
+    if (++parts[id].arrived == threads) {
+        parts[id].arrived = 0;
+        parts[id].turn++;
+        gems_cpu_runtime->ordered();
+    } else {
+        gems_cpu_runtime->wait_for(turned, &t, "part_sync", line);
+    }
+}
+GEMS_UNSEEN __noinline__ static void wait_barrier(void* p, uint32_t parity, int line) {
+    Wanted& w = wanted[gems_cpu_runtime->self->rank];
+    w = {(Barrier*)p, parity, nullptr};
+    if ((uint32_t)(w.bar->count >> 15) == parity) gems_cpu_runtime->wait_for(phase_ended, &w, "mbarrier_wait", line);
+}
+} // namespace gems_cpu
+namespace gems {
+GEMS_DI uint32_t shared_address(const void* p) { return (uint32_t)((uint64_t)p & 0x3ffff); }
+GEMS_DI void mbarrier_init(uint64_t* bar, int count) { gems_cpu::init_barrier(bar, count); }
+GEMS_DI void mbarrier_init_done() {}
+GEMS_DI void mbarrier_arrive(uint64_t* bar) { gems_cpu::arrive(bar, 0); }
+GEMS_DI void mbarrier_expect(uint64_t* bar, int bytes) { gems_cpu::arrive(bar, bytes); }
+GEMS_DI void mbarrier_wait(uint64_t* bar, uint32_t parity, GEMS_LINE_) { gems_cpu::wait_barrier(bar, parity, line); }
+GEMS_DI void tensor_map_prefetch(const TensorMap&) {}
+GEMS_DI void tensor_copy(void* to, const TensorMap& map, uint64_t* bar, int x, int y, int z) {
+    gems_cpu::copy_box(to, map, bar, x, y, z);
+}
+GEMS_DI bool elect_one() { return gems_cpu_runtime->self->lane == 0; }
+template <int N> GEMS_DI void registers_down() {}
+template <int N> GEMS_DI void registers_up() {}
+GEMS_DI void wgmma_fence() {}
+GEMS_DI void wgmma_commit() { gems_cpu::workers[gems_cpu_runtime->self->rank].group++; }
+template <int N> GEMS_DI void wgmma_wait() { gems_cpu::wait_products(N); }
+template <int N> GEMS_DI void wgmma_keep(float (&d)[N]) { asm volatile("" : : "r"(d) : "memory"); }
+template <class T, int N, bool LINES_A, bool LINES_B>
+GEMS_DI void wgmma(float (&d)[N / 2], uint64_t first, uint64_t second, int add) {
+    gems_cpu::start_product(d, first, second, N, is_same<T, bf16>, LINES_A, LINES_B, add != 0);
+}
+template <class T> GEMS_DI uint32_t pack_two(float low, float high) {
+    return (uint32_t)from_op<T>(low).x | (uint32_t)from_op<T>(high).x << 16;
+}
+// One block is a cluster on a CPU.
+GEMS_DI int cluster_rank() { return 0; }
+GEMS_DI int cluster_size() { return 1; }
+GEMS_DI void cluster_sync() {}
+GEMS_DI void cluster_sync_memory() {}
+GEMS_DI Vec<float, 4> cluster_load(const float* p, int) { return load<4>(p); }
+template <int ID> GEMS_DI void part_sync(int threads, GEMS_LINE_) { gems_cpu::part_barrier(ID, threads, line); }
+GEMS_DI void mbarrier_arrive_at(uint64_t* bar, int) { mbarrier_arrive(bar); }
+GEMS_DI void tensor_copy_to(void* to, const TensorMap& map, uint64_t* bar, int x, int y, int z, uint16_t) {
+    tensor_copy(to, map, bar, x, y, z);
+}
+#endif
+
+}  // namespace gems

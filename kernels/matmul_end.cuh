@@ -1,0 +1,47 @@
+// The end of a matrix product, for every kernel of the family that a GPU runs: alpha * v + beta * C, rounded once, and the second
+// pass of a product whose k was split.
+//
+// The head of the program gives Scalar (storage type).
+using namespace gems;
+
+namespace {
+
+typedef opmath_t<Scalar> Op;
+
+// N neighbours of row `row` from column `col` on: writes alpha * v + beta * C, rounded once, as far as they exist.
+template <int N>
+GEMS_DI void finish(const MatmulParams &p, const Scalar *c, Scalar *d, int row, int col, Op (&v)[N]) {
+    const Op alpha = (Op)p.alpha, beta = (Op)p.beta;
+    const bool whole = col + N <= p.n;
+    GEMS_UNROLL for (int e = 0; e < N; e++) v[e] *= alpha;
+    if (c && p.wide_c && whole) {
+        Vec<Scalar, N> add = load<N>(c + row * p.c_row + col);
+        GEMS_UNROLL for (int e = 0; e < N; e++) v[e] += beta * to_op(add.v[e]);
+    } else if (c) {
+        GEMS_UNROLL for (int e = 0; e < N; e++)
+            if (col + e < p.n) v[e] += beta * to_op(c[row * p.c_row + (col + e) * p.c_col]);
+    }
+    Vec<Scalar, N> result;
+    GEMS_UNROLL for (int e = 0; e < N; e++) result.v[e] = from_op<Scalar>(v[e]);
+    if (p.wide_d && whole) {
+        store<N>(d + row * p.d_row + col, result);
+    } else {
+        GEMS_UNROLL for (int e = 0; e < N; e++)
+            if (col + e < p.n) d[row * p.d_row + (col + e) * p.d_col] = result.v[e];
+    }
+}
+
+}  // namespace
+
+// The second pass of a split product: adds the splits in their order, then as above.
+extern "C" __global__ void __launch_bounds__(256) matmul_finish(const __grid_constant__ MatmulParams p) {
+    const uint32_t columns = (uint32_t)p.n, rows = (uint32_t)p.m, total = columns * rows * (uint32_t)p.batch;
+    const Op *sums = static_cast<const Op *>(p.partial);
+    for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < total; i += gridDim.x * blockDim.x) {
+        uint32_t line = i / columns, col = i - line * columns, batch = line / rows, row = line - batch * rows;
+        Op v[1] = {0};
+        for (int s = 0; s < p.split; s++) v[0] += sums[s * (int64_t)total + i];
+        const Scalar *c = p.c ? static_cast<const Scalar *>(p.c) + batch * p.c_batch : nullptr;
+        finish(p, c, static_cast<Scalar *>(p.d) + batch * p.d_batch, (int)row, (int)col, v);
+    }
+}

@@ -1,0 +1,265 @@
+// The matrix product of 16-bit floats on sm_90a: one warpgroup starts copies by tensor maps, two multiply. A block does one tile of
+// 128 x kTileN after another, and copies of the next tile run while a tile is written. Blocks of a cluster lie below each other
+// and bring B together. Where the product is thin (kThin: at most 64 columns, bound by reading A) they take a part of k each for
+// the same tile instead, and add their sums in the order of the parts.
+//
+// The head of the program gives: Scalar (storage type), kTileN, kStages (tiles in shared memory), kCluster (of a thin product: 2
+// stands for any number), kThin, kLinesA, kLinesB
+// (the operand is contiguous along its lines, not along k). Has not run on a GPU.
+namespace {
+
+constexpr int kTileM = 128, kTileK = 64, kThreads = 384, kProducts = 8; // warps that multiply
+constexpr int kBytesA = kTileM * kTileK * 2, kBytesB = kTileN * kTileK * 2, kBytes = kBytesA + kBytesB;
+constexpr int kShare = kThin ? 1 : kCluster;                 // blocks that bring B together
+constexpr int kLoadB = kTileN / kShare;                      // lines of B that a block brings
+constexpr int kPitch = kTileM + 4, kMultiplying = kProducts * 32;
+constexpr int kSlab = kTileN < 32 ? kTileN : 32, kSlabPitch = kSlab + 4;
+static_assert(!kLinesB || kLoadB % 64 == 0, "a tile that lies along lines has 64 of them");
+
+// A place in the ring, and the parity of its barriers' phase there.
+struct Place {
+    int stage = 0;
+    uint32_t parity = 0;
+    GEMS_DI void next() {
+        if (++stage == kStages) stage = 0, parity ^= 1;
+    }
+};
+
+// A unit of work: what a block or a pair of blocks does between two results.
+struct Unit : MatmulBlock {
+    int k0, steps;
+    GEMS_DI Unit(const MatmulParams &p, uint32_t at, int rank) : MatmulBlock(p, at) {
+        if (!kThin) row += rank * kTileM;
+        k0 = (kThin && kCluster > 1 ? rank : split) * p.split_k;
+        int depth = p.k - k0 < p.split_k ? p.k - k0 : p.split_k;
+        steps = depth > 0 ? (depth + kTileK - 1) / kTileK : 0;
+    }
+};
+
+GEMS_DI void copy_tile(unsigned char *to, const TensorMap &a, const TensorMap &b, uint64_t *bar, const Unit &unit, int k,
+                       int rank, int a_batch, int b_batch) {
+    if constexpr (kLinesA) {
+        GEMS_UNROLL for (int i = 0; i < kTileM / 64; i++) tensor_copy(to + i * 8192, a, bar, unit.row + i * 64, k, a_batch);
+    } else {
+        tensor_copy(to, a, bar, k, unit.row, a_batch);
+    }
+    const int part = kShare > 1 ? rank : 0, line = unit.col + part * kLoadB;
+    to += kBytesA + part * (kLoadB * 128);
+    GEMS_UNROLL for (int i = 0; i < (kLinesB ? kLoadB / 64 : 1); i++) {
+        const int x = kLinesB ? line + i * 64 : k, y = kLinesB ? k : line;
+        if constexpr (kShare > 1) tensor_copy_to(to + i * 8192, b, bar, x, y, b_batch, (1 << kShare) - 1);
+        else tensor_copy(to + i * 8192, b, bar, x, y, b_batch);
+    }
+}
+
+// Four lanes that hold a 4 x 4 square of words, a row each, exchange it: then each holds a column.
+GEMS_DI void turn(uint32_t (&w)[4], int lane) {
+    const bool odd = lane & 1, high = lane & 2;
+    GEMS_UNROLL for (int i = 0; i < 4; i += 2) {
+        uint32_t got = shuffle_xor(odd ? w[i] : w[i + 1], 1);
+        if (odd) w[i] = got;
+        else w[i + 1] = got;
+    }
+    GEMS_UNROLL for (int i = 0; i < 2; i++) {
+        uint32_t got = shuffle_xor(high ? w[i] : w[i + 2], 2);
+        if (high) w[i] = got;
+        else w[i + 2] = got;
+    }
+}
+
+GEMS_DI float low_of(uint32_t w) { return to_op(Scalar{(uint16_t)w}); }
+GEMS_DI float high_of(uint32_t w) { return to_op(Scalar{(uint16_t)(w >> 16)}); }
+
+// Writes the part of a tile that a thread holds: through its neighbours, so that each writes and reads 16 bytes at a time.
+GEMS_DI void write_wide(const MatmulParams &p, const Scalar *c, Scalar *d, int row0, int col0, const float (&acc)[kTileN / 2]) {
+    const int lane = (int)threadIdx.x & 31, q = lane & 3;
+    const float alpha = (float)p.alpha, beta = (float)p.beta;
+    GEMS_UNROLL for (int h = 0; h < 2; h++) {
+        const int row = row0 + (lane >> 2) + h * 8;
+        GEMS_UNROLL for (int g = 0; g < kTileN / 32; g++) {
+            const int col = col0 + (g * 4 + q) * 8;
+            const bool inside = row < p.m && col < p.n; // n is a multiple of 8
+            uint32_t w[4] = {0, 0, 0, 0};
+            if (c) {
+                Vec<Scalar, 8> add = {};
+                if (inside) add = load<8>(c + row * p.c_row + col);
+                memcpy(w, &add, 16);
+                turn(w, lane);
+            }
+            GEMS_UNROLL for (int i = 0; i < 4; i++) {
+                float x = alpha * acc[(g * 4 + i) * 4 + h * 2], y = alpha * acc[(g * 4 + i) * 4 + h * 2 + 1];
+                if (c) x += beta * low_of(w[i]), y += beta * high_of(w[i]);
+                w[i] = pack_two<Scalar>(x, y);
+            }
+            turn(w, lane);
+            Vec<Scalar, 8> result;
+            memcpy(&result, w, 16);
+            if (inside) store<8>(d + row * p.d_row + col, result);
+        }
+    }
+}
+
+// The same for any strides, element by element, or to the sums of a part of k; slab by slab through shared memory that is the
+// warp's own, so that its lanes are neighbours in a row.
+GEMS_DI void write_any(const MatmulParams &p, const Scalar *c, Scalar *d, float *sums, int row0, int col0,
+                       const float (&acc)[kTileN / 2], float *slab) {
+    const int lane = (int)threadIdx.x & 31;
+    const float alpha = (float)p.alpha, beta = (float)p.beta;
+    float *mine = slab + (lane >> 2) * kSlabPitch + (lane & 3) * 2;
+    GEMS_UNROLL for (int g = 0; g < kTileN / kSlab; g++) {
+        GEMS_UNROLL for (int i = 0; i < kSlab / 4; i++) {
+            const int at = g * (kSlab / 2) + i * 2;
+            store<2>(mine + (i & 1) * 8 * kSlabPitch + i / 2 * 8, Vec<float, 2>{acc[at], acc[at + 1]});
+        }
+        __syncwarp();
+#pragma unroll 1
+        for (int i = lane; i < 16 * kSlab; i += 32) {
+            const int r = i / kSlab, q = i % kSlab, row = row0 + r, col = col0 + g * kSlab + q;
+            if (row >= p.m || col >= p.n) continue;
+            float v = slab[r * kSlabPitch + q];
+            if (sums) {
+                sums[(int64_t)row * p.n + col] = v;
+            } else {
+                v *= alpha;
+                if (c) v += beta * to_op(c[row * p.c_row + col * p.c_col]);
+                d[row * p.d_row + col * p.d_col] = from_op<Scalar>(v);
+            }
+        }
+        __syncwarp();
+    }
+}
+
+// A thin product: every block of the cluster has its sums in shared memory, a column after the other, and ends some of them.
+GEMS_DI void write_thin(const MatmulParams &p, const Scalar *c, Scalar *d, const float *sums, int row0, int col0, int rank) {
+    const float alpha = (float)p.alpha, beta = (float)p.beta;
+    const bool four = p.d_row == 1 && p.m % 4 == 0 && p.d_col % 4 == 0 && p.d_batch % 4 == 0 && ((uint64_t)p.d & 7) == 0;
+    const int blocks = kCluster > 1 ? cluster_size() : 1;
+    for (int i = (int)threadIdx.x - 128 + rank * kMultiplying; i < kTileN * (kTileM / 4); i += kMultiplying * blocks) {
+        // Neighbours take what lies side by side in D.
+        const int r = p.d_col == 1 && p.d_row != 1 ? i / kTileN * 4 : i % (kTileM / 4) * 4;
+        const int row = row0 + r, at = p.d_col == 1 && p.d_row != 1 ? i % kTileN : i / (kTileM / 4), col = col0 + at;
+        if (row >= p.m || col >= p.n) continue;
+        const float *from = sums + at * kPitch + r;
+        Vec<float, 4> v = kCluster > 1 ? cluster_load(from, 0) : load<4>(from);
+        for (int b = 1; b < blocks; b++) {
+            Vec<float, 4> more = cluster_load(from, b);
+            GEMS_UNROLL for (int e = 0; e < 4; e++) v.v[e] += more.v[e];
+        }
+        Vec<Scalar, 4> result;
+        GEMS_UNROLL for (int e = 0; e < 4; e++) {
+            float x = alpha * v.v[e];
+            if (c && row + e < p.m) x += beta * to_op(c[(row + e) * p.c_row + col * p.c_col]);
+            result.v[e] = from_op<Scalar>(x);
+        }
+        Scalar *to = d + row * p.d_row + col * p.d_col;
+        if (four) {
+            store<4>(to, result);
+        } else {
+            GEMS_UNROLL for (int e = 0; e < 4; e++)
+                if (row + e < p.m) to[e * p.d_row] = result.v[e];
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
+    matmul_wgmma(const __grid_constant__ MatmulParams p, const __grid_constant__ TensorMap map_a,
+                 const __grid_constant__ TensorMap map_b) {
+    GEMS_DYN_SMEM(unsigned char, given);
+    unsigned char *ring = given + (-shared_address(given) & 1023);
+    uint64_t *full = reinterpret_cast<uint64_t *>(ring + kStages * kBytes), *empty = full + kStages;
+    float *staged = reinterpret_cast<float *>(empty + kStages); // the twin of STAGED in csrc/families/matmul_wgmma.c
+    const int rank = kCluster > 1 ? cluster_rank() : 0, warp = shuffle_from((int)threadIdx.x >> 5, 0), lane = (int)threadIdx.x & 31;
+    const uint32_t units = (uint32_t)p.tiles_m * (uint32_t)p.tiles_n * (uint32_t)p.split * (uint32_t)p.batch;
+    if (threadIdx.x == 0) {
+        GEMS_UNROLL for (int i = 0; i < kStages; i++) {
+            mbarrier_init(full + i, 1);
+            mbarrier_init(empty + i, kProducts * kShare);
+        }
+        mbarrier_init_done();
+    }
+    if constexpr (kShare > 1) cluster_sync();
+    else __syncthreads();
+
+    Place at;
+    if (warp < 4) {
+        registers_down<40>();
+        if (warp == 0 && elect_one()) {
+            tensor_map_prefetch(map_a);
+            tensor_map_prefetch(map_b);
+            for (uint32_t u = blockIdx.x / kCluster; u < units; u += gridDim.x / kCluster) {
+                const Unit unit(p, u, rank);
+                const int a_batch = p.a_batch ? unit.batch : 0, b_batch = p.b_batch ? unit.batch : 0;
+                for (int s = 0; s < unit.steps; s++, at.next()) {
+                    mbarrier_wait(empty + at.stage, at.parity ^ 1);
+                    mbarrier_expect(full + at.stage, kBytes);
+                    copy_tile(ring + at.stage * kBytes, map_a, map_b, full + at.stage, unit, unit.k0 + s * kTileK, rank, a_batch,
+                              b_batch);
+                }
+            }
+        }
+        __syncwarp();
+        if constexpr (kThin && kCluster > 1) cluster_sync_memory();
+    } else {
+        registers_up<232>();
+        const int group = (warp >> 2) - 1;
+        const uint64_t tiles = tile_descriptor(shared_address(ring));
+        const auto leave = [&](int stage) {
+            if constexpr (kShare > 1) {
+                if (lane < kShare) mbarrier_arrive_at(empty + stage, lane);
+            } else {
+                if (lane == 0) mbarrier_arrive(empty + stage);
+            }
+        };
+        for (uint32_t u = blockIdx.x / kCluster; u < units; u += gridDim.x / kCluster) {
+            const Unit unit(p, u, rank);
+            float acc[kTileN / 2];
+            int before = 0;
+            GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++) acc[i] = 0.0f;
+            wgmma_keep(acc);
+#pragma unroll 1
+            for (int s = 0; s < unit.steps; s++, at.next()) {
+                mbarrier_wait(full + at.stage, at.parity);
+                const uint64_t a = tiles + ((at.stage * kBytes + group * 8192) >> 4), b = tiles + ((at.stage * kBytes + kBytesA) >> 4);
+                wgmma_fence();
+                GEMS_UNROLL for (int k = 0; k < kTileK / 16; k++)
+                    wgmma<Scalar, kTileN, kLinesA, kLinesB>(acc, a + k * (kLinesA ? 2048 >> 4 : 32 >> 4),
+                                                            b + k * (kLinesB ? 2048 >> 4 : 32 >> 4), s + k);
+                wgmma_commit();
+                // The products of the step before are complete: its tile may be overwritten.
+                wgmma_wait<1>();
+                if (s) leave(before);
+                before = at.stage;
+            }
+            wgmma_wait<0>();
+            wgmma_keep(acc);
+            if (unit.steps) leave(before);
+
+            const int row = unit.row + group * 64 + (warp & 3) * 16;
+            const Scalar *c = p.c ? static_cast<const Scalar *>(p.c) + unit.batch * p.c_batch : nullptr;
+            Scalar *d = static_cast<Scalar *>(p.d) + unit.batch * p.d_batch;
+            const int64_t place = unit.split * (int64_t)p.batch + unit.batch;
+            float *sums = p.partial ? static_cast<float *>(p.partial) + place * p.m * p.n : nullptr;
+            if (kThin && !sums) {
+                const int line = group * 64 + (warp & 3) * 16 + (lane >> 2);
+                GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++)
+                    staged[(i / 4 * 8 + (lane & 3) * 2 + (i & 1)) * kPitch + line + (i & 2) * 4] = acc[i];
+                if constexpr (kCluster > 1) cluster_sync_memory();
+                else part_sync<1>(kMultiplying);
+                write_thin(p, c, d, staged, unit.row, unit.col, rank);
+                if constexpr (kCluster == 1) part_sync<1>(kMultiplying);
+                continue;
+            }
+            if constexpr (!kThin) {
+                if (!sums && p.wide_d && (!c || p.wide_c) && p.n % 8 == 0) {
+                    write_wide(p, c, d, row, unit.col, acc);
+                    continue;
+                }
+            }
+            write_any(p, c, d, sums, row, unit.col, acc, staged + (warp - 4) * (16 * kSlabPitch));
+        }
+    }
+    // No block ends while another one of its cluster may still arrive at its barriers or read its sums.
+    if constexpr (kCluster > 1) cluster_sync();
+}
