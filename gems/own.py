@@ -180,9 +180,9 @@ class RowOperator(Function):
         self.elementwise: bool = row["family"] == "elementwise"
         self.backward = rows().get(f"{self.name}_backward")
         self.composed = COMPOSED.get(self.name)
-        by_composition = self.composed is not None and not self.elementwise
-        derived = self.elementwise and row["gradient"] != "none"
-        backward = self.backward is not None or self.name in STEPS or by_composition or derived
+        stepped = self.backward is not None or self.name in STEPS
+        self.by_composition = self.composed is not None and not self.elementwise and not stepped
+        backward = stepped or self.by_composition or (self.elementwise and row["gradient"] != "none")
         taken = [p.name for p in parameters_of(self.backward["schema"])] if self.backward else []
         # Results that the backward row reads, and those that have no gradient because it takes none.
         self.results = results_of(self.schema)

@@ -129,7 +129,7 @@ def autograd(operator: Any, positional: list[Any] | None = None) -> tuple[Callab
     if positional is None:
         positional = [p for p in operator.parameters if not p.by_keyword]
     tensor_names = [p.name for p in operator.parameters if p.type is None]
-    if not operator.elementwise:  # what the backward pass does not read need not live until then
+    if not operator.elementwise and not operator.by_composition:  # what the backward pass does not read need not live until then
         read = {name for step in operator.steps(tuple(tensor_names), {}) for name in step.tensors}
         tensor_names = [name for name in tensor_names if name in read]
 
@@ -153,7 +153,7 @@ def autograd(operator: Any, positional: list[Any] | None = None) -> tuple[Callab
         needed = tuple(p.name for p, needs in wanted if needs and p.type is None and p.name not in operator.masks)
         values = {**saved, **dict(zip(operator.grads, grads, strict=True)), **ctx.scalars}
         found: dict[str, Tensor] = {}
-        if operator.backward is None and not operator.elementwise:
+        if operator.by_composition:
             found = _by_composition(operator, values, needed, grads)
             results = tuple(found.get(p.name) for p in given)
             return results if len(results) > 1 else results[0]
