@@ -120,6 +120,7 @@ OPERATORS: dict[str, tuple[str, Callable[..., Any]]] = {
     "remainder_.Tensor": (_BINARY_, _same("remainder_")),
     "mm": ("(Tensor self, Tensor mat2) -> Tensor", _same("mm")),
     "bmm": ("(Tensor self, Tensor mat2) -> Tensor", _same("bmm")),
+    "rwkv_mm_sparsity": ("(Tensor k, Tensor v) -> Tensor", lambda k, v: ops.mv(v.t(), k)),
     "addmm": (
         "(Tensor self, Tensor mat1, Tensor mat2, *, Scalar beta=1, Scalar alpha=1) -> Tensor",
         _same("addmm"),

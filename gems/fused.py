@@ -73,5 +73,25 @@ def outer(inp: Any, weight: Any) -> Any:
     return ops.mul(inp[:, None], weight[None, :])
 
 
-__all__ = ["gelu_and_mul", "outer", "silu_and_mul", "silu_and_mul_out"]
+def rwkv_mm_sparsity(k: Any, v: Any) -> Any:
+    """A vector times a matrix: the second product of RWKV's channel mixing, where squared relu left most of k at 0.
+
+    Parameters
+    ----------
+    k : Tensor of shape [n]
+    v : Tensor of shape [n, m]
+
+    Returns
+    -------
+    Tensor of shape [m]
+
+    Raises
+    ------
+    RuntimeError
+        ATen's, where sizes or dtypes do not fit.
+    """
+    return ops.mv(v.T, k)
+
+
+__all__ = ["gelu_and_mul", "outer", "rwkv_mm_sparsity", "silu_and_mul", "silu_and_mul_out"]
 __all__ += [*attention.__all__, *fused_norms.__all__, *tokens.__all__]

@@ -100,6 +100,17 @@ def test_outer() -> None:
         fused.outer(x, draw(2, 2))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rwkv_mm_sparsity(dtype: torch.dtype) -> None:
+    k, v = draw(257, dtype=torch.float32).relu().square().to(dtype), draw(257, 33, dtype=torch.float32, seed=1).to(dtype)
+    exact = k.double() @ v.double()
+    torch.testing.assert_close(fused.rwkv_mm_sparsity(k, v).double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=1e-4)
+    wanted = k.double().requires_grad_(), v.double().requires_grad_()
+    assert torch.autograd.gradcheck(fused.rwkv_mm_sparsity, tuple(t[:9] for t in wanted))
+    with pytest.raises(RuntimeError):
+        fused.rwkv_mm_sparsity(k[:-1], v)
+
+
 def test_arrays_of_numpy() -> None:
     x = np.linspace(-3, 3, 20, dtype=np.float32).reshape(4, 5)
     np.testing.assert_allclose(fused.silu_and_mul(x, x), x * x / (1 + np.exp(-x)), rtol=1e-6)
@@ -196,6 +207,7 @@ def samples() -> Iterator[tuple[str, list[Any], dict[str, Any], Callable[..., An
     yield "remainder.Tensor", [plain, plain + 9], {}, torch.remainder
     yield "remainder_.Tensor", [plain, plain + 9], {}, torch.remainder
     yield "mm", [_x(3, 4), _x(4, 5, seed=1)], {}, torch.mm
+    yield "rwkv_mm_sparsity", [_x(5), _x(5, 3, seed=1)], {}, lambda k, v: k @ v
     yield "bmm", [_x(2, 3, 4), _x(2, 4, 5, seed=1)], {}, torch.bmm
     yield "addmm", [_x(5), _x(3, 4), _x(4, 5, seed=1)], {"beta": 0.5}, torch.addmm
     yield "zeros", [[2, 3]], {"device": torch.device(DEVICE)}, torch.zeros
