@@ -212,7 +212,7 @@ import torch
 from test_topk import check_kth, check_median, check_topk
 from sorting import values
 
-shapes = (((1,), 1), ((5, 3), 2), ((40, 8), 8), ((2, 130), 7), ((2, 4500), 9), ((2, 4500), 50))
+shapes = (((1,), 1), ((5, 3), 2), ((40, 8), 8), ((2, 1500), 7), ((1, 4096), 5), ((2, 4500), 9), ((2, 4500), 50))
 for dtype in (torch.float32, torch.int8, torch.float64):
     for shape, k in shapes if dtype == torch.float32 else shapes[:OTHERS]:
         x = values(shape, dtype, "special", "cpu")

@@ -9,6 +9,7 @@
 enum {
     SORT_FAST = GEMS_COPY_END, /* rows on the fast cpu backend */
     SORT_BLOCK,                /* short rows */
+    SORT_ROW,                  /* rows that a block has room for */
     SORT_RADIX,                /* long rows */
     SORT_SELECT,               /* a few elements of long rows */
     SORT_SEARCH,               /* searchsorted, bucketize */

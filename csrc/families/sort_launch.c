@@ -10,6 +10,8 @@
 #define OWN           4 /* kOwn in kernels/sort.cuh */
 #define RADIX_BITS    8 /* kernels/radix.cuh */
 #define RADIX_THREADS 256
+#define ROW_THREADS   256  /* kThreads in kernels/sort_row.cu */
+#define ROW_SIZE      1024 /* least elements of a row that are sorted by digits in a block */
 #define SCAN_THREADS  256
 #define SHORT         32 /* kShort in kernels/sort_fast.cu */
 
@@ -101,6 +103,18 @@ static gems_status run_block(gems_call *call, gems_sort_job *job, const gems_dev
     return launch(call, plan, 0, blocks, (uint32_t)threads, args);
 }
 
+/* Eight elements a thread, or as many as a block of all digits leaves. */
+static uint32_t row_threads(int size) { return 1 << size > 2048 ? 512 : 256; }
+
+static gems_status run_row(gems_call *call, gems_sort_job *job, const gems_device_info *info) {
+    int size = log2_up(job->lines.n);
+    gems_key key = key_of(job, SORT_ROW, size);
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &key, &plan));
+    void *args[] = {&job->in, &job->values, &job->places, &job->lines, &job->limit, &job->rank};
+    return launch(call, plan, 0, gems_grid_for(info, job->lines.count, 1), row_threads(size), args);
+}
+
 static gems_status run_select(gems_call *call, gems_sort_job *job, const gems_device_info *info) {
     int size = job->what == SORT_WRITE ? log2_up(job->limit) : 2;
     gems_key key = key_of(job, SORT_SELECT, size);
@@ -149,7 +163,8 @@ gems_status gems_sort_launch(gems_call *call, const gems_sort_job *given) {
     gems_sort_job job = *given;
     if (info->fast) return run_fast(call, &job, info);
     int most = block_items(job.dtype);
-    if (job.lines.n <= most) return run_block(call, &job, info);
+    if (job.lines.n <= most)
+        return job.lines.n > ROW_SIZE / 2 ? run_row(call, &job, info) : run_block(call, &job, info);
     if (job.what != SORT_WRITE || job.limit <= select_items(job.dtype))
         return run_select(call, &job, info);
     return run_radix(call, &job, info);
@@ -162,6 +177,7 @@ gems_status gems_sort_program(const gems_op *op, const gems_key *key, gems_progr
         const char *name, *file;
     } texts[] = {[SORT_FAST] = {"rows by one thread", "sort_fast.cu"},
                  [SORT_BLOCK] = {"short rows", "sort_block.cu"},
+                 [SORT_ROW] = {"rows of a block", "sort_row.cu"},
                  [SORT_RADIX] = {"long rows", "sort_radix.cu"},
                  [SORT_SELECT] = {"selected", "select.cu"}};
     int dtype = key->dtype[0], size = 1 << key->tune[SORT_TUNE_SIZE];
@@ -176,6 +192,11 @@ gems_status gems_sort_program(const gems_op *op, const gems_key *key, gems_progr
         gems_text_add(&p->head, "constexpr int kSize = %d, kThreads = %d;\n", size,
                       size / OWN < 128 ? 128 : size / OWN);
         p->entries[0] = "sort_block";
+        break;
+    case SORT_ROW:
+        gems_text_add(&p->head, "constexpr int kSize = %d, kThreads = %d;\n", size,
+                      (int)row_threads(key->tune[SORT_TUNE_SIZE]));
+        p->entries[0] = "sort_row";
         break;
     case SORT_SELECT:
         gems_text_add(&p->head, "constexpr int kSize = %d, kThreads = %d;\n", size,
