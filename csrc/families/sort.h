@@ -12,6 +12,7 @@ enum {
     SORT_ROW,                  /* rows that a block has room for */
     SORT_RADIX,                /* long rows */
     SORT_SELECT,               /* a few elements of long rows */
+    SORT_FAR,                  /* an element of each of a few rows that many blocks share */
     SORT_SEARCH,               /* searchsorted, bucketize */
     SORT_MEMBER                /* isin */
 };
