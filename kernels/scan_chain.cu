@@ -1,7 +1,7 @@
 /* Few long lines in one reading: a block a tile, which waits for what the tiles before it have (lookback.cuh). */
 
 /* words: the counter, then those of each line; all 0. tiles: of a line. */
-extern "C" __global__ void __launch_bounds__(256, 4)
+extern "C" __global__ void __launch_bounds__(256, sizeof(Carry) > 8 ? 3 : 4)
 chain(const In* x, Out* y, int64_t* where, uint64_t* words, Lines s, int32_t tiles) {
     __shared__ Carry buf[33];
     __shared__ uint32_t ticket;

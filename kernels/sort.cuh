@@ -33,6 +33,20 @@ template <class V> GEMS_DI Key key_of(V v) {
     return kDescending ? (Key)~key : key;
 }
 
+// The element of a key, which lies at p: that is read only where several have the same key.
+template <class V> GEMS_DI V value_of(Key key, const V* p) {
+    Key bits = kDescending ? (Key)~key : key;
+    if constexpr (is_float<V>) {
+        if (bits == kSign || bits == kAll) return *p;
+        bits = bits & kSign ? (Key)(bits ^ kSign) : (Key)~bits;
+    } else if constexpr ((V)-1 < (V)0) {
+        bits = (Key)(bits ^ kSign);
+    }
+    V v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
 // The place of an element as the upper half of a word is its key's: no two items are equal.
 struct Pair { uint64_t key; uint32_t at; };
 template <int PlaceBits>
@@ -68,6 +82,7 @@ struct Lines {
 struct Offsets { int64_t in, values, places; };
 GEMS_DI Offsets line_offsets(const Lines& m, int32_t row) {
     Offsets o{0, 0, 0};
+#pragma unroll 1 // once a row: not worth the registers of all dimensions
     for (int d = 0; d < m.ndim; d++) {
         int32_t q = 0, r = row;
         if (d + 1 < m.ndim) divmod(row, m.div[d], q, r);

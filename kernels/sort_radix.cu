@@ -32,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(kRadixThreads, 1)
             keys_out[line + rank] = k;
             held_out[line + rank] = at;
         } else if (rank < limit) {
-            values[o.values + rank * m.step[1]] = from[at * step];
+            values[o.values + rank * m.step[1]] = value_of(k, from + at * step);
             if (places) places[o.places + rank * m.step[2]] = at;
         }
     };

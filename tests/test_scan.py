@@ -167,7 +167,7 @@ def test_long_lines(n: int) -> None:
 
 @pytest.mark.parametrize("shape", [(2**17 - 1,), (2**17 + 1,), (3, 2**16 + 5), (2**22 - 3,), (2, 2**21 + 1)], ids=str)
 def test_lines_of_more_tiles_than_blocks(shape: tuple[int, ...]) -> None:
-    """Where blocks wait for those before them: exact results whatever their order, sums of floats with the same bits."""
+    """Where blocks wait for those before them: whole numbers exact, sums of floats with the same bits."""
     x = torch.randn(shape, device=DEVICE)
     sums = ops.cumsum(x, -1)
     check_sum(sums, x, -1)

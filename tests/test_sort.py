@@ -184,7 +184,7 @@ from test_sort import check
 from sorting import values
 
 for dtype in (torch.float32, torch.int16, torch.float64):
-    for shape in ((1,), (5, 3), (40, 8), (3, 33), (2, 130), (1, 600)):
+    for shape in ((1,), (5, 3), (40, 8), (3, 33), (2, 130), (1, 600), (2, 2049)):
         check(values(shape, dtype, "special", "cpu"), -1, dtype == torch.int16)
 for dtype in (torch.uint8, torch.float32, torch.int64):
     check(values((2, 4500), dtype, "special", "cpu"), -1, False)

@@ -101,7 +101,7 @@ def test_any_shape(
     check_median(x, dim)
 
 
-@pytest.mark.parametrize("n", [2**12 + 1, 2**17 - 1])
+@pytest.mark.parametrize("n", [2**12 + 1, 2**16, 2**17 - 1])
 @pytest.mark.parametrize(
     "kind", [kind if kind in ("ties", "special") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 )
@@ -212,7 +212,7 @@ import torch
 from test_topk import check_kth, check_median, check_topk
 from sorting import values
 
-shapes = (((1,), 1), ((5, 3), 2), ((40, 8), 8), ((2, 130), 7), ((2, 4500), 9), ((2, 4500), 50))
+shapes = (((1,), 1), ((5, 3), 2), ((40, 8), 8), ((2, 1500), 7), ((1, 4096), 5), ((2, 4500), 9), ((2, 4500), 50))
 for dtype in (torch.float32, torch.int8, torch.float64):
     for shape, k in shapes if dtype == torch.float32 else shapes[:OTHERS]:
         x = values(shape, dtype, "special", "cpu")
@@ -232,3 +232,30 @@ print("all right")
 )
 def test_gpu_kernels_thread_by_thread(mode: str, order: str) -> None:
     run_in(mode, order, MODES.replace("OTHERS", "4" if mode == "checked" else "6"))
+
+
+FAR = """
+import torch
+from test_topk import check_kth, check_median, kernels
+from sorting import values
+
+for dtype, shape, kind in ((torch.float32, (2, 2**16), "special"), (torch.int16, (2**16 + 3,), "ties")):
+    x = values(shape, dtype, kind, "cpu")
+    check_kth(x, 3 * shape[-1] // 4, -1)
+    check_median(x, -1)
+    with kernels("median", "nanmedian"):
+        for name in ("median", "nanmedian"):
+            ours = getattr(torch, name)(x)
+            expected = torch.sort(x.flatten()[~x.isnan().flatten()]).values
+            expected = x.sum() if name == "median" and x.isnan().any() else expected[(len(expected) - 1) // 2]
+            assert torch.equal(ours.nan_to_num(7), expected.nan_to_num(7)), (name, ours, expected)
+x = torch.zeros(2**16 + 5)
+x[2**16] = -1
+check_kth(x, 2**16 + 5, 0)
+print("all right")
+"""
+
+
+@pytest.mark.parametrize("order", ["random:2", pytest.param("reverse", marks=pytest.mark.slow)])
+def test_blocks_that_share_a_row(order: str) -> None:
+    run_in("checked", order, FAR)

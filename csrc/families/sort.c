@@ -162,15 +162,16 @@ static int what_of(const gems_op *op) {
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
     if (op->mode >= GEMS_SEARCHSORTED) return gems_search_warm(op, dtype, i, info, key);
     bool sorts = op->mode <= GEMS_TOPK, selects = op->mode >= GEMS_TOPK;
-    if (i >= (info->fast ? 1 : 1 + sorts + selects)) return false;
+    if (i >= (info->fast ? 1 : 3) || (i == 2 && !selects)) return false;
     key->kernel = info->fast            ? SORT_FAST
-                  : i == 0              ? SORT_BLOCK
+                  : i == 0              ? SORT_ROW
                   : selects && (i == 1) ? SORT_SELECT
-                                        : SORT_RADIX;
+                  : sorts               ? SORT_RADIX
+                                        : SORT_FAR;
     key->dtype[0] = (uint8_t)dtype;
     key->flags = op->mode == GEMS_TOPK ? SORT_DESCENDING : 0;
     key->tune[SORT_TUNE_WHAT] = (uint8_t)what_of(op);
-    if (key->kernel == SORT_BLOCK) key->tune[SORT_TUNE_SIZE] = 10;
+    if (key->kernel == SORT_ROW) key->tune[SORT_TUNE_SIZE] = gems_dtype_size(dtype) == 8 ? 11 : 12;
     if (key->kernel == SORT_SELECT) key->tune[SORT_TUNE_SIZE] = sorts ? 6 : 2;
     if (key->kernel == SORT_RADIX) key->tune[SORT_TUNE_WHAT] = 0;
     return true;

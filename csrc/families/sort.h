@@ -9,8 +9,10 @@
 enum {
     SORT_FAST = GEMS_COPY_END, /* rows on the fast cpu backend */
     SORT_BLOCK,                /* short rows */
+    SORT_ROW,                  /* rows that a block has room for */
     SORT_RADIX,                /* long rows */
     SORT_SELECT,               /* a few elements of long rows */
+    SORT_FAR,                  /* an element of each of a few rows that many blocks share */
     SORT_SEARCH,               /* searchsorted, bucketize */
     SORT_MEMBER                /* isin */
 };

@@ -10,8 +10,13 @@
 #define OWN           4 /* kOwn in kernels/sort.cuh */
 #define RADIX_BITS    8 /* kernels/radix.cuh */
 #define RADIX_THREADS 256
+#define ROW_THREADS   256  /* kThreads in kernels/sort_row.cu */
+#define ROW_SIZE      1024 /* least elements of a row that are sorted by digits in a block */
 #define SCAN_THREADS  256
-#define SHORT         32 /* kShort in kernels/sort_fast.cu */
+#define FAR_THREADS   256       /* kThreads in kernels/select_far.cu */
+#define FAR_LENGTH    (1 << 16) /* least elements of a row that blocks share */
+#define FAR_CHUNK     2048      /* least elements of such a block */
+#define SHORT         32        /* kShort in kernels/sort_fast.cu */
 
 /* Items that a block sorts at once: as many as lie in 32 KiB. */
 static int block_items(int dtype) { return gems_dtype_size(dtype) == 8 ? 2048 : 4096; }
@@ -101,6 +106,18 @@ static gems_status run_block(gems_call *call, gems_sort_job *job, const gems_dev
     return launch(call, plan, 0, blocks, (uint32_t)threads, args);
 }
 
+/* Eight elements a thread, or as many as a block of all digits leaves. */
+static uint32_t row_threads(int size) { return 1 << size > 2048 ? 512 : 256; }
+
+static gems_status run_row(gems_call *call, gems_sort_job *job, const gems_device_info *info) {
+    int size = log2_up(job->lines.n);
+    gems_key key = key_of(job, SORT_ROW, size);
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &key, &plan));
+    void *args[] = {&job->in, &job->values, &job->places, &job->lines, &job->limit, &job->rank};
+    return launch(call, plan, 0, gems_grid_for(info, job->lines.count, 1), row_threads(size), args);
+}
+
 static gems_status run_select(gems_call *call, gems_sort_job *job, const gems_device_info *info) {
     int size = job->what == SORT_WRITE ? log2_up(job->limit) : 2;
     gems_key key = key_of(job, SORT_SELECT, size);
@@ -112,6 +129,46 @@ static gems_status run_select(gems_call *call, gems_sort_job *job, const gems_de
 }
 
 /* Three launches a pass; keys and places go from one half of the scratch buffer to the other. */
+/* Rows too few to fill the device, a block each. */
+static bool is_far(const gems_sort_job *job, const gems_device_info *info) {
+    return job->what != SORT_WRITE && job->lines.n >= FAR_LENGTH &&
+           job->lines.count < info->processors;
+}
+
+/* Twin of Found in kernels/select_far.cu. */
+typedef struct found {
+    uint64_t prefix;
+    int32_t wanted, nans, count[1 << RADIX_BITS];
+} found;
+
+static gems_status run_far(gems_call *call, gems_sort_job *job, const gems_device_info *info) {
+    gems_key key = key_of(job, SORT_FAR, 0);
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &key, &plan));
+    gems_lines *m = &job->lines;
+    int64_t rows = m->count, parts = 8 * (int64_t)info->processors / rows;
+    if (parts > m->n / FAR_CHUNK) parts = m->n / FAR_CHUNK;
+    int32_t chunk = (int32_t)((m->n + parts - 1) / parts);
+    int32_t chunks = (int32_t)((m->n + chunk - 1) / chunk);
+    void *data;
+    size_t states = (size_t)rows * sizeof(found);
+    GEMS_TRY(gems_scratch(call, states + (size_t)(rows * chunks) * sizeof(int32_t), &data));
+    void *equals = (char *)data + states;
+    void *begin[] = {&data, &job->rank};
+    GEMS_TRY(launch(call, plan, 0, rows, FAR_THREADS, begin));
+    for (int32_t shift = 8 * (int32_t)gems_dtype_size(job->dtype) - RADIX_BITS; shift >= 0;
+         shift -= RADIX_BITS) {
+        void *tally[] = {&job->in, &data, m, &chunk, &chunks, &shift};
+        void *choose[] = {&data, m, &shift};
+        GEMS_TRY(launch(call, plan, 1, rows * chunks, FAR_THREADS, tally));
+        GEMS_TRY(launch(call, plan, 2, rows, FAR_THREADS, choose));
+    }
+    void *equal[] = {&job->in, &data, &equals, m, &chunk, &chunks};
+    void *find[] = {&job->in, &job->values, &job->places, &data, &equals, m, &chunk, &chunks};
+    GEMS_TRY(launch(call, plan, 3, rows * chunks, FAR_THREADS, equal));
+    return launch(call, plan, 4, rows * chunks, FAR_THREADS, find);
+}
+
 static gems_status run_radix(gems_call *call, gems_sort_job *job, const gems_device_info *info) {
     gems_key key = key_of(job, SORT_RADIX, 0);
     const gems_plan *plan;
@@ -149,7 +206,9 @@ gems_status gems_sort_launch(gems_call *call, const gems_sort_job *given) {
     gems_sort_job job = *given;
     if (info->fast) return run_fast(call, &job, info);
     int most = block_items(job.dtype);
-    if (job.lines.n <= most) return run_block(call, &job, info);
+    if (job.lines.n <= most)
+        return job.lines.n > ROW_SIZE / 2 ? run_row(call, &job, info) : run_block(call, &job, info);
+    if (is_far(&job, info)) return run_far(call, &job, info);
     if (job.what != SORT_WRITE || job.limit <= select_items(job.dtype))
         return run_select(call, &job, info);
     return run_radix(call, &job, info);
@@ -162,8 +221,10 @@ gems_status gems_sort_program(const gems_op *op, const gems_key *key, gems_progr
         const char *name, *file;
     } texts[] = {[SORT_FAST] = {"rows by one thread", "sort_fast.cu"},
                  [SORT_BLOCK] = {"short rows", "sort_block.cu"},
+                 [SORT_ROW] = {"rows of a block", "sort_row.cu"},
                  [SORT_RADIX] = {"long rows", "sort_radix.cu"},
-                 [SORT_SELECT] = {"selected", "select.cu"}};
+                 [SORT_SELECT] = {"selected", "select.cu"},
+                 [SORT_FAR] = {"selected of few rows", "select_far.cu"}};
     int dtype = key->dtype[0], size = 1 << key->tune[SORT_TUNE_SIZE];
     gems_text_add(&p->head, "typedef %s T;\n", gems_dtype_kernel(dtype));
     gems_text_add(&p->head, "constexpr bool kDescending = %s;\nconstexpr int kWhat = %d;\n",
@@ -177,10 +238,23 @@ gems_status gems_sort_program(const gems_op *op, const gems_key *key, gems_progr
                       size / OWN < 128 ? 128 : size / OWN);
         p->entries[0] = "sort_block";
         break;
+    case SORT_ROW:
+        gems_text_add(&p->head, "constexpr int kSize = %d, kThreads = %d;\n", size,
+                      (int)row_threads(key->tune[SORT_TUNE_SIZE]));
+        p->entries[0] = "sort_row";
+        break;
     case SORT_SELECT:
         gems_text_add(&p->head, "constexpr int kSize = %d, kThreads = %d;\n", size,
                       select_items(dtype) / OWN);
         p->entries[0] = "select_rows";
+        break;
+    case SORT_FAR:
+        p->entries[0] = "begin";
+        p->entries[1] = "tally";
+        p->entries[2] = "choose";
+        p->entries[3] = "equal";
+        p->entries[4] = "find";
+        p->entry_count = 5;
         break;
     case SORT_RADIX:
         gems_text_add(&p->head, "constexpr int kRadixThreads = %d, kTile = %d;\n", RADIX_THREADS,
