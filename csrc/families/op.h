@@ -131,5 +131,6 @@ extern const gems_family gems_family_scatter;
 extern const gems_family gems_family_sort;
 extern const gems_family gems_family_rope;
 extern const gems_family gems_family_kv_cache;
+extern const gems_family gems_family_group_quant;
 
 #endif
