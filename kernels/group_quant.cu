@@ -5,12 +5,20 @@ using namespace gems;
 
 constexpr float kMost = is_same<Q, f8e4m3> ? 448.0f : 57344.0f;
 
-// Magnitudes are compared as integers: NaN is above all.
-GEMS_DI uint32_t magnitude(T v) { return float_bits(to_op(v)) & 0x7fffffffu; }
-GEMS_DI uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
+// Magnitudes are compared as the integers that their bits are: NaN is above all.
+typedef either<is_half<T>, uint16_t, uint32_t> Bits;
+template <class E> GEMS_DI Bits magnitude(E v) {
+    if constexpr (is_half<E>) return (Bits)(v.x & 0x7fff);
+    else return float_bits(v) & 0x7fffffffu;
+}
+template <class B> GEMS_DI float as_float(B b) {
+    if constexpr (is_half<T>) return to_op(T{b});
+    else return bits_float(b);
+}
+GEMS_DI Bits larger(Bits a, Bits b) { return a > b ? a : b; }
 
-GEMS_DI float scale_of(uint32_t most, float eps) {
-    float largest = bits_float(most), scale = (largest < eps ? eps : largest) / kMost;
+GEMS_DI float scale_of(Bits most, float eps) {
+    float largest = as_float(most), scale = (largest < eps ? eps : largest) / kMost;
     if constexpr (kPowers) {  // the next power of two; infinity and NaN stay
         uint32_t bits = float_bits(scale);
         if (bits < 0x7f800000u) scale = bits_float((bits + 0x7fffffu) & 0x7f800000u);
@@ -20,13 +28,16 @@ GEMS_DI float scale_of(uint32_t most, float eps) {
 
 GEMS_DI Q rounded(T v, float scale) {
     float f = to_op(v) / scale;
-    f = f > kMost ? kMost : f < -kMost ? -kMost : f;
+    if constexpr (is_same<Q, f8e5m2>) {  // the other one has no infinity
+        f = f > kMost ? kMost : f;
+        f = f < -kMost ? -kMost : f;
+    }
     return from_op<Q>(f);
 }
 
 // ---- fast mode
 GEMS_DI float quantise(const T* __restrict__ x, Q* __restrict__ q, int32_t size, float eps) {
-    uint32_t most = 0;
+    Bits most = 0;
     GEMS_IVDEP for (int32_t i = 0; i < size; i++) most = larger(most, magnitude(x[i]));
     float scale = scale_of(most, eps);
     GEMS_IVDEP for (int32_t i = 0; i < size; i++) q[i] = rounded(x[i], scale);
@@ -46,8 +57,8 @@ GEMS_DI Item load_item(const T* p) {
     return item;
 }
 
-GEMS_DI uint32_t largest_of(const Item& item) {
-    uint32_t most = 0;
+GEMS_DI Bits largest_of(const Item& item) {
+    Bits most = 0;
     GEMS_UNROLL for (int i = 0; i < kEach; i++) most = larger(most, magnitude(item.v[i]));
     return most;
 }
@@ -62,7 +73,7 @@ GEMS_DI void store_item(Q* p, const Item& item, float scale) {
 GEMS_DI float team_quantise(const T* x, Q* q, int32_t items, int lane, float eps) {
     constexpr int held = kHeld ? kHeld : 1;
     Item kept[held];
-    uint32_t most = 0;
+    Bits most = 0;
     if constexpr (kHeld > 0) {
         GEMS_UNROLL for (int k = 0; k < kHeld; k++) {
             int32_t i = lane + k * kTeam;
