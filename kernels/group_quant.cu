@@ -26,14 +26,7 @@ GEMS_DI float scale_of(Bits most, float eps) {
     return scale;
 }
 
-GEMS_DI Q rounded(T v, float scale) {
-    float f = to_op(v) / scale;
-    if constexpr (is_same<Q, f8e5m2>) {  // the other one has no infinity
-        f = f > kMost ? kMost : f;
-        f = f < -kMost ? -kMost : f;
-    }
-    return from_op<Q>(f);
-}
+GEMS_DI Q rounded(T v, float scale) { return saturated<Q>(to_op(v) / scale); }
 
 // ---- fast mode
 GEMS_DI float quantise(const T* __restrict__ x, Q* __restrict__ q, int32_t size, float eps) {

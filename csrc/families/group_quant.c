@@ -107,7 +107,8 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     snprintf(program->name, sizeof program->name, "%.*s %s to %s%s", (int)strcspn(op->schema, "("),
              op->schema, gems_dtype_name(key->dtype[FROM]), gems_dtype_name(key->dtype[TO]),
              key->flags & POWERS ? " powers of two" : "");
-    program->files[0] = "group_quant.cu";
+    program->files[0] = "saturate.cuh";
+    program->files[1] = "group_quant.cu";
     program->entries[0] = "group_quant";
     program->entry_count = 1;
     return GEMS_OK;
