@@ -16,6 +16,7 @@ _rotary_inplace = own.function("rotary_embedding_inplace")
 _cache = own.function("reshape_and_cache")
 _cache_flash = own.function("reshape_and_cache_flash")
 _cache_mla = own.function("concat_and_cache_mla")
+_group_quant = own.function("per_token_group_quant_fp8")
 
 
 def _like(*tensors: Any) -> Any:
@@ -24,6 +25,24 @@ def _like(*tensors: Any) -> Any:
 
 library.SHAPES["rotary_embedding"] = lambda q, k, *rest, **named: _like(q, k)
 library.SHAPES["rotary_embedding_backward"] = lambda grad0, grad1, *rest, **named: _like(grad0, grad1)
+
+
+def _quant_shapes(
+    x: Any,
+    group_size: int,
+    eps: float = 1e-10,
+    dtype: Any = None,
+    column_major_scales: bool = False,
+    scale_ue8m0: bool = False,
+) -> Any:
+    lead, groups = x.shape[:-1], x.shape[-1] // group_size
+    made = torch.empty(x.shape, dtype=dtype or torch.float8_e4m3fn, device=x.device)
+    if column_major_scales:
+        return made, torch.empty((groups, *lead), dtype=torch.float32, device=x.device).movedim(0, -1)
+    return made, torch.empty((*lead, groups), dtype=torch.float32, device=x.device)
+
+
+library.SHAPES["per_token_group_quant_fp8"] = _quant_shapes
 
 
 def _turn_back(operator: own.RowOperator) -> list[own.Step]:
@@ -188,4 +207,49 @@ def concat_and_cache_mla(
     _cache_mla(kv_c, k_pe, kv_cache, slot_mapping, kv_cache_dtype, _as_scale(1 if scale is None else scale))
 
 
-__all__ = ["apply_rotary_pos_emb", "concat_and_cache_mla", "reshape_and_cache", "reshape_and_cache_flash"]
+def per_token_group_quant_fp8(
+    x: Any,
+    group_size: int,
+    eps: float = 1e-10,
+    dtype: Any = None,
+    column_major_scales: bool = False,
+    scale_ue8m0: bool = False,
+) -> Any:
+    """Rounds groups of neighbouring elements to fp8, with a scale each, in one kernel. Keeps no gradient.
+
+    Parameters
+    ----------
+    x : Tensor [..., n] of float16, bfloat16 or float32
+    group_size : int
+        Divides n.
+    eps : float
+        The least magnitude that a group's largest element counts for.
+    dtype : torch.dtype
+        float8_e4m3fn, which None stands for, or float8_e5m2.
+    column_major_scales : bool
+        The scales of all rows lie one behind another, group by group.
+    scale_ue8m0 : bool
+        Scales are rounded up to powers of two.
+
+    Returns
+    -------
+    (Tensor [..., n], Tensor [..., n / group_size] of float32)
+        What x is divided by its scale, saturated and rounded to nearest even; the scales.
+
+    Raises
+    ------
+    RuntimeError
+        For sizes or dtypes that do not fit.
+    """
+    if torch is not None and isinstance(x, torch.Tensor):
+        x = x.detach()
+    return _group_quant(x, group_size, eps, dtype, column_major_scales, scale_ue8m0)
+
+
+__all__ = [
+    "apply_rotary_pos_emb",
+    "concat_and_cache_mla",
+    "per_token_group_quant_fp8",
+    "reshape_and_cache",
+    "reshape_and_cache_flash",
+]

@@ -40,9 +40,7 @@ GEMS_DI To* place_of(const Cache& c, const Part& p, To* to, const Int* slots, in
 
 GEMS_DI To stored(From v, float scale) {
     if constexpr (kScaled) {
-        float f = (float)to_op(v) / scale;
-        if constexpr (is_same<To, f8e5m2>) f = f > 57344.0f ? 57344.0f : f < -57344.0f ? -57344.0f : f;
-        return from_op<To>(f);
+        return saturated<To>((float)to_op(v) / scale);
     } else {
         return convert<To>(v);
     }

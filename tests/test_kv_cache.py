@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import flag_gems
+import numpy as np
 import pytest
 import torch
 from flag_gems import _C, fused, warm
@@ -221,6 +222,24 @@ def test_strided_rows(layout: str) -> None:
         for word, dtype in (("auto", torch.bfloat16), ("fp8", torch.uint8)):
             caches = make_caches(kind, 3, 32, 32, dtype)
             assert_cached(function, put, (key, value), caches, slots(12, 20)[::2], word, (2.0, 3.0))
+
+
+def test_offsets_beyond_32_bits() -> None:
+    """Two far pages of one memory are touched, no more."""
+    memory = torch.empty(2**31 + 4096, dtype=torch.float16, device=DEVICE)
+    caches = [memory.as_strided((2, 4, 2, 16), (2**31, 32, 16, 1), at) for at in (0, 1024)]
+    key, value = draw(2, 2, 16, dtype=torch.float16), draw(2, 2, 16, dtype=torch.float16, seed=1)
+    fused.reshape_and_cache_flash(key, value, *caches, torch.tensor([6, 1], device=DEVICE), "auto", None, None)
+    for x, cache in zip((key, value), caches, strict=True):
+        assert torch.equal(cache[1, 2], x[0]) and torch.equal(cache[0, 1], x[1])
+
+
+def test_arrays_of_numpy() -> None:
+    key, caches = np.arange(64, dtype=np.float32).reshape(2, 2, 16), [np.zeros((2, 4, 2, 16), np.float32)] * 2
+    caches = [cache.copy() for cache in caches]
+    if DEVICE == "cpu":
+        fused.reshape_and_cache_flash(key, key, *caches, np.array([6, -1]), "auto", None, None)
+        assert all((cache[1, 2] == key[0]).all() and np.count_nonzero(cache) == 31 for cache in caches)
 
 
 def test_wrong_arguments() -> None:

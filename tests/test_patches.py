@@ -321,6 +321,7 @@ def empty() -> None:
 def replaced() -> None:
     """A vLLM whose operators are there: ours run, and its own where ours do not take a call."""
     sys.modules["vllm"] = ModuleType("vllm")
+    torch.library.Library.impl.__kwdefaults__["allow_override"] = False  # as before torch 2.13
     calls = []
     library = torch.library.Library("_C", "FRAGMENT")
     for name in ("silu_and_mul", "rms_norm"):

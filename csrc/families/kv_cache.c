@@ -297,7 +297,8 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     snprintf(program->name, sizeof program->name, "%.*s %s to %s%s", (int)strcspn(op->schema, "("),
              op->schema, gems_dtype_name(key->dtype[FROM]), gems_dtype_name(key->dtype[TO]),
              key->tune[VECTOR] > 1 ? " vectors" : "");
-    program->files[0] = "kv_cache.cu";
+    program->files[0] = "saturate.cuh";
+    program->files[1] = "kv_cache.cu";
     program->entries[0] = "kv_cache";
     program->entry_count = 1;
     return GEMS_OK;

@@ -136,5 +136,6 @@ extern const gems_family gems_family_kv_cache;
 extern const gems_family gems_family_pool;
 extern const gems_family gems_family_resample;
 extern const gems_family gems_family_attention;
+extern const gems_family gems_family_group_quant;
 
 #endif

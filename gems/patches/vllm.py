@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -116,7 +117,13 @@ def _replace_operator(operator: Operator) -> str:
                 raise
             return original.call_boxed(keyset, *args, **kwargs)
 
-    _library(operator.namespace, "IMPL").impl(operator.name, call, device.dispatch_key, with_keyset=True)
+    library = _library(operator.namespace, "IMPL")
+    # What torch does where the kernel that is there comes from Python too depends on its version.
+    options = {"allow_override": True} if "allow_override" in inspect.signature(library.impl).parameters else {}
+    try:
+        library.impl(operator.name, call, device.dispatch_key, with_keyset=True, **options)
+    except RuntimeError as error:
+        return f"torch does not let it be replaced: {error}"
     _replaced.add(full)
     return DONE
 
