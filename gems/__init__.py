@@ -35,6 +35,7 @@ def _attach() -> bool:
 has_torch = _attach()
 
 from . import fused, library, logging_utils, ops  # noqa: E402
+from .fused import *  # noqa: E402, F403
 from .ops import *  # noqa: E402, F403
 
 if has_torch:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import ops, own
+from . import experts, ops, own
+from .experts import *  # noqa: F403
 
 _silu_and_mul = own.function("silu_and_mul")
 _gelu_and_mul = own.function("gelu_and_mul")
@@ -70,4 +71,4 @@ def outer(inp: Any, weight: Any) -> Any:
     return ops.mul(inp[:, None], weight[None, :])
 
 
-__all__ = ["gelu_and_mul", "outer", "silu_and_mul", "silu_and_mul_out"]
+__all__ = ["gelu_and_mul", "outer", "silu_and_mul", "silu_and_mul_out", *experts.__all__]

@@ -121,6 +121,7 @@ extern const gems_family gems_family_copy;
 extern const gems_family gems_family_compact;
 extern const gems_family gems_family_composite;
 extern const gems_family gems_family_cat;
+extern const gems_family gems_family_experts;
 extern const gems_family gems_family_gather;
 extern const gems_family gems_family_random;
 extern const gems_family gems_family_factory;
