@@ -44,7 +44,8 @@ if _C.has_torch():
     for _row in _C.composite_rows():
         _text = f"{_row['doc']}\n\naten::{_row['schema']}, by way of the operators that torch makes it of."
         for _name in functions_of(_row):
-            _functions[_name] = _composite(_name, name_of(_row).split(".")[0], _row["expr"], _text)
+            _also = f"{_functions[_name].__doc__}\n" if _name in _functions else ""  # a name of other overloads too
+            _functions[_name] = _composite(_name, name_of(_row).split(".")[0], _row["expr"], _also + _text)
 globals().update(_functions)
 
 __all__ = sorted(_functions)
