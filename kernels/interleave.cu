@@ -1,7 +1,8 @@
 // Numbers repeated: repeat_interleave of a vector of repeats. Twin of csrc/families/interleave.c. out has the number i
-// repeats[i] times. `interleave_sum` adds up each tile's repeats, offsets.cuh adds those up where there are several, `interleave_fill` writes: a block
-// of threads has a part of the result and looks for the tiles whose numbers are in it. A negative one makes the sum of all
-// negative. The head names T and kTile. A GPU's way without reading, where the size is given, has not run on one yet.
+// repeats[i] times. `interleave_sum` adds up each tile's repeats, offsets.cuh adds those up where there are several,
+// `interleave_fill` writes: a block of threads has a part of the result and looks for the tiles whose numbers are in it. A
+// negative one makes the sum of all negative. The head names T and kTile.
+// A GPU's way without reading, where the size is given, has not run on one yet.
 constexpr int64_t kNegative = -((int64_t)1 << 56); // below the sum of all others
 
 extern "C" __global__ void __launch_bounds__(256, 1)
