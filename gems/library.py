@@ -14,10 +14,10 @@ from typing import Any
 
 import flag_gems
 
-from . import _C, attention, own
+from . import _C, attention, experts, own
 
 # Of rows in flag_gems:: that are not elementwise: results without values, from fake tensors, by name.
-SHAPES: dict[str, Callable[..., Any]] = {**attention.SHAPES}
+SHAPES: dict[str, Callable[..., Any]] = {**attention.SHAPES, **experts.SHAPES}
 
 _lock = threading.RLock()
 _libraries: list[Any] = []

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _C
-from .rows import functions_of
+from .rows import functions_of, name_of
 
 
 @functools.cache
-def _operator(name: str, parts: str) -> Callable[..., Any]:
-    """torch's operator of a name, what it is made of being registered."""
+def _operator(name: str, aten: str, parts: str) -> Callable[..., Any]:
+    """torch's operator of a name, `aten` where it has none, what it is made of being registered."""
     import torch
 
     from . import overrides
@@ -27,12 +27,12 @@ def _operator(name: str, parts: str) -> Callable[..., Any]:
     if name.endswith("_out"):  # a packet would try the overloads, and print every tensor for each that does not fit
         special = getattr(torch, name.removesuffix("_out"), None)
         return special or getattr(torch._C._nn, name.removesuffix("_out"))
-    return getattr(torch.ops.aten, name)
+    return getattr(torch.ops.aten, name, None) or getattr(torch.ops.aten, aten)
 
 
-def _composite(name: str, parts: str, doc: str) -> Callable[..., Any]:
+def _composite(name: str, aten: str, parts: str, doc: str) -> Callable[..., Any]:
     def function(*args: Any, **kwargs: Any) -> Any:
-        return _C.forced(_operator(name, parts), *args, **kwargs)
+        return _C.forced(_operator(name, aten, parts), *args, **kwargs)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
@@ -44,7 +44,8 @@ if _C.has_torch():
     for _row in _C.composite_rows():
         _text = f"{_row['doc']}\n\naten::{_row['schema']}, by way of the operators that torch makes it of."
         for _name in functions_of(_row):
-            _functions[_name] = _composite(_name, _row["expr"], _text)
+            _also = f"{_functions[_name].__doc__}\n" if _name in _functions else ""  # a name of other overloads too
+            _functions[_name] = _composite(_name, name_of(_row).split(".")[0], _row["expr"], _also + _text)
 globals().update(_functions)
 
 __all__ = sorted(_functions)

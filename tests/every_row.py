@@ -44,6 +44,8 @@ def fitting(name: str) -> list[Any] | None:
         "dot": [x(7), x(7)],
         "vdot": [x(7), x(7)],
         "addr": [x(5, 7), x(5), x(7)],
+        "bincount": [repeated, x(40)],
+        "repeat_interleave.Tensor": [repeated],
         "mm": [x(5, 7), x(7, 6)],
         "bmm": [x(3, 5, 7), x(3, 7, 6)],
         "addmm": [x(6), x(5, 7), x(7, 6)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from typing import Any
 
@@ -67,7 +68,8 @@ def test_every_function_is_there_and_has_a_text() -> None:
             function = getattr(flag_gems.ops, name)
             assert getattr(flag_gems, name) is function
             assert function.__name__ == name and f"aten::{entry['schema']}" in function.__doc__
-            assert function.__text_signature__.startswith("(")
+            composite = inspect.isfunction(function)  # a name of a composite operator too, whose function is Python's
+            assert composite or function.__text_signature__.startswith("(")
 
 
 def test_dtypes_and_words_are_known() -> None:

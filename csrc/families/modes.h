@@ -205,6 +205,9 @@ enum gems_sort_mode {
     GEMS_ISIN
 };
 
+/* experts */
+enum gems_experts_mode { GEMS_EXPERTS_TOPK, GEMS_EXPERTS_ALIGN };
+
 /* runs: what is made of runs of equal elements. */
 enum gems_runs_mode {
     GEMS_UNIQUE,

@@ -231,7 +231,7 @@ class Maker:
             shape, args = norms.arguments(names, self.tensor, self.n, self.columns)
             return Case(name_of(self.row), shape, args, {})
         makers = {"reduce": self.rowwise, "row_norm": self.rowwise, "matmul": self.matmul, "gather": self.gather}
-        makers |= {"sort": self.sort, "random": self.random, "factory": self.end}
+        makers |= {"sort": self.sort, "runs": self.rowwise, "random": self.random, "factory": self.end}
         tensor_of = makers.get(self.row["family"], self.elementwise)
         args, kwargs = [], {}
         shape = f"{self.n}"
