@@ -135,6 +135,10 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
         "constexpr int kVector = %d, kRank = %d, kTensors = %d, kUnroll = %d, kThreads = %d;\n",
         key->tune[GEMS_EW_VECTOR], key->tune[GEMS_EW_DIMS], tensors,
         gems_ew_unroll(read, key->tune[GEMS_EW_VECTOR]), GEMS_EW_THREADS);
+    int vector = key->tune[GEMS_EW_VECTOR] ? key->tune[GEMS_EW_VECTOR] : 1;
+    program->elements = key->kernel == GEMS_EW_TILED
+                            ? vector * vector / GEMS_EW_THREADS
+                            : vector * gems_ew_unroll(read, key->tune[GEMS_EW_VECTOR]);
     bool complex = gems_dtype_is_complex(key->tune[GEMS_EW_COMPUTE]);
     gems_text_add(text, "#define EW_CLASS %d\n#define EW_LIGHT %d\n#define EW_NAMES_NEAR %d\n",
                   key->kernel, row->outputs == 1 && !gems_op_added(key->op),

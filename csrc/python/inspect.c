@@ -102,12 +102,16 @@ static PyObject *report_dict(int row, const char *dtype, const char *arch, const
     const char *name =
         gems_plan_text(key, &text, &program) == GEMS_OK ? program.name : gems_op_id(row);
     key_dtypes(key, dtypes, sizeof dtypes);
-    PyObject *dict =
-        Py_BuildValue("{ss,ss,ss,ss,si,si,si,si,sd,sO,sN}", "op", gems_op_id(row), "program", name,
-                      "dtypes", *dtypes ? dtypes : dtype, "arch", arch, "registers",
-                      report->registers, "spill_bytes", report->spill_bytes, "shared_bytes",
-                      report->shared_bytes, "instructions", report->instructions, "milliseconds",
-                      report->milliseconds, "cached", cached ? Py_True : Py_False, "error", error);
+    PyObject *each = Py_None;
+    Py_INCREF(each);
+    if (program.elements > 0 && report->instructions > 0)
+        Py_SETREF(each, PyFloat_FromDouble((double)report->instructions / program.elements));
+    PyObject *dict = Py_BuildValue(
+        "{ss,ss,ss,ss,si,si,si,si,sN,sd,sO,sN}", "op", gems_op_id(row), "program", name, "dtypes",
+        *dtypes ? dtypes : dtype, "arch", arch, "registers", report->registers, "spill_bytes",
+        report->spill_bytes, "shared_bytes", report->shared_bytes, "instructions",
+        report->instructions, "instructions_per_element", each, "milliseconds",
+        report->milliseconds, "cached", cached ? Py_True : Py_False, "error", error);
     gems_text_free(&text);
     return dict;
 }

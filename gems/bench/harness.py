@@ -3,7 +3,7 @@
 Each round times every candidate once, in chunks of calls long enough for the clock; the ratio of two candidates is the
 median of their ratios round by round, so that whatever slows the machine for a while slows both. On a GPU a chunk lies
 between two CUDA events. With one thread on a CPU the clock is the processor time that the process has had, which does not
-count other processes in between.
+count other processes in between; they still take memory's bandwidth, so that there the fastest rounds are compared.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ class Timing:
     def median(self, name: str) -> float:
         """Median seconds of one call."""
         return statistics.median(self.rounds[name])
+
+    def fastest(self, name: str) -> float:
+        """Seconds of one call in the fastest round."""
+        return min(self.rounds[name])
 
     def ratio(self, slow: str, fast: str) -> float:
         """How many times as fast `fast` is as `slow`: median over the rounds."""
