@@ -175,6 +175,22 @@ static PyObject *program_text(PyObject *self, PyObject *args) {
     return status == GEMS_OK ? result : gems_set_error();
 }
 
+extern const gems_decline_place __start_gems_declines[] __attribute__((visibility("hidden")));
+extern const gems_decline_place __stop_gems_declines[] __attribute__((visibility("hidden")));
+
+/* declines() -> [(file, reason)]: why calls are left to ATen, as the source has it. */
+static PyObject *declines(PyObject *self, PyObject *args) {
+    (void)self, (void)args;
+    PyObject *list = PyList_New(0);
+    for (const gems_decline_place *at = __start_gems_declines; list && at < __stop_gems_declines;
+         at++) {
+        PyObject *pair = Py_BuildValue("(ss)", at->file, at->reason);
+        if (!pair || PyList_Append(list, pair)) Py_CLEAR(list);
+        Py_XDECREF(pair);
+    }
+    return list;
+}
+
 /* ---- the disk cache ---- */
 
 static PyObject *cache_directory(PyObject *self, PyObject *unused) {
@@ -278,6 +294,7 @@ static PyObject *take_philox(PyObject *self, PyObject *args) {
 PyMethodDef gems_inspect_methods[] = {
     {"warm", warm, METH_VARARGS,
      "warm(backend, arch, row, dtype): compiles a row's main programs; a report dict each."},
+    {"declines", declines, METH_NOARGS, "Why calls are left to ATen: (file, reason)."},
     {"program_text", program_text, METH_VARARGS,
      "program_text(row, dtype, i, arch='sm_90a', backend='cuda'): text or None."},
     {"cache_directory", cache_directory, METH_NOARGS,
