@@ -15,9 +15,9 @@ template <class T> GEMS_DI T relu6(T a) {
     return low > T(6) ? T(6) : low;
 }
 // For a result of 16 bits a CPU needs fewer digits, and no quotient.
-template <class T> GEMS_DI T sigmoid_for(T x) {
+template <bool HALF, class T> GEMS_DI T sigmoid_for(T x) {
 #if GEMS_CPU
-    if constexpr (is_half<result_t>) {
+    if constexpr (HALF) {
         T a = abs(x), c = a > T(80) ? T(80) : a, n = fma(c, -1.44269504f, gems_whole + 127.0f);
         T f = fma(c, -1.44269504f, (gems_whole + 127.0f) - n), e = 9.570096670e-03f; // 2^f
         e = fma(e, f, 5.591785991e-02f);
@@ -31,12 +31,12 @@ template <class T> GEMS_DI T sigmoid_for(T x) {
     return sigmoid(x);
 }
 // v / BY; for a result of 16 bits a product is as good, and a division is slow.
-template <int BY, class T> GEMS_DI T part_of(T v) {
-    if constexpr (is_half<result_t>) return v * T(1.0 / BY);
+template <int BY, bool HALF, class T> GEMS_DI T part_of(T v) {
+    if constexpr (HALF) return v * T(1.0 / BY);
     else return v / T(BY);
 }
-template <class T> GEMS_DI T hardswish_gradient(T grad, T a) {
-    T r = a < T(3) ? grad * (part_of<3>(a) + T(0.5)) : grad;
+template <bool HALF, class T> GEMS_DI T hardswish_gradient(T grad, T a) {
+    T r = a < T(3) ? grad * (part_of<3, HALF>(a) + T(0.5)) : grad;
     return a <= T(-3) ? T(0) : r;
 }
 template <class T> GEMS_DI T softplus_gradient(T grad, T a, T threshold) {

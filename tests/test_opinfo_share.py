@@ -9,7 +9,7 @@ import flag_gems
 import pytest
 import torch
 
-from compare import outcome
+from compare import outcome, tensors
 from opinfo import infos_of, rows, samples
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -38,6 +38,8 @@ def test_nearly_all_calls_run_in_kernels(family: str, dtype: torch.dtype) -> Non
     try:
         for info in infos.values():
             for sample in samples(info, flag_gems.device, dtype, False, 6):
+                if any(t.numel() == 0 for t in tensors((sample.input, sample.args))):
+                    continue  # nothing to compute
                 with flag_gems.use_gems():
                     outcome(lambda i=info, s=sample: i.op(s.input, *s.args, **s.kwargs))
     finally:
