@@ -84,6 +84,15 @@ typedef enum gems_error {
 gems_status gems_fail(gems_error kind, const char *format, ...)
     __attribute__((format(printf, 2, 3))); /* records the error, returns GEMS_ERROR */
 gems_status gems_decline(const char *reason); /* a string literal; returns GEMS_DECLINE */
+/* Each reason is kept beside the name of its file in a section of its own, where the page of operators finds it. A reason
+ * that is no literal: (gems_decline)(reason). */
+typedef struct gems_decline_place { const char *file, *reason; } gems_decline_place;
+#define gems_decline(text)                                                                        \
+    (__extension__({                                                                              \
+        static const gems_decline_place gems_here                                                 \
+            __attribute__((section("gems_declines"), used)) = {__FILE__, text};                   \
+        (gems_decline)(gems_here.reason);                                                         \
+    }))
 gems_error gems_error_kind(void);
 const char *gems_error_text(void);
 const char *gems_reason(void); /* of the last decline on this thread */

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
+from flag_gems import _C
 from flag_gems.rows import Row, aligned, functions_of, name_of, others_of
 
 HEAD = """# Operators
@@ -12,6 +15,9 @@ A row covers an overload and, where named, its in-place, out and alias overloads
 `flag_gems.ops`, and of `flag_gems.fused` where the operator is one of `flag_gems::`. Dtypes are those that the kernels
 compute in; any other runs ATen's kernel. Gradients: *formula* means that torch's own derivative applies, or that of the
 row in `flag_gems::` with `_backward` behind its name; *none* that the operator is not differentiable.
+
+Below each family stand the reasons for which its code leaves a call to ATen's kernel (`stats()` counts them, `explain` and the
+log name them), and at the end those of code that several families share.
 """
 
 SHORT = {
@@ -52,12 +58,25 @@ def table(rows: list[Row]) -> str:
     return aligned(cells)
 
 
+def declines(families: list[str]) -> dict[str, list[str]]:
+    """The reasons in the source, by the family whose name a file of families/ begins with; those of other files by ""."""
+    found: dict[str, list[str]] = {}
+    for file, reason in _C.declines():
+        path = PurePath(file)
+        own = [name for name in families if path.parent.name == "families" and path.stem.startswith(name)]
+        reasons = found.setdefault(max(own, key=len, default=""), [])
+        if reason not in reasons:
+            reasons.append(reason)
+    return {family: sorted(reasons) for family, reasons in found.items()}
+
+
 def markdown(rows: list[Row]) -> str:
     """The page docs/operators.md."""
     families: dict[str, list[Row]] = {}
     for row in rows:
         families.setdefault(row["family"], []).append(row)
     parts = [HEAD.format(count=len(rows), families=len(families))]
+    reasons = declines(list(families))
     for family in sorted(families):
         parts.append(f"\n## {family}\n\n| operator | also | functions | dtypes | gradient | what |\n")
         parts.append("| --- | --- | --- | --- | --- | --- |\n")
@@ -67,4 +86,7 @@ def markdown(rows: list[Row]) -> str:
             what = (row["doc"] or "").replace("|", "\\|")
             dtypes = dtypes_text(row["dtypes"])
             parts.append(f"| `{name_of(row)}` | {others} | {functions} | {dtypes} | {row['gradient']} | {what} |\n")
+        if family in reasons:
+            parts.append(f"\nLeft to ATen: {'; '.join(reasons[family])}.\n")
+    parts.append(f"\n## Every family\n\nLeft to ATen: {'; '.join(reasons.get('', []))}.\n")
     return "".join(parts)

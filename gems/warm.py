@@ -12,7 +12,7 @@ from flag_gems import _C
 from flag_gems.rows import Row, aligned, all_rows, select
 
 MAIN_DTYPES = ("float32", "float16", "bfloat16")
-FACTS = ("registers", "spill_bytes", "shared_bytes", "instructions", "milliseconds")
+FACTS = ("registers", "spill_bytes", "shared_bytes", "instructions", "instructions_per_element", "milliseconds")
 COLUMNS = ("op", "program", "dtypes", "arch", *FACTS)
 
 Report = dict[str, Any]
@@ -96,8 +96,9 @@ def run(work: list[Item], jobs: int, progress: bool) -> list[Report]:
     -------
     list of dict
         A report for each program, in the order of `work`: op, program, dtypes, arch, registers, spill_bytes,
-        shared_bytes, instructions (-1 where the compiler does not say), milliseconds, cached, error (None where all
-        went well).
+        shared_bytes, instructions (-1 where the compiler does not say), instructions_per_element (those of the whole
+        kernel, its ends included, over the elements that a thread makes at once; None where a thread's work is not so
+        told), milliseconds, cached, error (None where all went well).
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -131,6 +132,8 @@ def table(reports: list[Report]) -> str:
     cells = [list(COLUMNS)]
     for report in reports:
         row = ["" if report[name] in (None, -1) else str(report[name]) for name in COLUMNS]
+        if report["instructions_per_element"]:
+            row[COLUMNS.index("instructions_per_element")] = f"{report['instructions_per_element']:.1f}"
         if failed(report):
             row[-1] = "failed"
         else:

@@ -10,14 +10,33 @@ template <bool OF_RESULT, class T> GEMS_DI T elu_gradient(T grad, T a, T low, T 
     T below = OF_RESULT ? grad * inner * (a + low) : grad * inner * low * exp(a * inner);
     return a <= T(0) ? below : grad * high;
 }
-template <class T> GEMS_DI T relu6(T a) { return min_nan(max_nan(a, T(0)), T(6)); }
+template <class T> GEMS_DI T relu6(T a) {
+    T low = a < T(0) ? T(0) : a; // NaN stays
+    return low > T(6) ? T(6) : low;
+}
+// For a result of 16 bits a CPU needs fewer digits, and no quotient.
+template <bool HALF, class T> GEMS_DI T sigmoid_for(T x) {
+#if GEMS_CPU
+    if constexpr (HALF) {
+        T a = abs(x), c = a > T(80) ? T(80) : a, n = fma(c, -1.44269504f, gems_whole + 127.0f);
+        T f = fma(c, -1.44269504f, (gems_whole + 127.0f) - n), e = 9.570096670e-03f; // 2^f
+        e = fma(e, f, 5.591785991e-02f);
+        e = fma(e, f, 2.402474496e-01f);
+        e = fma(e, f, 6.931218148e-01f);
+        e = fma(e, f, 9.999992614e-01f) * bits_float(float_bits(n) << 23);
+        T r = gems_reciprocal(1.0f + e);
+        return x < T(0) ? e * r : r;
+    }
+#endif
+    return sigmoid(x);
+}
 // v / BY; for a result of 16 bits a product is as good, and a division is slow.
-template <int BY, class T> GEMS_DI T part_of(T v) {
-    if constexpr (is_half<result_t>) return v * T(1.0 / BY);
+template <int BY, bool HALF, class T> GEMS_DI T part_of(T v) {
+    if constexpr (HALF) return v * T(1.0 / BY);
     else return v / T(BY);
 }
-template <class T> GEMS_DI T hardswish_gradient(T grad, T a) {
-    T r = a < T(3) ? grad * (part_of<3>(a) + T(0.5)) : grad;
+template <bool HALF, class T> GEMS_DI T hardswish_gradient(T grad, T a) {
+    T r = a < T(3) ? grad * (part_of<3, HALF>(a) + T(0.5)) : grad;
     return a <= T(-3) ? T(0) : r;
 }
 template <class T> GEMS_DI T softplus_gradient(T grad, T a, T threshold) {

@@ -15,6 +15,9 @@ GEMS_DI float gems_exp_near(float r) { return fma(fma(gems_exp_tail(r), r, 1.0f)
 GEMS_DI float gems_expm1_near(float r) { return fma(gems_exp_tail(r), r * r, r); }
 GEMS_DI float gems_exp_rest(float x, float n) { return fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x)); }
 GEMS_DI float gems_reciprocal(float d) { return __fdividef(1.0f, d); }
+GEMS_DI float gems_quotient(float n, float d) { return __fdividef(n, d); }
+#else
+GEMS_DI float gems_quotient(float n, float d) { return n / d; }
 #endif
 
 // m times the standard normal distribution up to -a, a from 0.74 on: m * e^(-a^2 / 2) * p(q) / d with d = a + 3 and
@@ -61,7 +64,7 @@ GEMS_DI float gems_normal_rough(float a, float m) {
     e = fma(e, r, 5.000438036e-01f);
     e = fma(e, r, 9.999632269e-01f);
     e = fma(e, r, 9.999992560e-01f) * bits_float(float_bits(n) << 23) * 5.42101086e-20f;
-    return a > 14.7f ? m * 0.0f : m * p / q * e;
+    return a > 14.7f ? m * 0.0f : gems_quotient(m * p, q) * e;
 }
 template <bool HALF> GEMS_DI float normal_cdf_for(float x) {
     if constexpr (!HALF) return normal_cdf(x);

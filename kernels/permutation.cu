@@ -29,14 +29,14 @@ GEMS_DI void partition(const uint64_t* from, uint64_t* to, int32_t begin, int32_
     for (int32_t i = begin; i < end; i++) to[count[(uint32_t)(from[i] >> 32) >> shift & mask]++] = from[i];
 }
 
-// One thread; a key and its number are one word. Split by the high bits, each part by the next ones, so that about 4 words
+// One thread; a key and its number are one word. Split by the high bits, each part by the next ones, so that a word or two
 // are left together; then the whole is nearly in order.
 extern "C" __global__ void permutation_fast(T* __restrict__ out, uint64_t* __restrict__ room, int32_t n, uint64_t seed,
                                             uint64_t offset) {
     uint64_t *from = room, *to = room + n;
     int32_t edges[1 << kMostHigh] = {}, small[1 << kMostLow];
     int bits = 0;
-    while (n >> bits > 4) bits++;
+    while (n >> bits > 1) bits++;
     int high = bits < kMostHigh ? bits : kMostHigh, low = bits - high;
     for (int32_t first = 0; first < n; first += 4 * kGroup) {
         uint32_t r[4][kGroup], keys[4 * kGroup];

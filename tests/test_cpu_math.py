@@ -47,6 +47,9 @@ UNARY = {
     "sin_near": torch.sin,
     "cos_near": torch.cos,
     "tan_near": torch.tan,
+    "log_near": torch.log,
+    "log2_near": torch.log2,
+    "log10_near": torch.log10,
 }
 BINARY = {
     "atan2": torch.atan2,
@@ -142,16 +145,18 @@ def errors_in_ulp(result: np.ndarray, exact: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", UNARY)
 def test_unary(name: str) -> None:
     x = every_float(4093)
-    if name.endswith("_near"):
+    if name.startswith("log") and name.endswith("_near"):
+        x = x[(x >= np.float32(1.17549435e-38)) & np.isfinite(x)]
+    elif name.endswith("_near"):
         x = np.concatenate([x, np.arange(-60_000, 60_000, dtype=np.float32) * np.float32(np.pi / 2)])
         x = x[~(np.abs(x) > 1e5) & ~np.isnan(x)]
     exact = UNARY[name](torch.from_numpy(x).double()).numpy()
-    if name == "lgamma":  # near its zeros the C library's absolute error counts
-        keep = ~((x < 0) & (np.abs(exact) < 1))
+    if name == "lgamma":  # beside the poles and zeros below 0 a double keeps no more digits
+        keep = ~((x < 0) & (np.abs(exact) < 1e-5))
         x, exact = x[keep], exact[keep]
     errors = errors_in_ulp(compute(name, x, x), exact)
     worst = int(np.argmax(errors))
-    limit = {"lgamma": 5, "sigmoid": 2.5, "erfc": 2.5, "tan_near": 3}.get(name, ULP)
+    limit = {"sigmoid": 2.5, "erfc": 2.5, "tan_near": 3}.get(name, ULP)
     assert errors[worst] <= limit, f"{name}({x[worst]!r}) is {errors[worst]:.2f} ulp off"
 
 

@@ -33,6 +33,28 @@ def test_dense_elementwise_programs(arch: str) -> None:
         assert found.has("LDG.E.128", "STG.E.128") and found.count("LDG.E.128") >= tensors, name
 
 
+# Instructions for each element, the ends of a range included: enough below a processor's that memory is the limit, but for
+# gelu. (row, words of the program's name, most)
+EACH = [
+    ("add.Tensor", "dense float32,float32", 16),
+    ("gelu", "dense float32", 80),
+    ("clone", "copy_strided int32", 24),  # float32 moved as it is, four dims, vectors of 16 bytes
+    ("clone", "copy_dense int32", 16),
+]
+
+
+@pytest.mark.parametrize("arch", sass.ARCHS)
+def test_instructions_of_an_element(arch: str) -> None:
+    work = warm.plan([arch], sorted({name for name, _, _ in EACH}), ["float32"])
+    reports = warm.run(work, 2, progress=False)
+    for name, words, most in EACH:
+        found = next(r for r in reports if r["op"] == ROWS[name]["id"] and words in r["program"])
+        assert 1 <= found["instructions_per_element"] <= most, found
+        assert found["registers"] <= REGISTERS and found["spill_bytes"] == 0, found
+    cpu = warm.compile_item(warm.plan(["cpu"], ["add.Tensor"], ["float32"])[0])
+    assert all(report["instructions_per_element"] is None for report in cpu)
+
+
 @pytest.mark.parametrize("arch", sass.ARCHS)
 def test_rows_and_products(arch: str) -> None:
     found = kernel("native_layer_norm", "bfloat16", arch, "normalize")
@@ -90,3 +112,4 @@ def test_every_dense_float32_program_loads_16_bytes() -> None:
         if row["family"] == "elementwise" and "float32" in row["dtypes"]:
             found = kernel(name, "float32", "sm_90a", "elementwise")
             assert found.has("LDG.E.128"), name
+            assert row["promotion"] == "always_bool" or found.has("STG.E.128"), name

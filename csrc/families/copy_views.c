@@ -348,6 +348,11 @@ gems_status gems_copy_program(const gems_op *op, const gems_key *key, gems_progr
     snprintf(program->name, sizeof program->name, "%.*s %s %s to %s", (int)strcspn(op->schema, "("),
              op->schema, entries[key->kernel], gems_dtype_name(key->dtype[0]),
              gems_dtype_name(key->dtype[1]));
+    int vector = key->tune[0] ? key->tune[0] : 1, side = tile_side(key->dtype[0]);
+    program->elements = key->kernel == GEMS_COPY_STRIDED   ? vector
+                        : key->kernel == GEMS_FILL_STRIDED ? 1
+                        : key->kernel == GEMS_COPY_TILE    ? side * side / THREADS
+                                                           : vector * UNROLL;
     program->files[0] = "copy.cu";
     program->entries[0] = entries[key->kernel];
     program->entry_count = 1;

@@ -20,7 +20,9 @@ gems_status gems_ew_types_of(const gems_ew_row *row, int choice, int together,
         (uint8_t)(promotion == GEMS_NO_OPMATH ? together : gems_dtype_opmath(together));
     types->result = (uint8_t)(promotion == GEMS_ALWAYS_BOOL        ? GEMS_BOOL
                               : promotion == GEMS_COMPLEX_TO_FLOAT ? gems_dtype_real(together)
-                                                                   : together);
+                              : promotion != GEMS_FLOAT_TO_COMPLEX ? together
+                              : together == GEMS_F64               ? GEMS_C128
+                                                                   : GEMS_C64);
     return GEMS_OK;
 }
 
@@ -63,8 +65,8 @@ static int result_type(gems_call *call, const gems_value *const *values, int cou
     int type = gems_result_type(values, count);
     if (!call->host->result_type || larges == tensors) return type;
     /* Some 0-dim tensor may be a number in disguise: the host knows. */
-    if (count == 2 && tensors == 2)
-        return call->host->result_type(call, &values[0]->t, &values[1]->t);
+    if (tensors == count && count <= 2)
+        return call->host->result_type(call, &values[0]->t, &values[count - 1]->t);
     return larges && gems_result_type(large, larges) == type ? type : GEMS_NO_DTYPE;
 }
 
@@ -82,7 +84,7 @@ static gems_status promote(const gems_ew_row *row, gems_call *call, int choice,
     }
     if (!count) return gems_decline("no input decides the dtype");
     int together;
-    if (row->op->promotion == GEMS_KEEP) {
+    if (row->op->promotion == GEMS_KEEP || row->op->promotion == GEMS_FLOAT_TO_COMPLEX) {
         together = values[0]->kind == GEMS_TENSOR ? values[0]->t.dtype : GEMS_NO_DTYPE;
         for (int i = 1; i < count; i++)
             if (values[i]->kind != GEMS_TENSOR || values[i]->t.dtype != together)

@@ -124,6 +124,7 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
     for (int i = 0; i < row->inputs; i++)
         read += !((key->tune[GEMS_EW_NUMBERS] | key->tune[GEMS_EW_ABSENT]) >> i & 1);
     tensors += read;
+    int unroll = gems_ew_unroll(key->kernel, read, key->tune[GEMS_EW_VECTOR]);
     gems_text_add(
         text,
         "typedef %s compute_t;\ntypedef %s common_t;\ntypedef %s result_t;\ntypedef %s Index;\n",
@@ -133,8 +134,10 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
     gems_text_add(
         text,
         "constexpr int kVector = %d, kRank = %d, kTensors = %d, kUnroll = %d, kThreads = %d;\n",
-        key->tune[GEMS_EW_VECTOR], key->tune[GEMS_EW_DIMS], tensors,
-        gems_ew_unroll(key->kernel, read, key->tune[GEMS_EW_VECTOR]), GEMS_EW_THREADS);
+        key->tune[GEMS_EW_VECTOR], key->tune[GEMS_EW_DIMS], tensors, unroll, GEMS_EW_THREADS);
+    int vector = key->tune[GEMS_EW_VECTOR] ? key->tune[GEMS_EW_VECTOR] : 1;
+    program->elements =
+        key->kernel == GEMS_EW_TILED ? vector * vector / GEMS_EW_THREADS : vector * unroll;
     bool complex = gems_dtype_is_complex(key->tune[GEMS_EW_COMPUTE]);
     gems_text_add(text, "#define EW_CLASS %d\n#define EW_NAMES_NEAR %d\n", key->kernel,
                   !complex && memmem(choice->expr, (size_t)choice->expr_size, "kNear", 5) != NULL);

@@ -16,7 +16,8 @@ typedef enum gems_promotion {
     GEMS_ALWAYS_BOOL,      /* computes in result_type, gives bool */
     GEMS_BOOL_TO_LONG,     /* elementwise: bool becomes int64; reductions: ints too */
     GEMS_COMPLEX_TO_FLOAT, /* gives the real dtype: abs, angle */
-    GEMS_KEEP              /* the family decides */
+    GEMS_KEEP,             /* the family decides */
+    GEMS_FLOAT_TO_COMPLEX  /* inputs of one real dtype; gives the complex one: complex, polar */
 } gems_promotion;
 
 /* How gradients are kept; the table test holds the row to it. */

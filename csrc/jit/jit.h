@@ -27,6 +27,7 @@ typedef struct gems_program {
     gems_text head;            /* typedefs, constexpr and #define lines that the files need */
     const char *entries[GEMS_MAX_ENTRIES]; /* extern "C" kernels; index = kernel of gems_plan_launch */
     int entry_count;
+    int elements;              /* that a thread of a GPU makes at once where it can; 0: not said */
     bool alone;                /* nothing of ATen's runs where this cannot */
     char name[96];             /* for messages and reports: "add.Tensor dense float32" */
 } gems_program;

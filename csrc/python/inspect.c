@@ -103,12 +103,16 @@ static PyObject *report_dict(int row, const char *dtype, const char *arch, const
     const char *name =
         gems_plan_text(key, &text, &program) == GEMS_OK ? program.name : gems_op_id(row);
     key_dtypes(key, dtypes, sizeof dtypes);
-    PyObject *dict =
-        Py_BuildValue("{ss,ss,ss,ss,si,si,si,si,sd,sO,sN}", "op", gems_op_id(row), "program", name,
-                      "dtypes", *dtypes ? dtypes : dtype, "arch", arch, "registers",
-                      report->registers, "spill_bytes", report->spill_bytes, "shared_bytes",
-                      report->shared_bytes, "instructions", report->instructions, "milliseconds",
-                      report->milliseconds, "cached", cached ? Py_True : Py_False, "error", error);
+    PyObject *each = Py_None;
+    Py_INCREF(each);
+    if (program.elements > 0 && report->instructions > 0)
+        Py_SETREF(each, PyFloat_FromDouble((double)report->instructions / program.elements));
+    PyObject *dict = Py_BuildValue(
+        "{ss,ss,ss,ss,si,si,si,si,sN,sd,sO,sN}", "op", gems_op_id(row), "program", name, "dtypes",
+        *dtypes ? dtypes : dtype, "arch", arch, "registers", report->registers, "spill_bytes",
+        report->spill_bytes, "shared_bytes", report->shared_bytes, "instructions",
+        report->instructions, "instructions_per_element", each, "milliseconds",
+        report->milliseconds, "cached", cached ? Py_True : Py_False, "error", error);
     gems_text_free(&text);
     return dict;
 }
@@ -170,6 +174,22 @@ static PyObject *program_text(PyObject *self, PyObject *args) {
     gems_text_free(&text);
     if (status == GEMS_DECLINE) gems_fail(GEMS_RUNTIME_ERROR, "%s", gems_reason());
     return status == GEMS_OK ? result : gems_set_error();
+}
+
+extern const gems_decline_place __start_gems_declines[] __attribute__((visibility("hidden")));
+extern const gems_decline_place __stop_gems_declines[] __attribute__((visibility("hidden")));
+
+/* declines() -> [(file, reason)]: why calls are left to ATen, as the source has it. */
+static PyObject *declines(PyObject *self, PyObject *args) {
+    (void)self, (void)args;
+    PyObject *list = PyList_New(0);
+    for (const gems_decline_place *at = __start_gems_declines; list && at < __stop_gems_declines;
+         at++) {
+        PyObject *pair = Py_BuildValue("(ss)", at->file, at->reason);
+        if (!pair || PyList_Append(list, pair)) Py_CLEAR(list);
+        Py_XDECREF(pair);
+    }
+    return list;
 }
 
 /* ---- the disk cache ---- */
@@ -275,6 +295,7 @@ static PyObject *take_philox(PyObject *self, PyObject *args) {
 PyMethodDef gems_inspect_methods[] = {
     {"warm", warm, METH_VARARGS,
      "warm(backend, arch, row, dtype): compiles a row's main programs; a report dict each."},
+    {"declines", declines, METH_NOARGS, "Why calls are left to ATen: (file, reason)."},
     {"program_text", program_text, METH_VARARGS,
      "program_text(row, dtype, i, arch='sm_90a', backend='cuda'): text or None."},
     {"cache_directory", cache_directory, METH_NOARGS,

@@ -69,7 +69,7 @@ int gems_numpy_dtype(PyObject *object) {
 
 static gems_match pass(const char *reason) {
     PyErr_Clear();
-    gems_decline(reason);
+    (gems_decline)(reason);
     return GEMS_PASS;
 }
 

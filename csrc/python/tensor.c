@@ -7,7 +7,7 @@
 
 static gems_match pass(const char *reason) {
     if (PyErr_Occurred()) PyErr_Clear();
-    gems_decline(reason);
+    (gems_decline)(reason);
     return GEMS_PASS;
 }
 

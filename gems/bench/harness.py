@@ -3,12 +3,13 @@
 Each round times every candidate once, in chunks of calls long enough for the clock; the ratio of two candidates is the
 median of their ratios round by round, so that whatever slows the machine for a while slows both. On a GPU a chunk lies
 between two CUDA events. With one thread on a CPU the clock is the processor time that the process has had, which does not
-count other processes in between.
+count other processes in between; they still take memory's bandwidth, so that there the fastest rounds are compared.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import platform
 import statistics
 import time
@@ -39,6 +40,10 @@ class Timing:
     def median(self, name: str) -> float:
         """Median seconds of one call."""
         return statistics.median(self.rounds[name])
+
+    def fastest(self, name: str) -> float:
+        """Seconds of one call in the fastest round."""
+        return min(self.rounds[name])
 
     def ratio(self, slow: str, fast: str) -> float:
         """How many times as fast `fast` is as `slow`: median over the rounds."""
@@ -87,11 +92,23 @@ def compare(
         names = list(candidates)
         for name in names if turn % 2 == 0 else reversed(names):  # neither always follows the same one
             with candidates[name].scope():
+                chunk_seconds(candidates[name].call, min(counts[name], 12), device)  # its data are in the caches then
                 seconds = chunk_seconds(candidates[name].call, counts[name], device)
             found[name].append(seconds / counts[name])
         if turn >= 2 and time.perf_counter() - begin > budget:
             break
     return Timing(found)
+
+
+def keep_pages(count: int) -> None:
+    """The process keeps what it frees, where the C library is glibc, and has so many bytes free that it has touched: else it
+    is chance which candidate's results come in fresh pages, and those cost as much as a kernel that moves as many bytes."""
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, size in ((-1, 1 << 30), (-3, 32 << 20)):  # when to trim the heap, from where on to map
+            mallopt(parameter, size)
+    pieces = [torch.ones(max(1, count // 16), dtype=torch.uint8) for _ in range(16)]
+    del pieces
 
 
 @contextlib.contextmanager
