@@ -219,7 +219,8 @@ static gems_status compute_wgmma(gems_call *call, params *p) {
     const gems_device_info *info = gems_device_information(call->device);
     const gems_backend *backend = gems_device_backend(call->device);
     const uint8_t dtype = call->out[0].dtype;
-    _Alignas(64) unsigned char map_a[GEMS_TENSOR_MAP_BYTES], map_b[GEMS_TENSOR_MAP_BYTES];
+    _Alignas(64) unsigned char map_a[GEMS_TENSOR_MAP_BYTES], map_b[GEMS_TENSOR_MAP_BYTES],
+        map_d[GEMS_TENSOR_MAP_BYTES] = {0};
     gems_tensor_map map;
     choice spare;
     bool thin;
@@ -247,9 +248,14 @@ static gems_status compute_wgmma(gems_call *call, params *p) {
     gems_matmul_wgmma_map(&config, false, shape.feed_b, dtype, p->b, p->batch, p->b_batch, p->n,
                           p->b_col, p->k, p->b_k, &map);
     GEMS_TRY(backend->tensor_map(device, &map, map_b));
+    /* Results whose rows are wide are stored by a map too. */
+    if (p->wide_d && !config.thin && config.parts.split == 1) {
+        gems_matmul_wgmma_result_map(dtype, p->d, p->batch, p->d_batch, p->m, p->n, p->d_row, &map);
+        GEMS_TRY(backend->tensor_map(device, &map, map_d));
+    }
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
-    void *args[] = {p, map_a, map_b};
+    void *args[] = {p, map_a, map_b, map_d};
     return launch_tiles(call, plan, &config, p, args);
 }
 
