@@ -73,31 +73,47 @@ GEMS_DI void turn(uint32_t (&w)[4], int lane) {
 GEMS_DI float low_of(uint32_t w) { return to_op(Scalar{(uint16_t)w}); }
 GEMS_DI float high_of(uint32_t w) { return to_op(Scalar{(uint16_t)(w >> 16)}); }
 
+// 64 columns of the 16 rows of C that a warp adds: what a thread reads, 16 bytes at a time, for its neighbours and itself.
+struct Added {
+    Vec<Scalar, 8> part[2][2];
+    GEMS_DI void fetch(const MatmulParams &p, const Scalar *c, int row, int col) { // n is a multiple of 8
+        GEMS_UNROLL for (int h = 0; h < 2; h++) {
+            GEMS_UNROLL for (int g = 0; g < 2; g++) {
+                part[h][g] = {};
+                if (row + h * 8 < p.m && col + g * 32 < p.n) part[h][g] = load<8>(c + (row + h * 8) * p.c_row + col + g * 32);
+            }
+        }
+    }
+};
+
 // Writes 64 columns after 64 of the 16 rows that a warp holds to shared memory, from where copies bring them to D while the next
-// tile is multiplied. C is read through neighbours, 16 bytes at a time.
+// tile is multiplied.
+template <bool ADDS>
 GEMS_DI void write_boxes(const MatmulParams &p, const TensorMap &map_d, const Scalar *c, int row0, int col0, int batch,
                          const float (&acc)[kTileN / 2], unsigned char *boxes) {
     const int lane = (int)threadIdx.x & 31, r = lane >> 2, q = lane & 3;
     const float alpha = (float)p.alpha, beta = (float)p.beta;
+    Added added[2]; // of this chunk and of the next one
+    if constexpr (ADDS) added[0].fetch(p, c, row0 + r, col0 + q * 8);
     GEMS_UNROLL for (int chunk = 0; chunk < kChunks; chunk++) {
         unsigned char *box = boxes + chunk % kBuffers * 2048;
+        if constexpr (ADDS) {
+            if (chunk + 1 < kChunks) added[(chunk + 1) & 1].fetch(p, c, row0 + r, col0 + (chunk + 1) * 64 + q * 8);
+        }
         // What was stored from this place before has been read.
         if (lane == 0) tensor_store_wait<kBuffers - 1>();
         __syncwarp();
         GEMS_UNROLL for (int h = 0; h < 2; h++) {
             GEMS_UNROLL for (int g = 0; g < 2; g++) {
-                const int row = row0 + r + h * 8, col = col0 + chunk * 64 + (g * 4 + q) * 8;
-                uint32_t w[4] = {0, 0, 0, 0};
-                if (c) {
-                    Vec<Scalar, 8> add = {};
-                    if (row < p.m && col < p.n) add = load<8>(c + row * p.c_row + col); // n is a multiple of 8
-                    memcpy(w, &add, 16);
+                uint32_t w[4];
+                if constexpr (ADDS) {
+                    memcpy(w, &added[chunk & 1].part[h][g], 16);
                     turn(w, lane);
                 }
                 GEMS_UNROLL for (int i = 0; i < 4; i++) {
                     const int at = (chunk * 8 + g * 4 + i) * 4 + h * 2;
                     float x = alpha * acc[at], y = alpha * acc[at + 1];
-                    if (c) x += beta * low_of(w[i]), y += beta * high_of(w[i]);
+                    if constexpr (ADDS) x += beta * low_of(w[i]), y += beta * high_of(w[i]);
                     Vec<uint32_t, 1> two = {{pack_two<Scalar>(x, y)}};
                     store<1>(reinterpret_cast<uint32_t *>(box + (h * 8 + r) * 128 + (((g * 4 + i) ^ r) << 4) + q * 4), two);
                 }
@@ -265,8 +281,10 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
             }
             if constexpr (!kThin) {
                 if (!sums && p.wide_d && (!c || (p.wide_c && p.n % 8 == 0))) {
-                    write_boxes(p, map_d, c, row, unit.col, p.d_batch ? unit.batch : 0, acc,
-                                staged + (warp - 4) * (kBuffers * 2048));
+                    unsigned char *boxes = staged + (warp - 4) * (kBuffers * 2048);
+                    const int batch = p.d_batch ? unit.batch : 0;
+                    if (c) write_boxes<true>(p, map_d, c, row, unit.col, batch, acc, boxes);
+                    else write_boxes<false>(p, map_d, c, row, unit.col, batch, acc, boxes);
                     continue;
                 }
             }
