@@ -197,6 +197,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     // The twin of STAGED in csrc/families/matmul_wgmma.c: sums of a thin tile, boxes to store, or slabs.
     unsigned char *staged = ring + kStages * kBytes;
     uint64_t *full = reinterpret_cast<uint64_t *>(staged + kStaged), *empty = full + kStages;
+    const uint32_t blocks = kThin && kCluster > 1 ? (uint32_t)cluster_size() : (uint32_t)kCluster;
     const int rank = kCluster > 1 ? cluster_rank() : 0, warp = shuffle_from((int)threadIdx.x >> 5, 0), lane = (int)threadIdx.x & 31;
     const uint32_t units = (uint32_t)p.tiles_m * (uint32_t)p.tiles_n * (uint32_t)p.split * (uint32_t)p.batch;
     if (threadIdx.x == 0) {
@@ -215,7 +216,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
         if (warp == 0 && elect_one()) {
             tensor_map_prefetch(map_a);
             tensor_map_prefetch(map_b);
-            for (uint32_t u = blockIdx.x / kCluster; u < units; u += gridDim.x / kCluster) {
+            for (uint32_t u = blockIdx.x / blocks; u < units; u += gridDim.x / blocks) {
                 const Unit unit(p, u, rank);
                 const int a_batch = p.a_batch ? unit.batch : 0, b_batch = p.b_batch ? unit.batch : 0;
                 for (int s = 0; s < unit.steps; s++, at.next()) {
@@ -239,7 +240,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
                 if (lane == 0) mbarrier_arrive(empty + stage);
             }
         };
-        for (uint32_t u = blockIdx.x / kCluster; u < units; u += gridDim.x / kCluster) {
+        for (uint32_t u = blockIdx.x / blocks; u < units; u += gridDim.x / blocks) {
             const Unit unit(p, u, rank);
             float acc[kTileN / 2];
             int before = 0;
