@@ -1,11 +1,11 @@
 // The matrix product of 16-bit floats on sm_90a: one warpgroup starts copies by tensor maps, two multiply. A block does one tile of
 // 128 x kTileN after another, and copies of the next tile run while a tile is written. Blocks of a cluster lie below each other
-// and bring B together. Where tiles are few or narrow (kThin) they take a part of k each for the same
-// tile instead, and add their sums in the order of the parts.
+// and bring B together. Where tiles are few or narrow (kThin) they take a part of k each for the same tile instead, and add their
+// sums in the order of the parts.
 //
 // The head of the program gives: Scalar (storage type), kTileN, kStages (tiles in shared memory), kCluster (of a thin product: 2
-// stands for any number), kBuffers (boxes of results of each warp), kThin, kLinesA, kLinesB
-// (the operand is contiguous along its lines, not along k). Has not run on a GPU.
+// stands for any number), kBuffers (boxes of results of each warp), kThin, kLinesA, kLinesB (the operand is contiguous along its
+// lines, not along k). Results stored by maps and clusters of thin products have not run on a GPU.
 namespace {
 
 constexpr int kTileM = 128, kTileK = 64, kThreads = 384, kProducts = 8; // warps that multiply

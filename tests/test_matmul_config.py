@@ -88,7 +88,8 @@ class Program(C.Structure):
     _fields_ = [
         ("files", C.c_char_p * constant("jit/jit.h", "GEMS_MAX_FILES")),
         *(("head", C.c_char_p), ("size", C.c_size_t), ("room", C.c_size_t), ("failed", C.c_bool)),
-        *(("entries", C.c_char_p * constant("backend/backend.h", "GEMS_MAX_ENTRIES")), ("entry_count", C.c_int), ("name", C.c_char * 96)),
+        ("entries", C.c_char_p * constant("backend/backend.h", "GEMS_MAX_ENTRIES")),
+        *(("entry_count", C.c_int), ("name", C.c_char * 96)),
     ]
 
 
