@@ -120,6 +120,9 @@ def test_tiles_follow_the_shape() -> None:
     decode = configure(1, 4096, 16, 4096)
     assert decode.thin and decode.cluster == 4 and decode.grid == 128 and decode.stages >= 8
     assert configure(1, 128256, 16, 4096).cluster == 1
+    # The gradient of a small weight over many tokens: more parts than a cluster has blocks.
+    tall = configure(1, 64, 64, 100000)
+    assert tall.cluster == 1 and tall.parts.split == 32
     # A few tokens and a layer: parts of k in clusters rather than a second launch.
     some = configure(1, 128, 4096, 4096)
     assert some.thin and some.cluster > 1 and some.grid == 128

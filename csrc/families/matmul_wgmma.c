@@ -106,12 +106,15 @@ static void configure_thin(const gems_matmul_shape *s, const gems_device_info *i
     const int tile_n = s->feed_b == GEMS_ALONG_LINES || s->n > 32 ? 64 : s->n > 16 ? 32 : 16;
     take(info, tile_n, 1, true, c);
     const int64_t count = divide(s, 1, c), parts = parts_of(s, count, info->processors);
-    if (!CLUSTERS || !info->arch || parts == 1) {
+    const int64_t cluster = parts >= 8 ? 8 : parts >= 4 ? 4 : parts >= 2 ? 2 : 1;
+    /* Parts in a cluster save a launch, of about so many steps; more parts save steps. */
+    const int64_t saved = ceil_div(s->k, TILE_K) / cluster - ceil_div(s->k, TILE_K) / parts;
+    if (!CLUSTERS || !info->arch || parts == 1 || saved > 20) {
         divide(s, parts, c);
         c->grid = least(count * c->parts.split, info->processors);
         return;
     }
-    take(info, tile_n, parts >= 8 ? 8 : parts >= 4 ? 4 : 2, true, c);
+    take(info, tile_n, (int)cluster, true, c);
     divide(s, c->cluster, c);
     c->parts.split = 1;
     c->grid = count * c->cluster;
