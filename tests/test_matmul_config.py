@@ -39,6 +39,7 @@ class Shape(C.Structure):
         *((name, C.c_int64) for name in ("batch", "m", "n", "k")),
         *((name, C.c_uint8) for name in ("dtype", "feed_a", "feed_b")),
         ("workers", C.c_int32),
+        ("crooked", C.c_bool),
     ]
 
 

@@ -132,8 +132,8 @@ static choice *choose(const gems_matmul_shape *s, const gems_device_info *info, 
     choice *kept = kept_choices();
     const uint64_t words[3] = {
         (uint64_t)s->m << 32 | (uint64_t)s->n, (uint64_t)s->k << 32 | (uint64_t)s->batch,
-        (uint64_t)s->workers << 32 |
-            (uint64_t)(wgmma << 24 | s->dtype << 16 | s->feed_a << 8 | s->feed_b)};
+        (uint64_t)s->workers << 32 | (uint64_t)(s->crooked << 25 | wgmma << 24 | s->dtype << 16 |
+                                                s->feed_a << 8 | s->feed_b)};
     uint64_t hash = (words[0] ^ words[1] * 3 ^ words[2] * 5) * UINT64_C(0x9e3779b97f4a7c15) >> 60;
     choice *c = kept ? &kept[hash % CHOICES] : spare;
     if (kept && c->info == info && c->words[0] == words[0] && c->words[1] == words[1] &&
@@ -197,6 +197,11 @@ static gems_status compute(gems_call *call, params *p) {
 
 /* ---- sm_90a ---- */
 
+/* Whether rows of a matrix begin elsewhere than lines of the cache, of 128 bytes. */
+static bool is_crooked(const void *data, int64_t one_stride, int64_t other_stride) {
+    return (uintptr_t)data % 128 || (one_stride == 1 ? other_stride : one_stride) % 64;
+}
+
 static gems_matmul_shape shape_of(const params *p, uint8_t dtype) {
     const size_t element = gems_dtype_size(dtype);
     return (gems_matmul_shape){
@@ -209,6 +214,7 @@ static gems_matmul_shape shape_of(const params *p, uint8_t dtype) {
                                                    p->a_row, p->k, p->a_k),
         .feed_b = (uint8_t)gems_matmul_choose_feed(p->b, element, p->batch, p->b_batch, p->n,
                                                    p->b_col, p->k, p->b_k),
+        .crooked = is_crooked(p->a, p->a_row, p->a_k) || is_crooked(p->b, p->b_col, p->b_k),
     };
 }
 

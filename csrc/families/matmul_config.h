@@ -29,6 +29,7 @@ typedef struct gems_matmul_shape {
     uint8_t dtype;
     uint8_t feed_a, feed_b; /* gems_matmul_feed */
     int32_t workers;        /* threads of the fast mode; 0: as many as the device has */
+    bool crooked;           /* sm_90a: rows of an operand do not begin where lines of the cache do */
 } gems_matmul_shape;
 
 /* How the work is parted. Passed to the kernels as it is: the twin of the fields of MatmulParams in

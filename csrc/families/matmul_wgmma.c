@@ -120,7 +120,8 @@ static void configure_thin(const gems_matmul_shape *s, const gems_device_info *i
     c->grid = count * c->cluster;
 }
 
-/* Cycles of a product: what a processor multiplies (2048 a cycle), brings (64 bytes a cycle) or
+/* Cycles of a product: what a processor multiplies (2048 a cycle), brings (64 bytes a cycle,
+ * 26 where each row of a box lies in two lines of the cache) or
  * stores meanwhile (12 bytes a cycle where all do), whichever is longer, a start and an end for
  * every tile, and what it takes to add parts of k: in a cluster, or by a second launch. */
 static int64_t configure_tile(const gems_matmul_shape *s, const gems_device_info *info,
@@ -141,7 +142,8 @@ static int64_t configure_tile(const gems_matmul_shape *s, const gems_device_info
         c->grid = least(count, slots) * c->cluster;
     }
     const int64_t share = c->thin ? 1 : c->cluster,
-                  step = most(4 * tile_n, (TILE_M + tile_n / share) * TILE_K * 2 / 64);
+                  step = most(4 * tile_n,
+                              (TILE_M + tile_n / share) * TILE_K * 2 / (s->crooked ? 26 : 64));
     const int64_t tile =
         most(c->parts.split_k / TILE_K * step, TILE_M * tile_n * 2 / 12) + 500 + rest;
     const int64_t second =
