@@ -321,13 +321,23 @@ MISTAKES = {
     ),
     "the wrong parity": ("matmul_wgmma.cu", "stage = 0, parity ^= 1;", "stage = 0;"),
     "accumulators read before they are complete": ("matmul_wgmma.cu", "wgmma_wait<0>();", ""),
+    "results that are not waited for": (
+        "matmul_wgmma.cu",
+        "if (!kThin && warp >= 4 && lane == 0) tensor_store_wait<0>();",
+        "",
+    ),
     "half a step along k": ("matmul_wgmma.cu", "2048 >> 4 : 32 >> 4", "2048 >> 4 : 16 >> 4"),
     "lanes that exchange wrongly": ("matmul_wgmma.cu", "high ? w[i] : w[i + 2], 2)", "high ? w[i + 2] : w[i], 2)"),
     "a stride of the descriptor": ("hopper.cuh", "(uint64_t)(1024 >> 4) << 32", "(uint64_t)(512 >> 4) << 32"),
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+QUICK = ("no wait for a tile", "a place left before its products are complete", "results that are not waited for")
+
+
+@pytest.mark.parametrize(
+    "mistake", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MISTAKES]
+)
 def test_planted_mistakes_are_found(mistake: str, tmp_path: Path) -> None:
     file, right, wrong = MISTAKES[mistake]
     texts = tmp_path / "kernels"
