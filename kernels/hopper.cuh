@@ -59,6 +59,15 @@ GEMS_DI void tensor_copy_to(void* to, const TensorMap& map, uint64_t* bar, int x
                  ::"r"(shared_address(to)), "l"((uint64_t)&map), "r"(shared_address(bar)), "r"(x), "r"(y), "r"(z), "h"(mask)
                  : "memory");
 }
+// What this thread wrote to shared memory is seen by copies that start behind it.
+GEMS_DI void copy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Starts to copy a box of shared memory to (x, y, z), as far as the tensor goes.
+GEMS_DI void tensor_store(const TensorMap& map, const void* from, int x, int y, int z) {
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0,{%2,%3,%4}],[%1];\ncp.async.bulk.commit_group;"
+                 ::"l"((uint64_t)&map), "r"(shared_address(from)), "r"(x), "r"(y), "r"(z) : "memory");
+}
+// Waits until all but the last N boxes that this thread stored have been read from shared memory.
+template <int N> GEMS_DI void tensor_store_wait() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory"); }
 // True in one lane of a warp of which all come here.
 GEMS_DI bool elect_one() {
     uint32_t r;
@@ -160,7 +169,8 @@ struct Barrier { uint16_t count, pending; int32_t bytes; };         // bit 15 of
 struct BoxCopy { Barrier* bar; unsigned char* to; Map map; int at[3]; }; // has not landed
 struct Wanted { Barrier* bar; uint32_t parity; bool (*ready)(void*); };
 struct Product { float* d; uint64_t a, b; int n, group; bool brain, lines_a, lines_b, add; };
-struct Worker { Product product[16]; int count, group; };
+struct BoxStore { Map map; const unsigned char* from; int at[3]; };
+struct Worker { Product product[16]; int count, group; BoxStore store[8]; int stores; };
 
 static BoxCopy box_copies[256];
 static int box_copy_count;
@@ -284,6 +294,32 @@ GEMS_UNSEEN __noinline__ static void wait_products(int groups) {
     }
     w.count = kept;
 }
+GEMS_UNSEEN __noinline__ static void store_box(const TensorMap& map, const void* from, int x, int y, int z) {
+    Worker& w = workers[gems_cpu_runtime->self->rank];
+    if (w.stores == 8) gems_cpu_runtime->stop("too many boxes are stored at once");
+    if ((uint64_t)from & 1023) gems_cpu_runtime->stop("a box is stored from a place that is no multiple of 1024 bytes");
+    BoxStore& s = w.store[w.stores++];
+    s = {{}, (const unsigned char*)from, {x, y, z}};
+    memcpy(&s.map, &map, sizeof s.map);
+}
+GEMS_UNSEEN __noinline__ static void wait_stores(int left) {
+    Worker& w = workers[gems_cpu_runtime->self->rank];
+    for (; w.stores > left; w.stores--) {
+        const BoxStore s = w.store[0];
+        for (int i = 1; i < w.stores; i++) w.store[i - 1] = w.store[i];
+        for (int y = 0; y < s.map.box[1]; y++) {
+            for (int x = 0; x < s.map.box[0]; x++) {
+                int64_t i = (int64_t)s.at[0] + x, j = (int64_t)s.at[1] + y, k = s.at[2];
+                if (i >= s.map.sizes[0] || j >= s.map.sizes[1] || k >= s.map.sizes[2]) continue;
+                void* to = (void*)(s.map.data + i * 2 + j * s.map.strides[0] + k * s.map.strides[1]);
+#if GEMS_CHECKED
+                gems_cpu_runtime->access(to, 2, 1, __builtin_return_address(0));
+#endif
+                memcpy(to, (const void*)swizzled((uint64_t)(s.from + (y * s.map.box[0] + x) * 2)), 2);
+            }
+        }
+    }
+}
 GEMS_UNSEEN __noinline__ static void init_barrier(void* p, int count) {
     Barrier* bar = (Barrier*)p;
     *bar = {(uint16_t)count, (uint16_t)count, 0};
@@ -291,7 +327,7 @@ GEMS_UNSEEN __noinline__ static void init_barrier(void* p, int count) {
     for (int i = 0; i < box_copy_count; i++)
         if (box_copies[i].bar != bar) box_copies[kept++] = box_copies[i];
     box_copy_count = kept;
-    for (Worker& w : workers) w.count = 0;
+    for (Worker& w : workers) w.count = w.stores = 0;
     for (auto& part : parts) part.arrived = 0;
 }
 struct Turn { int id, turn; };
@@ -323,6 +359,11 @@ GEMS_DI void tensor_map_prefetch(const TensorMap&) {}
 GEMS_DI void tensor_copy(void* to, const TensorMap& map, uint64_t* bar, int x, int y, int z) {
     gems_cpu::copy_box(to, map, bar, x, y, z);
 }
+GEMS_DI void copy_fence() {}
+GEMS_DI void tensor_store(const TensorMap& map, const void* from, int x, int y, int z) {
+    gems_cpu::store_box(map, from, x, y, z);
+}
+template <int N> GEMS_DI void tensor_store_wait() { gems_cpu::wait_stores(N); }
 GEMS_DI bool elect_one() { return gems_cpu_runtime->self->lane == 0; }
 template <int N> GEMS_DI void registers_down() {}
 template <int N> GEMS_DI void registers_up() {}

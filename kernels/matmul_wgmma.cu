@@ -1,11 +1,11 @@
 // The matrix product of 16-bit floats on sm_90a: one warpgroup starts copies by tensor maps, two multiply. A block does one tile of
 // 128 x kTileN after another, and copies of the next tile run while a tile is written. Blocks of a cluster lie below each other
-// and bring B together. Where the product is thin (kThin: at most 64 columns, bound by reading A) they take a part of k each for
-// the same tile instead, and add their sums in the order of the parts.
+// and bring B together. Where tiles are few or narrow (kThin) they take a part of k each for the same tile instead, and add their
+// sums in the order of the parts.
 //
 // The head of the program gives: Scalar (storage type), kTileN, kStages (tiles in shared memory), kCluster (of a thin product: 2
-// stands for any number), kThin, kLinesA, kLinesB
-// (the operand is contiguous along its lines, not along k). Has not run on a GPU.
+// stands for any number), kBuffers (boxes of results of each warp), kThin, kLinesA, kLinesB (the operand is contiguous along its
+// lines, not along k). Results stored by maps and clusters of thin products have not run on a GPU.
 namespace {
 
 constexpr int kTileM = 128, kTileK = 64, kThreads = 384, kProducts = 8; // warps that multiply
@@ -13,7 +13,10 @@ constexpr int kBytesA = kTileM * kTileK * 2, kBytesB = kTileN * kTileK * 2, kByt
 constexpr int kShare = kThin ? 1 : kCluster;                 // blocks that bring B together
 constexpr int kLoadB = kTileN / kShare;                      // lines of B that a block brings
 constexpr int kPitch = kTileM + 4, kMultiplying = kProducts * 32;
+constexpr int kChunks = kThin ? 0 : kTileN / 64; // boxes of 16 rows and 64 columns that a warp stores
 constexpr int kSlab = kTileN < 32 ? kTileN : 32, kSlabPitch = kSlab + 4;
+constexpr int kBoxes = kProducts * kBuffers * 2048;
+constexpr int kStaged = kThin ? kTileN * 640 : kBoxes > 18432 ? kBoxes : 18432;
 static_assert(!kLinesB || kLoadB % 64 == 0, "a tile that lies along lines has 64 of them");
 
 // A place in the ring, and the parity of its barriers' phase there.
@@ -70,32 +73,55 @@ GEMS_DI void turn(uint32_t (&w)[4], int lane) {
 GEMS_DI float low_of(uint32_t w) { return to_op(Scalar{(uint16_t)w}); }
 GEMS_DI float high_of(uint32_t w) { return to_op(Scalar{(uint16_t)(w >> 16)}); }
 
-// Writes the part of a tile that a thread holds: through its neighbours, so that each writes and reads 16 bytes at a time.
-GEMS_DI void write_wide(const MatmulParams &p, const Scalar *c, Scalar *d, int row0, int col0, const float (&acc)[kTileN / 2]) {
-    const int lane = (int)threadIdx.x & 31, q = lane & 3;
-    const float alpha = (float)p.alpha, beta = (float)p.beta;
-    GEMS_UNROLL for (int h = 0; h < 2; h++) {
-        const int row = row0 + (lane >> 2) + h * 8;
-        GEMS_UNROLL for (int g = 0; g < kTileN / 32; g++) {
-            const int col = col0 + (g * 4 + q) * 8;
-            const bool inside = row < p.m && col < p.n; // n is a multiple of 8
-            uint32_t w[4] = {0, 0, 0, 0};
-            if (c) {
-                Vec<Scalar, 8> add = {};
-                if (inside) add = load<8>(c + row * p.c_row + col);
-                memcpy(w, &add, 16);
-                turn(w, lane);
+// 64 columns of the 16 rows of C that a warp adds: what a thread reads, 16 bytes at a time, for its neighbours and itself.
+struct Added {
+    Vec<Scalar, 8> part[2][2];
+    GEMS_DI void fetch(const MatmulParams &p, const Scalar *c, int row, int col) { // n is a multiple of 8
+        GEMS_UNROLL for (int h = 0; h < 2; h++) {
+            GEMS_UNROLL for (int g = 0; g < 2; g++) {
+                part[h][g] = {};
+                if (row + h * 8 < p.m && col + g * 32 < p.n) part[h][g] = load<8>(c + (row + h * 8) * p.c_row + col + g * 32);
             }
-            GEMS_UNROLL for (int i = 0; i < 4; i++) {
-                float x = alpha * acc[(g * 4 + i) * 4 + h * 2], y = alpha * acc[(g * 4 + i) * 4 + h * 2 + 1];
-                if (c) x += beta * low_of(w[i]), y += beta * high_of(w[i]);
-                w[i] = pack_two<Scalar>(x, y);
-            }
-            turn(w, lane);
-            Vec<Scalar, 8> result;
-            memcpy(&result, w, 16);
-            if (inside) store<8>(d + row * p.d_row + col, result);
         }
+    }
+};
+
+// Writes 64 columns after 64 of the 16 rows that a warp holds to shared memory, from where copies bring them to D while the next
+// tile is multiplied.
+template <bool ADDS>
+GEMS_DI void write_boxes(const MatmulParams &p, const TensorMap &map_d, const Scalar *c, int row0, int col0, int batch,
+                         const float (&acc)[kTileN / 2], unsigned char *boxes) {
+    const int lane = (int)threadIdx.x & 31, r = lane >> 2, q = lane & 3;
+    const float alpha = (float)p.alpha, beta = (float)p.beta;
+    Added added[2]; // of this chunk and of the next one
+    if constexpr (ADDS) added[0].fetch(p, c, row0 + r, col0 + q * 8);
+    GEMS_UNROLL for (int chunk = 0; chunk < kChunks; chunk++) {
+        unsigned char *box = boxes + chunk % kBuffers * 2048;
+        if constexpr (ADDS) {
+            if (chunk + 1 < kChunks) added[(chunk + 1) & 1].fetch(p, c, row0 + r, col0 + (chunk + 1) * 64 + q * 8);
+        }
+        // What was stored from this place before has been read.
+        if (lane == 0) tensor_store_wait<kBuffers - 1>();
+        __syncwarp();
+        GEMS_UNROLL for (int h = 0; h < 2; h++) {
+            GEMS_UNROLL for (int g = 0; g < 2; g++) {
+                uint32_t w[4];
+                if constexpr (ADDS) {
+                    memcpy(w, &added[chunk & 1].part[h][g], 16);
+                    turn(w, lane);
+                }
+                GEMS_UNROLL for (int i = 0; i < 4; i++) {
+                    const int at = (chunk * 8 + g * 4 + i) * 4 + h * 2;
+                    float x = alpha * acc[at], y = alpha * acc[at + 1];
+                    if constexpr (ADDS) x += beta * low_of(w[i]), y += beta * high_of(w[i]);
+                    Vec<uint32_t, 1> two = {{pack_two<Scalar>(x, y)}};
+                    store<1>(reinterpret_cast<uint32_t *>(box + (h * 8 + r) * 128 + (((g * 4 + i) ^ r) << 4) + q * 4), two);
+                }
+            }
+        }
+        copy_fence();
+        __syncwarp();
+        if (lane == 0) tensor_store(map_d, box, col0 + chunk * 64, row0, batch);
     }
 }
 
@@ -165,11 +191,13 @@ GEMS_DI void write_thin(const MatmulParams &p, const Scalar *c, Scalar *d, const
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
     matmul_wgmma(const __grid_constant__ MatmulParams p, const __grid_constant__ TensorMap map_a,
-                 const __grid_constant__ TensorMap map_b) {
+                 const __grid_constant__ TensorMap map_b, const __grid_constant__ TensorMap map_d) {
     GEMS_DYN_SMEM(unsigned char, given);
     unsigned char *ring = given + (-shared_address(given) & 1023);
-    uint64_t *full = reinterpret_cast<uint64_t *>(ring + kStages * kBytes), *empty = full + kStages;
-    float *staged = reinterpret_cast<float *>(empty + kStages); // the twin of STAGED in csrc/families/matmul_wgmma.c
+    // The twin of STAGED in csrc/families/matmul_wgmma.c: sums of a thin tile, boxes to store, or slabs.
+    unsigned char *staged = ring + kStages * kBytes;
+    uint64_t *full = reinterpret_cast<uint64_t *>(staged + kStaged), *empty = full + kStages;
+    const uint32_t blocks = kThin && kCluster > 1 ? (uint32_t)cluster_size() : (uint32_t)kCluster;
     const int rank = kCluster > 1 ? cluster_rank() : 0, warp = shuffle_from((int)threadIdx.x >> 5, 0), lane = (int)threadIdx.x & 31;
     const uint32_t units = (uint32_t)p.tiles_m * (uint32_t)p.tiles_n * (uint32_t)p.split * (uint32_t)p.batch;
     if (threadIdx.x == 0) {
@@ -188,7 +216,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
         if (warp == 0 && elect_one()) {
             tensor_map_prefetch(map_a);
             tensor_map_prefetch(map_b);
-            for (uint32_t u = blockIdx.x / kCluster; u < units; u += gridDim.x / kCluster) {
+            for (uint32_t u = blockIdx.x / blocks; u < units; u += gridDim.x / blocks) {
                 const Unit unit(p, u, rank);
                 const int a_batch = p.a_batch ? unit.batch : 0, b_batch = p.b_batch ? unit.batch : 0;
                 for (int s = 0; s < unit.steps; s++, at.next()) {
@@ -212,7 +240,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
                 if (lane == 0) mbarrier_arrive(empty + stage);
             }
         };
-        for (uint32_t u = blockIdx.x / kCluster; u < units; u += gridDim.x / kCluster) {
+        for (uint32_t u = blockIdx.x / blocks; u < units; u += gridDim.x / blocks) {
             const Unit unit(p, u, rank);
             float acc[kTileN / 2];
             int before = 0;
@@ -242,24 +270,30 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
             const int64_t place = unit.split * (int64_t)p.batch + unit.batch;
             float *sums = p.partial ? static_cast<float *>(p.partial) + place * p.m * p.n : nullptr;
             if (kThin && !sums) {
+                float *sums_of_tile = reinterpret_cast<float *>(staged);
                 const int line = group * 64 + (warp & 3) * 16 + (lane >> 2);
                 GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++)
-                    staged[(i / 4 * 8 + (lane & 3) * 2 + (i & 1)) * kPitch + line + (i & 2) * 4] = acc[i];
+                    sums_of_tile[(i / 4 * 8 + (lane & 3) * 2 + (i & 1)) * kPitch + line + (i & 2) * 4] = acc[i];
                 if constexpr (kCluster > 1) cluster_sync_memory();
                 else part_sync<1>(kMultiplying);
-                write_thin(p, c, d, staged, unit.row, unit.col, rank);
+                write_thin(p, c, d, sums_of_tile, unit.row, unit.col, rank);
                 if constexpr (kCluster == 1) part_sync<1>(kMultiplying);
                 continue;
             }
             if constexpr (!kThin) {
-                if (!sums && p.wide_d && (!c || p.wide_c) && p.n % 8 == 0) {
-                    write_wide(p, c, d, row, unit.col, acc);
+                if (!sums && p.wide_d && (!c || (p.wide_c && p.n % 8 == 0))) {
+                    unsigned char *boxes = staged + (warp - 4) * (kBuffers * 2048);
+                    const int batch = p.d_batch ? unit.batch : 0;
+                    if (c) write_boxes<true>(p, map_d, c, row, unit.col, batch, acc, boxes);
+                    else write_boxes<false>(p, map_d, c, row, unit.col, batch, acc, boxes);
                     continue;
                 }
             }
-            write_any(p, c, d, sums, row, unit.col, acc, staged + (warp - 4) * (16 * kSlabPitch));
+            write_any(p, c, d, sums, row, unit.col, acc, reinterpret_cast<float *>(staged) + (warp - 4) * (16 * kSlabPitch));
         }
     }
+    // What was stored has been read.
+    if (!kThin && warp >= 4 && lane == 0) tensor_store_wait<0>();
     // No block ends while another one of its cluster may still arrive at its barriers or read its sums.
     if constexpr (kCluster > 1) cluster_sync();
 }

@@ -142,6 +142,8 @@ def test_device_info() -> None:
         False,
     )
     assert not faithful.wants_extents and checked.wants_extents
+    hopper = opened("faithful", GEMS_CPU_DEVICE="sm_90a").device_info(0)
+    assert hopper.hopper and not faithful.hopper and hopper.shared_bytes > faithful.shared_bytes
 
 
 # ---- the faithful mode
@@ -381,7 +383,13 @@ def test_identity_tells_apart_modes_and_compilers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("GEMS_CPU_MODE", "quick"), ("GEMS_CPU_ORDER", "random:x"), ("GEMS_CPU_ORDER", "up")]
+    ("name", "value"),
+    [
+        ("GEMS_CPU_MODE", "quick"),
+        ("GEMS_CPU_ORDER", "random:x"),
+        ("GEMS_CPU_ORDER", "up"),
+        ("GEMS_CPU_DEVICE", "sm_80"),
+    ],
 )
 def test_bad_settings(name: str, value: str) -> None:
     with pytest.raises(GemsError, match=f"{name}={value}"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes as C
 import functools
 import itertools
+import re
 import tempfile
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Shape(C.Structure):
         *((name, C.c_int64) for name in ("batch", "m", "n", "k")),
         *((name, C.c_uint8) for name in ("dtype", "feed_a", "feed_b")),
         ("workers", C.c_int32),
+        ("crooked", C.c_bool),
     ]
 
 
@@ -74,13 +76,21 @@ class Key(C.Structure):
     ]
 
 
+def constant(header: str, name: str) -> int:
+    """A number that a header of csrc/ defines."""
+    found = re.search(rf"#define {name}\s+(\d+)", (native.CSRC / header).read_text())
+    assert found, name
+    return int(found[1])
+
+
 class Program(C.Structure):
     """gems_program."""
 
     _fields_ = [
-        ("files", C.c_char_p * 4),
+        ("files", C.c_char_p * constant("jit/jit.h", "GEMS_MAX_FILES")),
         *(("head", C.c_char_p), ("size", C.c_size_t), ("room", C.c_size_t), ("failed", C.c_bool)),
-        *(("entries", C.c_char_p * 6), ("entry_count", C.c_int), ("name", C.c_char * 96)),
+        ("entries", C.c_char_p * constant("backend/backend.h", "GEMS_MAX_ENTRIES")),
+        *(("entry_count", C.c_int), ("name", C.c_char * 96)),
     ]
 
 

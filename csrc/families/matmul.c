@@ -90,12 +90,19 @@ static gems_status launch_tiles(gems_call *call, const gems_plan *plan,
     return gems_call_launch(call, plan, 1, blocks, threads, 0, args);
 }
 
-/* A configuration that was chosen, and the key of its program. */
+/* A map that was made, and of what. */
+typedef struct kept_map {
+    gems_tensor_map of; /* data NULL: none */
+    unsigned char map[GEMS_TENSOR_MAP_BYTES];
+} kept_map;
+
+/* A configuration that was chosen, the key of its program, and the maps of its last operands. */
 typedef struct choice {
     const gems_device_info *info;
     uint64_t words[3]; /* the shape */
     gems_matmul_config config;
     gems_key key;
+    kept_map maps[3];
 } choice;
 
 /* The choices that a thread made last, by a hash of the shape; freed when it ends. */
@@ -120,13 +127,13 @@ static choice *kept_choices(void) {
 /* The configuration of a shape, by the kernel of sm_90a or by the others. Programs multiply the
  * same few shapes again and again, so it is looked up first; `spare` takes it when there is no
  * memory for that. */
-static const choice *choose(const gems_matmul_shape *s, const gems_device_info *info, bool wgmma,
-                            choice *spare) {
+static choice *choose(const gems_matmul_shape *s, const gems_device_info *info, bool wgmma,
+                      choice *spare) {
     choice *kept = kept_choices();
     const uint64_t words[3] = {
         (uint64_t)s->m << 32 | (uint64_t)s->n, (uint64_t)s->k << 32 | (uint64_t)s->batch,
-        (uint64_t)s->workers << 32 |
-            (uint64_t)(wgmma << 24 | s->dtype << 16 | s->feed_a << 8 | s->feed_b)};
+        (uint64_t)s->workers << 32 | (uint64_t)(s->crooked << 25 | wgmma << 24 | s->dtype << 16 |
+                                                s->feed_a << 8 | s->feed_b)};
     uint64_t hash = (words[0] ^ words[1] * 3 ^ words[2] * 5) * UINT64_C(0x9e3779b97f4a7c15) >> 60;
     choice *c = kept ? &kept[hash % CHOICES] : spare;
     if (kept && c->info == info && c->words[0] == words[0] && c->words[1] == words[1] &&
@@ -138,6 +145,7 @@ static const choice *choose(const gems_matmul_shape *s, const gems_device_info *
         gems_matmul_configure(s, info, &c->config);
     gems_matmul_key(&c->config, s->dtype, s->feed_a, s->feed_b, &c->key);
     memcpy(c->words, words, sizeof words);
+    for (int i = 0; i < 3; i++) c->maps[i].of.data = NULL;
     c->info = info;
     return c;
 }
@@ -189,6 +197,11 @@ static gems_status compute(gems_call *call, params *p) {
 
 /* ---- sm_90a ---- */
 
+/* Whether rows of a matrix begin elsewhere than lines of the cache, of 128 bytes. */
+static bool is_crooked(const void *data, int64_t one_stride, int64_t other_stride) {
+    return (uintptr_t)data % 128 || (one_stride == 1 ? other_stride : one_stride) % 64;
+}
+
 static gems_matmul_shape shape_of(const params *p, uint8_t dtype) {
     const size_t element = gems_dtype_size(dtype);
     return (gems_matmul_shape){
@@ -201,6 +214,7 @@ static gems_matmul_shape shape_of(const params *p, uint8_t dtype) {
                                                    p->a_row, p->k, p->a_k),
         .feed_b = (uint8_t)gems_matmul_choose_feed(p->b, element, p->batch, p->b_batch, p->n,
                                                    p->b_col, p->k, p->b_k),
+        .crooked = is_crooked(p->a, p->a_row, p->a_k) || is_crooked(p->b, p->b_col, p->b_k),
     };
 }
 
@@ -214,12 +228,29 @@ static bool takes_wgmma(const gems_device_info *info, const params *p, uint8_t d
     return gems_matmul_wgmma_takes(&shape, info);
 }
 
+/* Writes the map of an operand, at a multiple of 64 bytes. It is made where it is not the one that
+ * is kept: a model's weights stay where they are, and so, mostly, do its activations. */
+static gems_status write_map(const gems_call *call, const gems_tensor_map *of, kept_map *kept,
+                             unsigned char *map) {
+    const gems_tensor_map *k = &kept->of;
+    if (k->data == of->data && !memcmp(k->sizes, of->sizes, sizeof of->sizes) &&
+        !memcmp(k->strides, of->strides, sizeof of->strides) &&
+        !memcmp(k->box, of->box, sizeof of->box)) {
+        memcpy(map, kept->map, sizeof kept->map);
+        return GEMS_OK;
+    }
+    const gems_backend *backend = gems_device_backend(call->device);
+    GEMS_TRY(backend->tensor_map(gems_device_index(call->device), of, map));
+    memcpy(kept->map, map, sizeof kept->map);
+    kept->of = *of;
+    return GEMS_OK;
+}
+
 /* As compute. GEMS_DECLINE: nothing was launched, and another kernel may do it. */
 static gems_status compute_wgmma(gems_call *call, params *p) {
     const gems_device_info *info = gems_device_information(call->device);
-    const gems_backend *backend = gems_device_backend(call->device);
     const uint8_t dtype = call->out[0].dtype;
-    _Alignas(64) unsigned char map_a[GEMS_TENSOR_MAP_BYTES], map_b[GEMS_TENSOR_MAP_BYTES];
+    _Alignas(64) unsigned char maps[3][GEMS_TENSOR_MAP_BYTES] = {{0}};
     gems_tensor_map map;
     choice spare;
     bool thin;
@@ -232,7 +263,7 @@ static gems_status compute_wgmma(gems_call *call, params *p) {
     if (p->m == 1) p->c_row = p->d_row = 0;
     if (p->n == 1) p->c_col = p->d_col = 1;
     if (p->batch == 1) p->a_batch = p->b_batch = p->c_batch = p->d_batch = 0;
-    const choice *chosen = choose(&shape, info, true, &spare);
+    choice *chosen = choose(&shape, info, true, &spare);
     const gems_matmul_config config = chosen->config;
     gems_key key = chosen->key;
     if (config.shared > info->shared_bytes) return gems_decline("less shared memory than tiles");
@@ -240,16 +271,20 @@ static gems_status compute_wgmma(gems_call *call, params *p) {
     p->wide_c = p->c && is_wide(p->c, p->c_batch, p->c_row, p->c_col, 8);
     p->wide_d = is_wide(p->d, p->d_batch, p->d_row, p->d_col, 8);
 
-    const int device = gems_device_index(call->device);
     gems_matmul_wgmma_map(&config, true, shape.feed_a, dtype, p->a, p->batch, p->a_batch, p->m,
                           p->a_row, p->k, p->a_k, &map);
-    GEMS_TRY(backend->tensor_map(device, &map, map_a));
+    GEMS_TRY(write_map(call, &map, &chosen->maps[0], maps[0]));
     gems_matmul_wgmma_map(&config, false, shape.feed_b, dtype, p->b, p->batch, p->b_batch, p->n,
                           p->b_col, p->k, p->b_k, &map);
-    GEMS_TRY(backend->tensor_map(device, &map, map_b));
+    GEMS_TRY(write_map(call, &map, &chosen->maps[1], maps[1]));
+    /* Results whose rows are wide are stored by a map too. */
+    if (p->wide_d && !config.thin && config.parts.split == 1) {
+        gems_matmul_wgmma_result_map(dtype, p->d, p->batch, p->d_batch, p->m, p->n, p->d_row, &map);
+        GEMS_TRY(write_map(call, &map, &chosen->maps[2], maps[2]));
+    }
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
-    void *args[] = {p, map_a, map_b};
+    void *args[] = {p, maps[0], maps[1], maps[2]};
     return launch_tiles(call, plan, &config, p, args);
 }
 

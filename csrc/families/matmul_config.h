@@ -29,6 +29,7 @@ typedef struct gems_matmul_shape {
     uint8_t dtype;
     uint8_t feed_a, feed_b; /* gems_matmul_feed */
     int32_t workers;        /* threads of the fast mode; 0: as many as the device has */
+    bool crooked;           /* sm_90a: rows of an operand do not begin where lines of the cache do */
 } gems_matmul_shape;
 
 /* How the work is parted. Passed to the kernels as it is: the twin of the fields of MatmulParams in
@@ -47,11 +48,11 @@ typedef struct gems_matmul_config {
     uint8_t tile_k;             /* depth of a tile in shared memory */
     uint8_t across_m, across_n; /* MMA: warps; FMA: elements of a thread */
     uint8_t stages;             /* MMA: tiles in shared memory */
-    uint8_t pad;                /* elements between the rows of a staged slab */
+    uint8_t pad;                /* elements between the rows of a staged slab; WGMMA: boxes of results of each warp */
     uint8_t blocks;             /* resident on a processor at a time, which limits the registers */
     uint8_t cluster;            /* WGMMA: blocks below each other that bring B together; tile_m is theirs together.
                                  * Thin: blocks that do a part of k each; parts.split is 1 and parts.split_k theirs */
-    bool thin;                  /* WGMMA: at most 64 columns */
+    bool thin;                  /* WGMMA: tiles are few, or have at most 64 columns */
     gems_matmul_parts parts;
     int64_t grid; /* blocks */
     uint32_t threads, shared;
@@ -80,6 +81,10 @@ bool gems_matmul_wgmma_candidate(const gems_device_info *info, int i, gems_matmu
 void gems_matmul_wgmma_map(const gems_matmul_config *config, bool first, int feed, int dtype, const void *data, int64_t batch,
                            int64_t batch_stride, int64_t lines, int64_t line_stride, int64_t k, int64_t k_stride,
                            gems_tensor_map *map);
+
+/* The result, whose rows are contiguous and wide, as its map has it. */
+void gems_matmul_wgmma_result_map(int dtype, const void *data, int64_t batch, int64_t batch_stride, int64_t m, int64_t n,
+                                  int64_t row_stride, gems_tensor_map *map);
 
 /* How an operand is best read. data: its address; lines, k: sizes. */
 gems_matmul_feed gems_matmul_choose_feed(const void *data, size_t element, int64_t batch, int64_t batch_stride,

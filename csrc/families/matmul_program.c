@@ -70,9 +70,9 @@ gems_status gems_matmul_program(const gems_op *op, const gems_key *key, gems_pro
         program->files[3] = "matmul_wgmma.cu";
         program->entries[0] = "matmul_wgmma";
         gems_text_add(&program->head,
-                      "constexpr int kTileN = %d, kStages = %d, kCluster = %d;\n"
+                      "constexpr int kTileN = %d, kStages = %d, kCluster = %d, kBuffers = %d;\n"
                       "constexpr bool kThin = %s, kLinesA = %s, kLinesB = %s;\n",
-                      tile_n, tune[STAGES], tune[ACROSS_M], words[tune[ACROSS_N] & 1],
+                      tile_n, tune[STAGES], tune[ACROSS_M], tune[PAD], words[tune[ACROSS_N] & 1],
                       words[lines_a], words[lines_b]);
         snprintf(program->name, sizeof program->name, "matmul wgmma %dx%dx%d %s %s %s", tile_m,
                  tile_n, tune[ACROSS_M], feeds[tune[FEED_A] & 3] + 1, feeds[tune[FEED_B] & 3] + 1,

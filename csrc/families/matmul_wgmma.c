@@ -16,9 +16,14 @@
 #define THIN   64   /* columns up to which a product is bound by reading A */
 #define SLACK  1024 /* to begin the ring at a multiple of so many bytes */
 
-/* Bytes through which results are written: a slab of 16 rows for each warp, or the sums of a thin
- * tile. */
-#define STAGED(tile_n, thin) ((thin) ? (uint32_t)(tile_n) * 640 : 18432u)
+/* Boxes of 16 rows and 64 columns, of 2048 bytes, in which each of the eight warps that multiply
+ * leaves results until copies have read them. Four take a whole tile of 256 columns, and a stage of
+ * the ring. */
+#define BUFFERS        4
+/* Bytes through which results are written: the sums of a thin tile; boxes, or slabs. */
+#define BOXES(buffers) ((uint32_t)(buffers) * 8 * 2048)
+#define STAGED(tile_n, thin, buffers) \
+    ((thin) ? (uint32_t)(tile_n) * 640 : BOXES(buffers) > 18432 ? BOXES(buffers) : 18432u)
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -42,13 +47,15 @@ static uint32_t stage_bytes(int tile_n) { return (uint32_t)(TILE_M + tile_n) * T
 
 static void take(const gems_device_info *info, int tile_n, int cluster, bool thin,
                  gems_matmul_config *c) {
-    const uint32_t staged = STAGED(tile_n, thin);
+    const int buffers = tile_n / 64 < BUFFERS ? (tile_n < 64 ? 1 : tile_n / 64) : BUFFERS;
+    const uint32_t staged = STAGED(tile_n, thin, buffers);
     int64_t stages = (info->shared_bytes - SLACK - 256 - staged) / stage_bytes(tile_n);
     stages = most(least(stages, 12), 1);
     *c = (gems_matmul_config){
         .kernel = GEMS_MATMUL_WGMMA,
         .tile_k = TILE_K,
         .stages = (uint8_t)stages,
+        .pad = (uint8_t)buffers,
         .cluster = (uint8_t)cluster,
         .thin = thin,
         .blocks = 1,
@@ -67,8 +74,8 @@ static const struct {
     uint8_t cluster;
     bool thin;
 } tiles[] = {{256, 2, false}, {256, 1, false}, {128, 2, false}, {128, 1, false},
-             {64, 1, false},  {64, 1, true},   {64, 2, true},   {32, 1, true},
-             {32, 2, true},   {16, 1, true},   {16, 2, true}};
+             {64, 1, false},  {128, 2, true},  {64, 1, true},   {64, 2, true},
+             {32, 1, true},   {32, 2, true},   {16, 1, true},   {16, 2, true}};
 #define TILES ((int)(sizeof tiles / sizeof *tiles))
 
 bool gems_matmul_wgmma_candidate(const gems_device_info *info, int i, gems_matmul_config *config) {
@@ -99,31 +106,48 @@ static void configure_thin(const gems_matmul_shape *s, const gems_device_info *i
     const int tile_n = s->feed_b == GEMS_ALONG_LINES || s->n > 32 ? 64 : s->n > 16 ? 32 : 16;
     take(info, tile_n, 1, true, c);
     const int64_t count = divide(s, 1, c), parts = parts_of(s, count, info->processors);
-    if (!CLUSTERS || !info->arch || parts == 1) {
+    const int64_t cluster = parts >= 8 ? 8 : parts >= 4 ? 4 : parts >= 2 ? 2 : 1;
+    /* Parts in a cluster save a launch, of about so many steps; more parts save steps. */
+    const int64_t saved = ceil_div(s->k, TILE_K) / cluster - ceil_div(s->k, TILE_K) / parts;
+    if (!CLUSTERS || !info->arch || parts == 1 || saved > 20) {
         divide(s, parts, c);
         c->grid = least(count * c->parts.split, info->processors);
         return;
     }
-    take(info, tile_n, parts >= 8 ? 8 : parts >= 4 ? 4 : 2, true, c);
+    take(info, tile_n, (int)cluster, true, c);
     divide(s, c->cluster, c);
     c->parts.split = 1;
     c->grid = count * c->cluster;
 }
 
-/* Cycles of a product: what a processor multiplies (2048 a cycle) or brings (about 40 bytes a cycle
- * where all do), whichever is longer, a start and an end for every tile, and the second pass. */
+/* Cycles of a product: what a processor multiplies (2048 a cycle), brings (64 bytes a cycle,
+ * 26 where each row of a box lies in two lines of the cache) or
+ * stores meanwhile (12 bytes a cycle where all do), whichever is longer, a start and an end for
+ * every tile, and what it takes to add parts of k: in a cluster, or by a second launch. */
 static int64_t configure_tile(const gems_matmul_shape *s, const gems_device_info *info,
                               gems_matmul_config *c) {
-    const int64_t slots = most(info->processors / c->cluster, 1), outputs = s->batch * s->m * s->n;
-    int64_t count = divide(s, 1, c);
-    divide(s, parts_of(s, count, slots), c);
-    count *= c->parts.split;
-    c->grid = least(count, slots) * c->cluster;
-    const int64_t tile_n = c->parts.tile_n, bytes = (TILE_M + tile_n / c->cluster) * TILE_K * 2,
-                  step = most(4 * tile_n, bytes / 40);
-    const int64_t tile = c->parts.split_k / TILE_K * step + 1500 + 4 * tile_n;
+    const int64_t slots = most(c->thin ? info->processors : info->processors / c->cluster, 1),
+                  outputs = s->batch * s->m * s->n, tile_n = c->parts.tile_n;
+    int64_t count = divide(s, 1, c), rest = 1000 + 2 * tile_n;
+    if (c->thin) {
+        if (count * c->cluster > (c->cluster > 2 ? slots / 8 * 8 : slots)) return INT64_MAX;
+        divide(s, c->cluster, c);
+        c->parts.split = 1;
+        c->grid = count * c->cluster;
+        rest = 2500 + 16 * tile_n;
+        count *= c->cluster;
+    } else {
+        divide(s, parts_of(s, count, slots), c);
+        count *= c->parts.split;
+        c->grid = least(count, slots) * c->cluster;
+    }
+    const int64_t share = c->thin ? 1 : c->cluster,
+                  step = most(4 * tile_n,
+                              (TILE_M + tile_n / share) * TILE_K * 2 / (s->crooked ? 26 : 64));
+    const int64_t tile =
+        most(c->parts.split_k / TILE_K * step, TILE_M * tile_n * 2 / 12) + 500 + rest;
     const int64_t second =
-        c->parts.split > 1 ? 5000 + outputs * c->parts.split / (info->processors * 4) : 0;
+        c->parts.split > 1 ? 7000 + outputs * c->parts.split / (info->processors * 2) : 0;
     return ceil_div(count, slots) * tile + second;
 }
 
@@ -135,15 +159,32 @@ void gems_matmul_wgmma_configure(const gems_matmul_shape *s, const gems_device_i
         return;
     }
     for (int i = 0; i < TILES; i++) {
-        gems_matmul_config c;
-        if (tiles[i].thin || (tiles[i].cluster > 1 && (!CLUSTERS || !info->arch))) continue;
-        take(info, tiles[i].tile_n, tiles[i].cluster, false, &c);
-        int64_t cost = configure_tile(s, info, &c);
-        if (cost < lowest) {
-            lowest = cost;
-            *config = c;
+        /* A thin kernel's 2 stands for any number of blocks. */
+        for (int cluster = tiles[i].cluster; cluster <= (tiles[i].thin ? 8 : tiles[i].cluster);
+             cluster *= 2) {
+            gems_matmul_config c;
+            if (cluster > 1 && (!CLUSTERS || !info->arch)) continue;
+            if (tiles[i].thin && (tiles[i].tile_n < 64 || cluster == 1)) continue;
+            take(info, tiles[i].tile_n, cluster, tiles[i].thin, &c);
+            int64_t cost = configure_tile(s, info, &c);
+            if (cost < lowest) {
+                lowest = cost;
+                *config = c;
+            }
         }
     }
+}
+
+void gems_matmul_wgmma_result_map(int dtype, const void *data, int64_t batch, int64_t batch_stride,
+                                  int64_t m, int64_t n, int64_t row_stride, gems_tensor_map *map) {
+    const int64_t stride = m == 1 ? ceil_div(n * 2, 16) * 16 : row_stride * 2;
+    *map = (gems_tensor_map){
+        .data = data,
+        .sizes = {n, m, batch},
+        .strides = {stride, batch == 1 ? m * stride : batch_stride * 2},
+        .box = {64, 16},
+        .dtype = (uint8_t)dtype,
+    };
 }
 
 void gems_matmul_wgmma_map(const gems_matmul_config *config, bool first, int feed, int dtype,
