@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from . import ops, own
+from .fused_losses import *  # noqa: F403
+from .fused_losses import __all__ as _losses
 from .fused_norms import *  # noqa: F403
 from .fused_norms import __all__ as _norms
 
@@ -72,4 +74,4 @@ def outer(inp: Any, weight: Any) -> Any:
     return ops.mul(inp[:, None], weight[None, :])
 
 
-__all__ = ["gelu_and_mul", "outer", "silu_and_mul", "silu_and_mul_out", *_norms]
+__all__ = ["gelu_and_mul", "outer", "silu_and_mul", "silu_and_mul_out", *_losses, *_norms]

@@ -153,7 +153,8 @@ def test_every_own_row(name: str) -> None:
     assert operator.constant or grads <= taken
     assert taken - grads <= {p.name for p in operator.parameters} | set(operator.kept)
     tensors = [p for p in operator.parameters if p.type is None]
-    assert backward["schema"].rpartition("->")[2].count("Tensor") == len(tensors)
+    given = backward["schema"].rpartition("->")[2].count("Tensor")
+    assert given == len(tensors) or (given < len(tensors) and operator.composed is not None)
 
 
 @pytest.mark.parametrize(

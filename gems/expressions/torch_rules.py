@@ -164,6 +164,9 @@ def autograd(operator: Any, positional: list[Any] | None = None) -> tuple[Callab
                         value = value.expand(grads[0].shape)
                     part = _summed(value, saved[name]) if operator.elementwise else value
                     found[name] = found[name] + part if name in found else part
+        rest = tuple(name for name in needed if name not in found)
+        if rest and operator.composed is not None:  # what the row gives no gradient of
+            found |= _by_composition(operator, values, rest, grads)
         results = tuple(found.get(p.name) for p in given)
         return results if len(results) > 1 else results[0]
 
