@@ -89,8 +89,8 @@ def cross_entropy_loss(
 ) -> Any:
     """The cross entropy of logits, as torch.nn.functional.cross_entropy: one kernel each way.
 
-    Logits are read once, and once more for the gradient; of each row two numbers are kept. Rows that are ignored are not
-    read, and their gradient is zero.
+    Logits are read once, and once more for the gradient; of each row two numbers are kept. Rows that are ignored are
+    not read, and their gradient is zero.
 
     Parameters
     ----------

@@ -242,3 +242,40 @@ def test_normed_cumsum_of_nothing_and_integers() -> None:
     torch.testing.assert_close(flag_gems.normed_cumsum(whole), whole.cumsum(0) / 10)
     x = draw(3, 4, dtype=torch.float64).abs().requires_grad_()
     assert torch.autograd.gradcheck(flag_gems.normed_cumsum, (x,))
+
+
+# ---- rwkv_ka_fusion ----
+
+
+def ka_reference(k: Tensor, kk: Tensor, a: Tensor, ka: Tensor, heads: int, n: int) -> tuple[Tensor, ...]:
+    k, kk, a, ka = (t.double() for t in (k, kk, a, ka))
+    normed = F.normalize((k * kk).view(*k.shape[:-1], heads, n), dim=-1).view(k.shape)
+    return k * (1 + (a - 1) * ka), normed, normed * a
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("lead", "heads", "n"), [((), 2, 64), ((5,), 3, 7), ((2, 3), 4, 64), ((2,), 1, 1000), ((0,), 2, 8)]
+)
+def test_rwkv_ka_fusion(lead: tuple[int, ...], heads: int, n: int, dtype: torch.dtype) -> None:
+    k, a = draw(*lead, heads * n, dtype=dtype), draw(*lead, heads * n, dtype=dtype, seed=1)
+    kk, ka = draw(heads * n, dtype=dtype, seed=2), draw(heads * n, dtype=dtype, seed=3)
+    call = lambda: flag_gems.rwkv_ka_fusion(k, kk, a, ka, heads, n)  # noqa: E731
+    for ours, exact in zip(
+        counted("flag_gems::rwkv_ka_fusion", call), ka_reference(k, kk, a, ka, heads, n), strict=True
+    ):
+        close(ours, exact, dtype, 4)
+
+
+def test_rwkv_ka_fusion_layouts_gradients_and_operator() -> None:
+    k, a = draw(6, 4).t(), draw(4, 12, seed=1)[:, ::2]
+    kk, ka = draw(12, seed=2)[::2], draw(1, 6, seed=3)
+    for ours, exact in zip(flag_gems.rwkv_ka_fusion(k, kk, a, ka, 2, 3), ka_reference(k, kk, a, ka, 2, 3), strict=True):
+        close(ours, exact, torch.float32, 4)
+    zero = torch.zeros(2, 6, device=DEVICE)
+    assert torch.equal(flag_gems.rwkv_ka_fusion(zero, kk, zero, ka[0], 2, 3)[1], zero)
+    args = [t.double().requires_grad_() for t in (k, kk, a, ka)]
+    assert torch.autograd.gradcheck(lambda *t: flag_gems.rwkv_ka_fusion(*t, 2, 3), args)
+    torch.library.opcheck(OPS.rwkv_ka_fusion, (k.requires_grad_(), kk, a, ka[0], 2, 3))
+    with pytest.raises(RuntimeError):
+        flag_gems.rwkv_ka_fusion(k, kk, a, ka, 2, 4)
