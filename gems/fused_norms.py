@@ -219,6 +219,33 @@ _GROUP = _forced(lambda function, *args: function(*args), "native_group_norm", "
 _BATCH = _forced(lambda function, *args: function(*args), *_BATCH_NORM)
 
 
+def weight_norm(v: Any, g: Any, dim: int = 0) -> Any:
+    """v over its length, times g, as torch.nn.utils.parametrizations.weight_norm has it.
+
+    Parameters
+    ----------
+    v : Tensor
+    g : Tensor
+        Of the shape of v where the dimension `dim` is, and 1 elsewhere.
+    dim : int
+        The dimension that is kept; -1: none, the length is that of all of v.
+    """
+    import torch
+
+    return _WEIGHT(torch._weight_norm, v, g, dim)
+
+
+_WEIGHT = _forced(
+    lambda function, *args: function(*args),
+    "_weight_norm_interface",
+    "_weight_norm_interface_backward",
+    "norm",
+    "linalg_vector_norm",
+    "div",
+    "mul",
+)
+
+
 def normed_cumsum(inp: Any, dim: int = -1) -> Any:
     """The running sum along a dimension over the sum of it, as of probabilities that do not add up to one.
 
@@ -277,4 +304,4 @@ def rwkv_ka_fusion(k: Any, kk: Any, a: Any, ka: Any, H: int, N: int) -> tuple[An
     return _rwkv_ka_fusion(k, kk, a, ka, H, N)
 
 
-__all__ = ["fused_add_rms_norm", "instance_norm", "normed_cumsum", "rwkv_ka_fusion", "skip_layer_norm"]
+__all__ = ["fused_add_rms_norm", "instance_norm", "normed_cumsum", "rwkv_ka_fusion", "skip_layer_norm", "weight_norm"]

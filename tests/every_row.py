@@ -81,6 +81,8 @@ def norms(x: Callable[..., Tensor]) -> dict[str, list[Any]]:
     """The same for norms over channels."""
     data, channel, groups = x(3, 6, 4), x(6), torch.ones(3, 2)
     return {
+        "_weight_norm_interface": [x(5, 7), x(5, 1), 0],
+        "_weight_norm_interface_backward": [x(5, 7), x(5, 7), x(5, 1), x(5, 1) + 9, 0],
         "native_group_norm": [data, channel, channel, 3, 6, 4, 2, 1e-5],
         "native_group_norm_backward": [data, data, groups, groups, channel, 3, 6, 4, 2, [True, True, True]],
         "native_batch_norm": [data, channel, channel, x(6), x(6) + 9, True, 0.1, 1e-5],

@@ -11,7 +11,7 @@ import torch
 from flag_gems import modules
 from torch import Tensor
 
-from compare import FLOATS
+from compare import FLOATS, kernels
 from layouts import LAYOUTS
 
 DEVICE = flag_gems.device
@@ -279,3 +279,63 @@ def test_rwkv_ka_fusion_layouts_gradients_and_operator() -> None:
     torch.library.opcheck(OPS.rwkv_ka_fusion, (k.requires_grad_(), kk, a, ka[0], 2, 3))
     with pytest.raises(RuntimeError):
         flag_gems.rwkv_ka_fusion(k, kk, a, ka, 2, 4)
+
+
+# ---- weight_norm ----
+
+ATEN = torch.ops.aten
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(4, 3, 5), (6, 64), (7, 1000), (130, 9), (1, 5), (8,), (3, 20000)])
+@pytest.mark.parametrize("last", [False, True])
+def test_weight_norm_interface(shape: tuple[int, ...], last: bool, dtype: torch.dtype) -> None:
+    dim = len(shape) - 1 if last else 0
+    v, grad = draw(*shape, dtype=dtype), draw(*shape, dtype=dtype, seed=2)
+    g = draw(*(n if d == dim else 1 for d, n in enumerate(shape)), dtype=dtype, seed=1)
+    wide, scale = v.double().requires_grad_(), g.double().requires_grad_()
+    dims = [d for d in range(len(shape)) if d != dim]
+    length = torch.linalg.vector_norm(wide, dim=dims, keepdim=True) if dims else wide.abs()
+    exact = wide * (scale / length)
+    wanted = torch.autograd.grad(exact, (wide, scale), grad.double())
+    aten = ATEN._weight_norm_interface(v, g, dim)
+    with kernels("_weight_norm_interface", "_weight_norm_interface_backward"):
+        w, lengths = ATEN._weight_norm_interface(v, g, dim)
+        found = ATEN._weight_norm_interface_backward(grad, v, g, lengths, dim)
+    for mine, theirs in zip((w, lengths), aten, strict=True):
+        assert (mine.dtype, mine.shape, mine.stride()) == (theirs.dtype, theirs.shape, theirs.stride())
+    close(w, exact.detach(), dtype, 4)
+    close(lengths, length.detach(), lengths.dtype, 8)
+    for ours, gradient in zip(found, wanted, strict=True):
+        unit = {torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, torch.finfo(dtype).eps)
+        assert ours.dtype == dtype and ours.shape == gradient.shape
+        torch.testing.assert_close(ours.double(), gradient, rtol=8 * unit, atol=8 * unit * v.numel() ** 0.5)
+
+
+def test_weight_norm_layouts_and_zeros() -> None:
+    for layout, change in LAYOUTS.items():
+        v = change(draw(4, 6, 8))
+        if v is None or v.ndim < 2 or not v.numel():
+            continue
+        for dim in (0, v.ndim - 1):
+            g = draw(*(n if d == dim else 1 for d, n in enumerate(v.shape)), seed=1)
+            expected = ATEN._weight_norm_interface(v.contiguous(), g, dim)  # ATen reads v as if it were contiguous
+            with flag_gems.use_gems():
+                ours = ATEN._weight_norm_interface(v, g, dim)
+            torch.testing.assert_close(ours, expected, msg=layout)
+    zero, g = torch.zeros(3, 4, device=DEVICE), torch.ones(3, 1, device=DEVICE)
+    with kernels("_weight_norm_interface"):
+        w, lengths = ATEN._weight_norm_interface(zero, g, 0)
+    assert w.isnan().all() and torch.equal(lengths, torch.zeros_like(g))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+def test_weight_norm(dim: int) -> None:
+    v = draw(4, 3, 5, dtype=torch.float64).requires_grad_()
+    g = draw(*(n if d == dim else 1 for d, n in enumerate(v.shape)), dtype=torch.float64, seed=1).requires_grad_()
+    torch.testing.assert_close(flag_gems.weight_norm(v, g, dim), torch._weight_norm(v, g, dim))
+    assert torch.autograd.gradcheck(lambda v, g: flag_gems.weight_norm(v, g, dim), (v, g))
+    assert torch.autograd.gradgradcheck(lambda v, g: flag_gems.weight_norm(v, g, dim), (v, g))
+    half, scale = v.detach().half(), g.detach().half()
+    exact = torch._weight_norm(half.double(), scale.double(), dim)
+    close(flag_gems.weight_norm(half, scale, dim), exact, half.dtype, 4)

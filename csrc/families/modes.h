@@ -220,7 +220,7 @@ enum gems_row_op {
 /* add_norm: what is made of the sum; the second in place, the third of one tensor. */
 enum gems_add_norm_mode { GEMS_SKIP_LAYER_NORM, GEMS_ADD_RMS_NORM, GEMS_PLAIN_RMS_NORM };
 
-/* group_norm, batch_norm, cross_entropy; of the latter: whether it trains is an argument, or always or never so. */
+/* group_norm, batch_norm, weight_norm, cross_entropy; of the latter: whether it trains is an argument, or always or never so. */
 enum gems_norm_mode {
     GEMS_NORM_FORWARD,
     GEMS_NORM_BACKWARD,
