@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import flag_gems
 import pytest
 import torch
-from flag_gems import modules
+from flag_gems import modules, warm
 from torch import Tensor
 
 from compare import FLOATS, kernels
@@ -340,3 +344,39 @@ def test_weight_norm(dim: int) -> None:
     half, scale = v.detach().half(), g.detach().half()
     exact = torch._weight_norm(half.double(), scale.double(), dim)
     close(flag_gems.weight_norm(half, scale, dim), exact, half.dtype, 4)
+
+
+# ---- every own row of these files, and its programs ----
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.mark.parametrize(
+    ("mode", "order"),
+    [
+        ("checked", "forward"),
+        pytest.param("checked", "random:3", marks=pytest.mark.slow),
+        pytest.param("faithful", "reverse", marks=pytest.mark.slow),
+        pytest.param("fast", "forward", marks=pytest.mark.slow),
+    ],
+)
+def test_own_rows_in_a_mode(mode: str, order: str) -> None:
+    """No race and no access out of bounds; the results of what each is composed of."""
+    env = dict(os.environ, GEMS_CPU_MODE=mode, GEMS_CPU_ORDER=order, GEMS_VENDOR="cpu")
+    env["PYTHONPATH"] = os.pathsep.join([str(HERE), *(p for p in sys.path if p)])
+    command = [sys.executable, str(HERE / "own_rows.py")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+
+
+ROWS = ["skip_layer_norm", "fused_add_rms_norm", "weighted_rms_norm", "rwkv_ka_fusion"]
+ROWS += ["cross_entropy", "cross_entropy_backward", "weight_norm", "weight_norm_backward"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_100a", "sm_120"])
+@pytest.mark.parametrize("row", ROWS)
+def test_programs_for_a_gpu(row: str, arch: str) -> None:
+    for dtype in warm.MAIN_DTYPES:
+        reports = warm.compile_item(warm.Item("cuda", arch, row, dtype))
+        assert reports and all(r["error"] is None and not r["spill_bytes"] for r in reports), reports

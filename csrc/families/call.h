@@ -5,7 +5,7 @@
 #include "../base/shape.h"
 #include "op.h"
 
-#define GEMS_MAX_SCRATCH 4 /* scratch buffers of one call */
+#define GEMS_MAX_SCRATCH 6 /* scratch buffers of one call */
 
 typedef struct gems_call gems_call;
 
