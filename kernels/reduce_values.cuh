@@ -1,5 +1,6 @@
 /* What reductions accumulate: a value (sum, mean, prod, max, min, any, all, count, norms), the place of one (argmax, argmin,
- * max.dim, min.dim), or the moments of the elements (var, std, with their means).
+ * max.dim, min.dim), the moments of the elements (var, std, with their means), both extremes, or the largest element and the sum
+ * of exponentials below it (logsumexp).
  *
  * The program's head gives: In; Cast, the dtype in which elements are taken; Val, what is accumulated; Out; Index; kReduce;
  * kBoth (values and places, or deviations and means, are written); kTwo (an element is made of two tensors' elements a and

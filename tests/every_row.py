@@ -17,7 +17,6 @@ from compare import Raised, assert_same, outcome
 from layouts import LAYOUTS
 from opinfo import RANDOM, rows
 
-
 # Layouts in which ATen's kernel reads what does not belong to the tensor.
 WRONG = {"_weight_norm_interface": ("transposed",)}
 

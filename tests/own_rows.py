@@ -1,4 +1,4 @@
-"""Run as a program, in the cpu mode that the environment names: the rows in flag_gems:: beside what they are composed of."""
+"""Run as a program, in the cpu mode that the environment names: own rows beside what they are composed of."""
 
 from __future__ import annotations
 
@@ -92,9 +92,8 @@ def main() -> int:
     import flag_gems
 
     found = calls()
-    work = [
-        (name, args, layout) for name in found for args in found[name] for layout in ("contiguous", "offset", "stepped")
-    ]
+    layouts = ("contiguous", "offset", "stepped")
+    work = [(name, args, layout) for name in found for args in found[name] for layout in layouts]
     with ThreadPoolExecutor(2) as pool:
         wrong = [text for text in pool.map(check, work) if text]
     stats = flag_gems.stats()
