@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import attention, experts, fused_norms, ops, own, tokens
+from . import attention, experts, fused_losses, fused_norms, ops, own, tokens
 from .attention import *  # noqa: F403
 from .experts import *  # noqa: F403
+from .fused_losses import *  # noqa: F403
 from .fused_norms import *  # noqa: F403
 from .tokens import *  # noqa: F403
 
@@ -95,4 +96,5 @@ def rwkv_mm_sparsity(k: Any, v: Any) -> Any:
 
 
 __all__ = ["gelu_and_mul", "outer", "rwkv_mm_sparsity", "silu_and_mul", "silu_and_mul_out"]
-__all__ += [*attention.__all__, *experts.__all__, *fused_norms.__all__, *tokens.__all__]
+__all__ += [*attention.__all__, *experts.__all__, *fused_losses.__all__]
+__all__ += [*fused_norms.__all__, *tokens.__all__]

@@ -9,6 +9,7 @@ from . import _C, library, ops, own
 
 _skip_layer_norm = own.function("skip_layer_norm")
 _fused_add_rms_norm = own.function("fused_add_rms_norm")
+_rwkv_ka_fusion = own.function("rwkv_ka_fusion")
 
 
 def _wants_gradient(*args: Any) -> bool:
@@ -218,6 +219,33 @@ _GROUP = _forced(lambda function, *args: function(*args), "native_group_norm", "
 _BATCH = _forced(lambda function, *args: function(*args), *_BATCH_NORM)
 
 
+def weight_norm(v: Any, g: Any, dim: int = 0) -> Any:
+    """v over its length, times g, as torch.nn.utils.parametrizations.weight_norm has it.
+
+    Parameters
+    ----------
+    v : Tensor
+    g : Tensor
+        Of the shape of v where the dimension `dim` is, and 1 elsewhere.
+    dim : int
+        The dimension that is kept; -1: none, the length is that of all of v.
+    """
+    import torch
+
+    return _WEIGHT(torch._weight_norm, v, g, dim)
+
+
+_WEIGHT = _forced(
+    lambda function, *args: function(*args),
+    "_weight_norm_interface",
+    "_weight_norm_interface_backward",
+    "norm",
+    "linalg_vector_norm",
+    "div",
+    "mul",
+)
+
+
 def normed_cumsum(inp: Any, dim: int = -1) -> Any:
     """The running sum along a dimension over the sum of it, as of probabilities that do not add up to one.
 
@@ -242,4 +270,38 @@ def normed_cumsum(inp: Any, dim: int = -1) -> Any:
     return ops._to_copy(result, dtype=inp.dtype) if wide else result
 
 
-__all__ = ["fused_add_rms_norm", "instance_norm", "normed_cumsum", "skip_layer_norm"]
+def _composed_rwkv_ka_fusion(k: Any, kk: Any, a: Any, ka: Any, H: int, N: int) -> tuple[Any, Any, Any]:
+    import torch
+
+    normed = torch.nn.functional.normalize((k * kk).unflatten(-1, (H, N)), dim=-1, p=2.0).flatten(-2)
+    return k * (1 + (a - 1) * ka), normed, normed * a
+
+
+own.COMPOSED["rwkv_ka_fusion"] = _composed_rwkv_ka_fusion
+library.SHAPES["rwkv_ka_fusion"] = lambda k, *_, **__: (_like(k), _like(k), _like(k))
+
+
+def rwkv_ka_fusion(k: Any, kk: Any, a: Any, ka: Any, H: int, N: int) -> tuple[Any, Any, Any]:
+    """The keys of RWKV-7's channel mixing in one kernel.
+
+    Parameters
+    ----------
+    k, a : Tensor of shape [..., C]
+        Keys and learning rates, C = H * N.
+    kk, ka : Tensor of shape [C]
+    H, N : int
+        Heads, and channels of each.
+
+    Returns
+    -------
+    o_k : Tensor of the shape of k
+        k * (1 + (a - 1) * ka).
+    o_kk : Tensor of the shape of k
+        k * kk, over its length in each head.
+    o_kka : Tensor of the shape of k
+        o_kk * a.
+    """
+    return _rwkv_ka_fusion(k, kk, a, ka, H, N)
+
+
+__all__ = ["fused_add_rms_norm", "instance_norm", "normed_cumsum", "rwkv_ka_fusion", "skip_layer_norm", "weight_norm"]

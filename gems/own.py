@@ -22,8 +22,8 @@ except ImportError:  # without torch
 
 PREFIX = "flag_gems::"
 
-# Rows in flag_gems::, by name, as functions of torch's own operators with the row's parameters. Transforms of torch.func
-# run these, a call that the kernel declines is done by them, and a row without a gradient of its own has theirs.
+# Rows in flag_gems::, by name, as functions of torch's own operators with the row's parameters. Transforms of torch
+# run these, what the kernel declines is done by them, and a row without a gradient of its own has theirs.
 COMPOSED: dict[str, Callable[..., Any]] = {}
 
 
@@ -212,8 +212,8 @@ class RowOperator(Function):
         own = dict(zip(grad_names(self.outputs), self.grads, strict=True))
         tensors = tuple(own.get(p.name, p.name) for p in wanted if p.type is None)
         named = tuple(p.name for p in wanted if p.type is not None)
-        results = [p.name for p in self.parameters if p.type is None][: made.outputs]
-        return [Step(made, tensors, named, tuple(results))]
+        given = tuple(p.name for p in self.parameters if p.type is None)
+        return [Step(made, tensors, named, given[: made.outputs])]
 
     def _steps_derived(self, needed: tuple[str, ...], label: str) -> list[Step]:
         """The calls of an operator with the row's expression, which can be differentiated; its tensors are letters."""

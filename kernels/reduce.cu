@@ -300,12 +300,66 @@ template <int W> GEMS_DI Acc run_moments(From p, Index n, Index stride) {
     return all;
 }
 
+/* The sum of exp(element - top). */
+template <int W> GEMS_DI Val run_exponentials(From p, Index n, Index stride, Val top) {
+    Val high[W];
+    for (int k = 0; k < W; k++) high[k] = Val(0);
+    Index i = 0;
+    while (i + W <= n) {
+        Index stop = n - i < kFlush * W ? n : i + kFlush * W;
+        Val low[W];
+        for (int k = 0; k < W; k++) low[k] = Val(0);
+        for (; i + W <= stop; i += W) {
+            GEMS_IVDEP for (int k = 0; k < W; k++) low[k] += part_of(element(p[(i + k) * stride]), top);
+        }
+        for (int k = 0; k < W; k++) high[k] += low[k];
+    }
+    for (; i < n; i++) high[0] += part_of(element(p[i * stride]), top);
+    for (int h = W / 2; h > 0; h /= 2) {
+        GEMS_IVDEP for (int k = 0; k < h; k++) high[k] += high[k + h];
+    }
+    return high[0];
+}
+
+/* Both extremes of a run; the first of its elements is there. */
+template <int W> GEMS_DI Bounds run_bounds(From p, Index n, Index stride) {
+    Val first = element(p[0]), low[W], high[W];
+    for (int k = 0; k < W; k++) low[k] = high[k] = first;
+    Index i = 0;
+    for (; i + W <= n; i += W) {
+        GEMS_IVDEP for (int k = 0; k < W; k++) {
+            Val v = element(p[(i + k) * stride]);
+            low[k] = v < low[k] || v != v ? v : low[k];
+            high[k] = v > high[k] || v != v ? v : high[k];
+        }
+    }
+    Bounds all{low[0], high[0]};
+    for (int k = 1; k < W; k++) all = join(all, Bounds{low[k], high[k]});
+    for (; i < n; i++) {
+        Val v = element(p[i * stride]);
+        all = join(all, Bounds{v, v});
+    }
+    return all;
+}
+
+template <class A> GEMS_DI A run_both(From p, Index n, Index stride) {
+    constexpr int W = kVec > 1 ? 4 * kVec : 8;
+    if (n < 1) return identity_acc<A>();
+    if constexpr (is_same<A, Bounds>) return run_bounds<W>(p, n, kVec > 1 ? Index(1) : stride);
+    else {
+        Val top = run_values(p, n, stride);
+        return A{top, run_exponentials<W>(p, n, kVec > 1 ? Index(1) : stride, top)};
+    }
+}
+
 /* n elements along one dimension, the first of them at `place` of the row. */
 GEMS_DI Acc run(From p, Index n, Index stride, Index place) {
     if constexpr (kMoments) {
         if constexpr (kVec > 1)
             if (n >= 4 * kVec) return run_moments<4 * kVec>(p, n, 1);
         return run_moments<8>(p, n, stride);
+    } else if constexpr (kOnline || kBounds) {
+        return run_both<Acc>(p, n, stride);
     } else {
         Val best = run_values(p, n, stride);
         if constexpr (kPair) { /* the best value with many lanes, then the first place that has it */
@@ -382,11 +436,38 @@ GEMS_DI void moments_tile(From p, const Target& target, const Shape& s, Index be
     for (int k = 0; k < W; k++) target.put(place + k, out + k * (Index)s.kept_out[0], moments_of<Acc>(mean[k], m2[k], n));
 }
 
+/* The same of a logarithm of sums, which reads the elements twice, and of both extremes. */
+template <class A, int W>
+GEMS_DI void both_tile(From p, const Target& target, const Shape& s, Index begin, Index end, Index place, Index out) {
+    Index stride = kVec > 1 ? 1 : (Index)s.kept_in[0];
+    Val high[W], other[W];
+    constexpr bool bounds = is_same<A, Bounds>;
+    for (int k = 0; k < W; k++) high[k] = -Limits<Val>::inf(), other[k] = bounds ? Limits<Val>::inf() : Val(0);
+    if constexpr (!is_float<Val>)
+        for (int k = 0; k < W; k++) high[k] = Limits<Val>::lowest(), other[k] = Limits<Val>::max();
+    for (Index r = begin; r < end; r++) {
+        From at = p + reduced_offset(s, r);
+        GEMS_IVDEP for (int k = 0; k < W; k++) {
+            Val v = element(at[k * stride]);
+            high[k] = v > high[k] || v != v ? v : high[k];
+            if constexpr (bounds) other[k] = v < other[k] || v != v ? v : other[k];
+        }
+    }
+    if constexpr (!bounds)
+        for (Index r = begin; r < end; r++) {
+            From at = p + reduced_offset(s, r);
+            GEMS_IVDEP for (int k = 0; k < W; k++) other[k] += part_of(element(at[k * stride]), high[k]);
+        }
+    for (int k = 0; k < W; k++)
+        target.put(place + k, out + k * (Index)s.kept_out[0], bounds ? A{other[k], high[k]} : A{high[k], other[k]});
+}
+
 /* W columns from `column` of the innermost kept dimension on. */
 template <int W>
 GEMS_DI void fast_column_tile(From p, const Target& target, const Shape& s, Index begin, Index end, Index place, Index out) {
     Index stride = kVec > 1 ? 1 : (Index)s.kept_in[0];
     if constexpr (kMoments) return moments_tile<W>(p, target, s, begin, end, place, out);
+    else if constexpr (kOnline || kBounds) return both_tile<Acc, W>(p, target, s, begin, end, place, out);
     else {
         Lanes<W> low, high;
         low.clear();

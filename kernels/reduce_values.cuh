@@ -1,5 +1,6 @@
 /* What reductions accumulate: a value (sum, mean, prod, max, min, any, all, count, norms), the place of one (argmax, argmin,
- * max.dim, min.dim), or the moments of the elements (var, std, with their means).
+ * max.dim, min.dim), the moments of the elements (var, std, with their means), both extremes, or the largest element and the sum
+ * of exponentials below it (logsumexp).
  *
  * The program's head gives: In; Cast, the dtype in which elements are taken; Val, what is accumulated; Out; Index; kReduce;
  * kBoth (values and places, or deviations and means, are written); kTwo (an element is made of two tensors' elements a and
@@ -10,10 +11,12 @@ using namespace gems;
 
 enum {
     kSum, kMean, kProd, kMax, kMin, kAny, kAll, kArgMax, kArgMin,
-    kNanSum, kCount, kNormP, kNorm0, kNorm1, kNorm2, kNormMax, kNormMin, kVar, kStd
+    kNanSum, kCount, kNormP, kNorm0, kNorm1, kNorm2, kNormMax, kNormMin, kVar, kStd,
+    kLogSumExp = 21, kAMinMax
 };
 constexpr bool kPair = kReduce == kArgMax || kReduce == kArgMin;
-constexpr bool kMoments = kReduce >= kVar;
+constexpr bool kMoments = kReduce == kVar || kReduce == kStd;
+constexpr bool kOnline = kReduce == kLogSumExp, kBounds = kReduce == kAMinMax;
 constexpr bool kLess = kReduce == kMin || kReduce == kArgMin || kReduce == kNormMin;
 constexpr bool kAdds = kReduce == kSum || kReduce == kMean || (kReduce >= kNanSum && kReduce <= kNorm2);
 constexpr bool kMapped = kTwo || kReduce == kNormP; /* an element is more than what one pointer gives */
@@ -107,7 +110,7 @@ GEMS_DI Val identity_value() { return identity_of<Val>(); }
 GEMS_DI Val element(In v) {
     if constexpr (kReduce == kAny || kReduce == kAll) return Val(to_op(v) != opmath_t<In>(0));
     else if constexpr (kReduce == kCount || kReduce == kNorm0) return Val(to_op(v) != opmath_t<In>(0));
-    else if constexpr (kReduce == kMax || kReduce == kMin || kPair) return Val(to_op(v));
+    else if constexpr (kReduce == kMax || kReduce == kMin || kPair || kBounds) return Val(to_op(v));
     else {
         Val b = Val(to_op(convert<Cast>(v)));
         if constexpr (kReduce == kNanSum) return b != b ? Val(0) : b;
@@ -163,11 +166,22 @@ struct Moments {
     Wide mean, m2, n;
 };
 
-using Acc = either<kPair, Pair, either<kMoments, Moments, Val>>;
+/* The largest element, and the sum of exp(element - largest). */
+struct Online {
+    Val top, sum;
+};
+/* Both extremes. */
+struct Bounds {
+    Val low, high;
+};
+
+using Acc = either<kPair, Pair, either<kMoments, Moments, either<kOnline, Online, either<kBounds, Bounds, Val>>>>;
 
 template <class A> GEMS_DI A made(Val v, Index i) {
     if constexpr (is_same<A, Pair>) return A{v, i};
     else if constexpr (is_same<A, Moments>) return A{Wide(0), Wide(0), Wide(0)};
+    else if constexpr (is_same<A, Online>) return A{v, Val(1)};
+    else if constexpr (is_same<A, Bounds>) return A{v, v};
     else return v;
 }
 
@@ -186,17 +200,41 @@ GEMS_DI Moments join(Moments a, Moments b) {
     Moments both{a.mean + d * share, a.m2 + b.m2 + d * (d * (a.n * share)), n};
     return a.n == Wide(0) ? b : b.n == Wide(0) ? a : both;
 }
+/* exp(v - top), also where both are infinite. */
+GEMS_DI Val part_of(Val v, Val top) { return v == top ? Val(1) : Val(exp(Real(v - top))); }
+GEMS_DI Online join(Online a, Online b) {
+    Val top = b.top > a.top || b.top != b.top ? b.top : a.top;
+    return Online{top, a.sum * part_of(a.top, top) + b.sum * part_of(b.top, top)};
+}
+GEMS_DI Bounds join(Bounds a, Bounds b) { return Bounds{min_nan(a.low, b.low), max_nan(a.high, b.high)}; }
 struct Join {
     GEMS_DI Acc operator()(Acc a, Acc b) const { return join(a, b); }
 };
 
-GEMS_DI Acc identity() { return made<Acc>(identity_value(), Limits<Index>::max()); }
+template <class A> GEMS_DI A identity_acc() {
+    if constexpr (is_same<A, Online>) return A{identity_value(), Val(0)};
+    else if constexpr (is_same<A, Bounds>) {
+        if constexpr (is_float<Val>) return A{Limits<Val>::inf(), -Limits<Val>::inf()};
+        else return A{Limits<Val>::max(), Limits<Val>::lowest()};
+    } else return made<A>(identity_value(), Limits<Index>::max());
+}
+GEMS_DI Acc identity() { return identity_acc<Acc>(); }
 
 /* The elements of a thread come with rising places, so a tie keeps the one it has. */
 template <class C> GEMS_DI void step(Val& a, C v, Index, Val) { a = join_values(a, element(v)); }
 template <class C> GEMS_DI void step(Pair& a, C v, Index place, Val) {
     Val b = element(v);
     if (beats(b, a.v) || a.i == Limits<Index>::max()) a = Pair{b, place};
+}
+
+template <class C> GEMS_DI void step(Online& a, C v, Index, Val) {
+    Val b = element(v), d = b - a.top, e = b == a.top ? Val(1) : Val(exp(Real(d > Val(0) ? -d : d)));
+    bool larger = b > a.top;
+    a = larger ? Online{b, a.sum * e + Val(1)} : Online{a.top, a.sum + e};
+}
+template <class C> GEMS_DI void step(Bounds& a, C v, Index, Val) {
+    Val b = element(v);
+    a = join(a, Bounds{b, b});
 }
 
 template <class C> GEMS_DI void step(Moments& a, C v, Index, Val base) {
@@ -214,6 +252,8 @@ template <class C> GEMS_DI Val base_of(C first) {
 }
 GEMS_DI Val based(Val a, Val) { return a; }
 GEMS_DI Pair based(Pair a, Val) { return a; }
+GEMS_DI Online based(Online a, Val) { return a; }
+GEMS_DI Bounds based(Bounds a, Val) { return a; }
 GEMS_DI Moments based(Moments a, Val base) { return Moments{a.mean + Wide(base), a.m2, a.n}; }
 
 /* The moments of n values: first about where the mean is, then the distances from there, so that a large mean costs no
@@ -231,7 +271,7 @@ template <class A, int N> GEMS_DI A moments(const Val (&v)[N]) {
 
 /* ---- results ---- */
 
-/* where: places, or means. number: what a sum is divided by, the power of a norm. */
+/* where: places, means, or maxima. number: what a sum is divided by, the power of a norm. */
 GEMS_DI void write(Out* y, void*, Index out, Val a, double number) {
     if constexpr (kReduce == kMean) a = Val(a / Val(number));
     if constexpr (kReduce == kNorm2) a = Val(sqrt(Real(a)));
@@ -241,6 +281,13 @@ GEMS_DI void write(Out* y, void*, Index out, Val a, double number) {
 GEMS_DI void write(Out* y, void* where, Index out, Pair a, double) {
     if constexpr (kBoth) y[out] = from_op<Out>(opmath_t<Out>(a.v));
     ((int64_t*)where)[out] = (int64_t)a.i;
+}
+GEMS_DI void write(Out* y, void*, Index out, Online a, double) {
+    y[out] = from_op<Out>(opmath_t<Out>(Real(a.top) + log(Real(a.sum))));
+}
+GEMS_DI void write(Out* y, void* where, Index out, Bounds a, double) {
+    y[out] = from_op<Out>(opmath_t<Out>(a.low));
+    ((Out*)where)[out] = from_op<Out>(opmath_t<Out>(a.high));
 }
 GEMS_DI void write(Out* y, void* where, Index out, Moments a, double number) {
     Wide v = a.n == Wide(0) ? Limits<Wide>::nan() : a.m2 / Wide(number);

@@ -1,6 +1,6 @@
 /* softmax and log_softmax along rows (the last dimension) or columns (a dimension with others inside it), and their
  * gradients. The head gives T and Out (dtypes read and written), kLog, kColumns, GRADIENT (which of the two
- * entries there is), and what rows.cuh needs.
+ * entries there is), and what rows.cuh and columns.cuh need, which come before this file.
  */
 using C = opmath_t<T>;
 
@@ -141,36 +141,7 @@ GEMS_DI void fast_gradient(const T* g, const T* y, Out* dx, int n) {
     row_map(dx, n, [&](int c) { return gradient(to_op(g[c]), to_op(y[c]), sum); });
 }
 
-/* ---- columns: n elements, `inner` apart ---- */
-
-/* Joins what the threads of one threadIdx.x have; every thread gets the result. */
-template <int N, class V, class F> GEMS_DI void join_column(V (&a)[N], F f) {
-    GEMS_DYN_SMEM(V, buf);
-    int bx = blockDim.x, by = blockDim.y, tx = threadIdx.x, ty = threadIdx.y;
-    if (by == 1) return;
-    __syncthreads();
-    GEMS_UNROLL for (int k = 0; k < N; k++) buf[(k * by + ty) * bx + tx] = a[k];
-    for (int h = by / 2; h > 0; h /= 2) {
-        __syncthreads();
-        if (ty < h) {
-            GEMS_UNROLL for (int k = 0; k < N; k++) {
-                V* at = buf + (k * by + ty) * bx + tx;
-                *at = f(*at, at[h * bx]);
-            }
-        }
-    }
-    __syncthreads();
-    GEMS_UNROLL for (int k = 0; k < N; k++) a[k] = buf[k * by * bx + tx];
-}
-
-/* f(offset of the first element, whether there is one) for groups of kVec columns. */
-template <class F> GEMS_DI void each_column(int64_t outer, int n, int64_t inner, F f) {
-    int64_t units = outer * inner / kVec;
-    for (int64_t first = (int64_t)blockIdx.x * blockDim.x; first < units; first += (int64_t)gridDim.x * blockDim.x) {
-        int64_t column = (first + threadIdx.x) * kVec, block = column / inner;
-        f(block * n * inner + (column - block * inner), first + threadIdx.x < units);
-    }
-}
+/* ---- columns ---- */
 
 GEMS_DI void block_softmax_columns(const T* x, Out* y, int64_t outer, int n, int64_t inner) {
     each_column(outer, n, inner, [&](int64_t at, bool live) {
@@ -211,17 +182,6 @@ GEMS_DI void block_gradient_columns(const T* g, const T* y, Out* dx, int64_t out
             store<kVec>(dx + at + r * inner, w);
         }
     });
-}
-
-/* f(offset, width) for tiles of up to kWide columns. */
-template <class F> GEMS_DI void fast_columns(int64_t outer, int n, int64_t inner, F f) {
-    int64_t tiles = (inner + kWide - 1) / kWide, all = outer * tiles;
-    int64_t chunk = (all + gridDim.x - 1) / gridDim.x, t = chunk * blockIdx.x;
-    int64_t stop = t + chunk < all ? t + chunk : all;
-    for (; t < stop; t++) {
-        int64_t column = t % tiles * kWide, left = inner - column, base = t / tiles * n * inner + column;
-        spans(0, (int)(left < kWide ? left : kWide), [&](int c, auto w) { f(base + c, w); });
-    }
 }
 
 GEMS_DI void fast_softmax_columns(const T* x, Out* y, int64_t outer, int n, int64_t inner) {

@@ -15,6 +15,8 @@ PLACED = {"scatter", "scatter_", "put", "put_", "index_put", "index_put_"}  # on
 LINES = {"boundaries", "sorted_sequence"}  # in order, of one dim
 CHANCES = {"bernoulli", "bernoulli.out"}  # self holds probabilities: outside [0, 1] they stop a GPU's context for good
 SPACED = {"linspace", "logspace"}  # ends as tensors: of the CPU, as the rows take them
+# Shapes by argument name, where it has no other.
+SHAPES = {"g": (SHAPE[0], 1), "saved_g": (1, SHAPE[1]), "saved_norms": (1, SHAPE[1])}
 # Numbers by argument name, where 2 would not do.
 NUMBERS = {
     "p": 0.25,
@@ -51,7 +53,8 @@ def value(argument: Any, dtype: torch.dtype, device: str) -> Any:
         return 3 if name == "min" else argument.default_value  # clamp wants one of its bounds
     match kind:
         case "Tensor":
-            return tensor(name, dtype, device, () if name == "value" else SHAPE[1:] if name in LINES else SHAPE)
+            shape = () if name == "value" else SHAPE[1:] if name in LINES else SHAPES.get(name, SHAPE)
+            return tensor(name, dtype, device, shape)
         case "List[Tensor]":
             return [tensor("self", dtype, device), tensor("other", dtype, device)]
         case "number":

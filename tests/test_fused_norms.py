@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import flag_gems
 import pytest
 import torch
-from flag_gems import modules
+from flag_gems import modules, warm
 from torch import Tensor
 
-from compare import FLOATS
+from compare import FLOATS, kernels
 from layouts import LAYOUTS
 
 DEVICE = flag_gems.device
@@ -242,3 +246,137 @@ def test_normed_cumsum_of_nothing_and_integers() -> None:
     torch.testing.assert_close(flag_gems.normed_cumsum(whole), whole.cumsum(0) / 10)
     x = draw(3, 4, dtype=torch.float64).abs().requires_grad_()
     assert torch.autograd.gradcheck(flag_gems.normed_cumsum, (x,))
+
+
+# ---- rwkv_ka_fusion ----
+
+
+def ka_reference(k: Tensor, kk: Tensor, a: Tensor, ka: Tensor, heads: int, n: int) -> tuple[Tensor, ...]:
+    k, kk, a, ka = (t.double() for t in (k, kk, a, ka))
+    normed = F.normalize((k * kk).view(*k.shape[:-1], heads, n), dim=-1).view(k.shape)
+    return k * (1 + (a - 1) * ka), normed, normed * a
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("lead", "heads", "n"), [((), 2, 64), ((5,), 3, 7), ((2, 3), 4, 64), ((2,), 1, 1000), ((0,), 2, 8)]
+)
+def test_rwkv_ka_fusion(lead: tuple[int, ...], heads: int, n: int, dtype: torch.dtype) -> None:
+    k, a = draw(*lead, heads * n, dtype=dtype), draw(*lead, heads * n, dtype=dtype, seed=1)
+    kk, ka = draw(heads * n, dtype=dtype, seed=2), draw(heads * n, dtype=dtype, seed=3)
+    call = lambda: flag_gems.rwkv_ka_fusion(k, kk, a, ka, heads, n)  # noqa: E731
+    for ours, exact in zip(
+        counted("flag_gems::rwkv_ka_fusion", call), ka_reference(k, kk, a, ka, heads, n), strict=True
+    ):
+        close(ours, exact, dtype, 4)
+
+
+def test_rwkv_ka_fusion_layouts_gradients_and_operator() -> None:
+    k, a = draw(6, 4).t(), draw(4, 12, seed=1)[:, ::2]
+    kk, ka = draw(12, seed=2)[::2], draw(1, 6, seed=3)
+    for ours, exact in zip(flag_gems.rwkv_ka_fusion(k, kk, a, ka, 2, 3), ka_reference(k, kk, a, ka, 2, 3), strict=True):
+        close(ours, exact, torch.float32, 4)
+    zero = torch.zeros(2, 6, device=DEVICE)
+    assert torch.equal(flag_gems.rwkv_ka_fusion(zero, kk, zero, ka[0], 2, 3)[1], zero)
+    args = [t.double().requires_grad_() for t in (k, kk, a, ka)]
+    assert torch.autograd.gradcheck(lambda *t: flag_gems.rwkv_ka_fusion(*t, 2, 3), args)
+    torch.library.opcheck(OPS.rwkv_ka_fusion, (k.requires_grad_(), kk, a, ka[0], 2, 3))
+    with pytest.raises(RuntimeError):
+        flag_gems.rwkv_ka_fusion(k, kk, a, ka, 2, 4)
+
+
+# ---- weight_norm ----
+
+ATEN = torch.ops.aten
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(4, 3, 5), (6, 64), (7, 1000), (130, 9), (1, 5), (8,), (3, 20000)])
+@pytest.mark.parametrize("last", [False, True])
+def test_weight_norm_interface(shape: tuple[int, ...], last: bool, dtype: torch.dtype) -> None:
+    dim = len(shape) - 1 if last else 0
+    v, grad = draw(*shape, dtype=dtype), draw(*shape, dtype=dtype, seed=2)
+    g = draw(*(n if d == dim else 1 for d, n in enumerate(shape)), dtype=dtype, seed=1)
+    wide, scale = v.double().requires_grad_(), g.double().requires_grad_()
+    dims = [d for d in range(len(shape)) if d != dim]
+    length = torch.linalg.vector_norm(wide, dim=dims, keepdim=True) if dims else wide.abs()
+    exact = wide * (scale / length)
+    wanted = torch.autograd.grad(exact, (wide, scale), grad.double())
+    aten = ATEN._weight_norm_interface(v, g, dim)
+    with kernels("_weight_norm_interface", "_weight_norm_interface_backward"):
+        w, lengths = ATEN._weight_norm_interface(v, g, dim)
+        found = ATEN._weight_norm_interface_backward(grad, v, g, lengths, dim)
+    for mine, theirs in zip((w, lengths), aten, strict=True):
+        assert (mine.dtype, mine.shape, mine.stride()) == (theirs.dtype, theirs.shape, theirs.stride())
+    close(w, exact.detach(), dtype, 4)
+    close(lengths, length.detach(), lengths.dtype, 8)
+    for ours, gradient in zip(found, wanted, strict=True):
+        unit = {torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, torch.finfo(dtype).eps)
+        assert ours.dtype == dtype and ours.shape == gradient.shape
+        torch.testing.assert_close(ours.double(), gradient, rtol=8 * unit, atol=8 * unit * v.numel() ** 0.5)
+
+
+def test_weight_norm_layouts_and_zeros() -> None:
+    for layout, change in LAYOUTS.items():
+        v = change(draw(4, 6, 8))
+        if v is None or v.ndim < 2 or not v.numel():
+            continue
+        for dim in (0, v.ndim - 1):
+            g = draw(*(n if d == dim else 1 for d, n in enumerate(v.shape)), seed=1)
+            expected = ATEN._weight_norm_interface(v.contiguous(), g, dim)  # ATen reads v as if it were contiguous
+            with flag_gems.use_gems():
+                ours = ATEN._weight_norm_interface(v, g, dim)
+            torch.testing.assert_close(ours, expected, msg=layout)
+    zero, g = torch.zeros(3, 4, device=DEVICE), torch.ones(3, 1, device=DEVICE)
+    with kernels("_weight_norm_interface"):
+        w, lengths = ATEN._weight_norm_interface(zero, g, 0)
+    assert w.isnan().all() and torch.equal(lengths, torch.zeros_like(g))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+def test_weight_norm(dim: int) -> None:
+    v = draw(4, 3, 5, dtype=torch.float64).requires_grad_()
+    g = draw(*(n if d == dim else 1 for d, n in enumerate(v.shape)), dtype=torch.float64, seed=1).requires_grad_()
+    torch.testing.assert_close(flag_gems.weight_norm(v, g, dim), torch._weight_norm(v, g, dim))
+    assert torch.autograd.gradcheck(lambda v, g: flag_gems.weight_norm(v, g, dim), (v, g))
+    if dim not in (0, 2):  # torch's formula for _weight_norm_interface has a wrong second gradient
+        assert torch.autograd.gradgradcheck(lambda v, g: flag_gems.weight_norm(v, g, dim), (v, g))
+    half, scale = v.detach().half(), g.detach().half()
+    exact = torch._weight_norm(half.double(), scale.double(), dim)
+    close(flag_gems.weight_norm(half, scale, dim), exact, half.dtype, 4)
+
+
+# ---- every own row of these files, and its programs ----
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.mark.parametrize(
+    ("mode", "order"),
+    [
+        ("checked", "forward"),
+        pytest.param("checked", "random:3", marks=pytest.mark.slow),
+        pytest.param("faithful", "reverse", marks=pytest.mark.slow),
+        pytest.param("fast", "forward", marks=pytest.mark.slow),
+    ],
+)
+def test_own_rows_in_a_mode(mode: str, order: str) -> None:
+    """No race and no access out of bounds; the results of what each is composed of."""
+    env = dict(os.environ, GEMS_CPU_MODE=mode, GEMS_CPU_ORDER=order, GEMS_VENDOR="cpu")
+    env["PYTHONPATH"] = os.pathsep.join([str(HERE), *(p for p in sys.path if p)])
+    command = [sys.executable, str(HERE / "own_rows.py")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+
+
+ROWS = ["skip_layer_norm", "fused_add_rms_norm", "weighted_rms_norm", "rwkv_ka_fusion"]
+ROWS += ["cross_entropy", "cross_entropy_backward", "weight_norm", "weight_norm_backward"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_100a", "sm_120"])
+@pytest.mark.parametrize("row", ROWS)
+def test_programs_for_a_gpu(row: str, arch: str) -> None:
+    for dtype in warm.MAIN_DTYPES:
+        reports = warm.compile_item(warm.Item("cuda", arch, row, dtype))
+        assert reports and all(r["error"] is None and not r["spill_bytes"] for r in reports), reports

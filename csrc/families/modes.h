@@ -93,7 +93,7 @@ enum gems_index_map_mode {
 };
 
 /* reduce: the reduction; kernels/reduce_values.cuh has the same numbers. max.dim and min.dim give values beside places,
- * var_mean and std_mean means. A norm whose power has a kernel of its own is one of those that follow it. */
+ * var_mean and std_mean means, aminmax maxima. A norm whose power has a kernel of its own is one of those that follow it. */
 enum gems_reduction {
     GEMS_SUM,
     GEMS_MEAN,
@@ -116,6 +116,8 @@ enum gems_reduction {
     GEMS_STD,
     GEMS_TRACE, /* a sum of the diagonal */
     GEMS_DOT,   /* a sum of products */
+    GEMS_LOGSUMEXP,
+    GEMS_AMINMAX, /* both extremes */
     GEMS_WITH_VALUES = 128
 };
 
@@ -232,7 +234,7 @@ enum gems_row_op {
 /* add_norm: what is made of the sum; the second in place, the third of one tensor. */
 enum gems_add_norm_mode { GEMS_SKIP_LAYER_NORM, GEMS_ADD_RMS_NORM, GEMS_PLAIN_RMS_NORM };
 
-/* group_norm, batch_norm; of the latter: whether it trains is an argument, or always or never so. */
+/* group_norm, batch_norm, weight_norm, cross_entropy; of the latter: whether it trains is an argument, or always or never so. */
 enum gems_norm_mode {
     GEMS_NORM_FORWARD,
     GEMS_NORM_BACKWARD,

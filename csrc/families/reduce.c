@@ -240,6 +240,7 @@ static bool lie_alike(const gems_tensor *a, const gems_tensor *b) {
 /* Bytes of what is accumulated. */
 static size_t accumulated(int reduction, size_t value, size_t index, bool fast) {
     if (gems_reduce_is_moments(reduction)) return 3 * (fast ? sizeof(double) : value);
+    if (reduction == GEMS_LOGSUMEXP || reduction == GEMS_AMINMAX) return 2 * value;
     if (gems_reduce_is_pair(reduction)) return 2 * (value > index ? value : index);
     return value;
 }
@@ -410,7 +411,7 @@ static bool warm_one(int reduction, bool both, bool two, int dtype, int i,
     bool floats = gems_dtype_is_float(dtype),
          truth = reduction == GEMS_ANY || reduction == GEMS_ALL,
          adds = reduction == GEMS_SUM || reduction == GEMS_PROD;
-    if (reduction == GEMS_MEAN && !floats) return false;
+    if ((reduction == GEMS_MEAN || reduction == GEMS_LOGSUMEXP) && !floats) return false;
     int cast = adds && !two && !floats ? GEMS_I64 : dtype,
         out = truth                     ? (dtype == GEMS_U8 ? GEMS_U8 : GEMS_BOOL)
               : reduction == GEMS_COUNT ? GEMS_I64

@@ -30,6 +30,8 @@ static gems_status read_dtypes(const gems_call *call, int asked, gems_reduce_req
         r->out = r->in == GEMS_U8 ? GEMS_U8 : GEMS_BOOL;
     } else if (r->reduction == GEMS_COUNT) {
         r->out = GEMS_I64;
+    } else if (r->reduction == GEMS_LOGSUMEXP) {
+        if (!gems_dtype_is_float(r->in)) r->cast = r->out = gems_default_dtype();
     } else if (call->op->mode == GEMS_NORM) { /* no narrower than self */
         if (asked != GEMS_NO_DTYPE && asked != r->in && asked != GEMS_F64 &&
             (asked != GEMS_F32 || r->in == GEMS_F64))

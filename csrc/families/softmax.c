@@ -139,7 +139,8 @@ gems_status gems_softmax_program(const gems_op *op, const gems_key *key, gems_pr
     gems_text_add(&p->head, "constexpr bool kLog = %s, kColumns = %s;\n#define GRADIENT %d\n",
                   is_log(op) ? "true" : "false", columns ? "true" : "false", backward);
     p->files[0] = "rows.cuh";
-    p->files[1] = "softmax.cu";
+    p->files[1] = "columns.cuh";
+    p->files[2] = "softmax.cu";
     p->entries[0] = backward ? "gradient" : "softmax";
     p->entry_count = 1;
     snprintf(p->name, sizeof p->name, "%.*s %s %s x%d", (int)strcspn(op->schema, "("), op->schema,

@@ -109,6 +109,7 @@ class Operator(Function):
     # ---- what library.py asks ----
 
     elementwise = True
+    composed = None
     by_composition = False
     kept: tuple[str, ...] = ()
     constant: tuple[int, ...] = ()

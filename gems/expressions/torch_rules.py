@@ -129,7 +129,7 @@ def autograd(operator: Any, positional: list[Any] | None = None) -> tuple[Callab
     if positional is None:
         positional = [p for p in operator.parameters if not p.by_keyword]
     tensor_names = [p.name for p in operator.parameters if p.type is None]
-    if not operator.elementwise and not operator.by_composition:  # what the backward pass does not read need not live until then
+    if not operator.elementwise and operator.composed is None:  # what the backward pass does not read need not live
         read = {name for step in operator.steps(tuple(tensor_names), {}) for name in step.tensors}
         tensor_names = [name for name in tensor_names if name in read]
 
@@ -167,9 +167,11 @@ def autograd(operator: Any, positional: list[Any] | None = None) -> tuple[Callab
                         value = value.expand(grads[0].shape)
                     part = _summed(value, saved[name]) if operator.elementwise else value
                     found[name] = found[name] + part if name in found else part
-        missing = [name for name in needed if name not in found]
-        if missing and not operator.elementwise:
-            raise RuntimeError(f"flag_gems::{operator.name} has no gradient in {', '.join(missing)}")
+        rest = tuple(name for name in needed if name not in found)
+        if rest and operator.composed is not None:  # what the row gives no gradient of
+            found |= _by_composition(operator, values, rest, grads)
+        elif rest and not operator.elementwise:
+            raise RuntimeError(f"flag_gems::{operator.name} has no gradient in {', '.join(rest)}")
         results = tuple(found.get(p.name) for p in given)
         return results if len(results) > 1 else results[0]
 
