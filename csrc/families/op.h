@@ -131,5 +131,6 @@ extern const gems_family gems_family_scatter;
 extern const gems_family gems_family_sort;
 extern const gems_family gems_family_pool;
 extern const gems_family gems_family_resample;
+extern const gems_family gems_family_convolution;
 
 #endif
