@@ -35,6 +35,12 @@ NAMES = {
     "native_dropout_backward": (),
     "threshold_backward": ("nn.functional.relu",),
     "constant_pad_nd": ("nn.functional.pad",),
+    "max_pool2d_with_indices": ("nn.functional.max_pool2d",),
+    "max_pool2d_with_indices_backward": ("nn.functional.max_pool2d", "max_pool2d_with_indices_backward"),
+    "upsample_nearest2d": ("nn.functional.upsample_nearest",),
+    "upsample_nearest2d_backward": ("nn.functional.upsample_nearest",),
+    "convolution": tuple(f"nn.functional.conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)),
+    "convolution_backward": ("nn.functional.conv2d",),
     **{
         f"{kind}_pad{n}d{backward}": ("nn.functional.pad",)
         for kind in ("reflection", "replication")

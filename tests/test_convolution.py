@@ -145,7 +145,7 @@ def test_what_aten_refuses_stays_refused() -> None:
 
 
 def test_functional_lands_here_with_gradients() -> None:
-    """torch.nn.functional's convolutions are composite: under a scope they end in our kernel, and keep their gradients."""
+    """torch.nn.functional's convolutions are composite: under a scope they end in our kernels, gradients too."""
     calls = {
         "conv1d": lambda x, w: F.conv1d(x, w, None, 2, 1),
         "same": lambda x, w: F.conv2d(x, w, padding="same"),

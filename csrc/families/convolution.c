@@ -244,6 +244,26 @@ static gems_status check_work(const gems_call *call, const gems_convolution *c, 
     return GEMS_OK;
 }
 
+/* One product, from tensors: packs what is read and the weight as the kernels want them. `in` says
+ * how what is read lies, for the direct kernels. */
+static gems_status convolve(gems_call *call, gems_convolution *c, int kind, void *out,
+                            const gems_tensor *read, gems_side *in, const gems_tensor *weight,
+                            const void *bias) {
+    const void *image, *w;
+    const gems_device_info *info = gems_device_information(call->device);
+    if (gems_convolution_tiles(c, kind, info) &&
+        ((uintptr_t)read->data | (uintptr_t)weight->data) % 16 == 0) {
+        int64_t strides[4], weight_strides[4];
+        gems_convolution_tile_strides(c, kind, in->sizes, strides, weight_strides);
+        GEMS_TRY(gems_image_pack(call, read, strides, &image));
+        GEMS_TRY(gems_image_pack(call, weight, weight_strides, &w));
+        return gems_convolution_tile(call, c, kind, out, image, w, bias);
+    }
+    GEMS_TRY(gems_image_pack(call, read, in->strides, &image));
+    GEMS_TRY(gems_image_pack(call, weight, c->weight.strides, &w));
+    return run_direct(call, c, kind, out, image, w, bias);
+}
+
 /* In the fast mode rows are read along x, so that sides are contiguous there; what is written keeps
  * its format. */
 static void lay_out(const gems_call *call, const gems_convolution *c, const gems_side *side,
@@ -273,12 +293,9 @@ static gems_status forward(gems_call *call) {
     GEMS_TRY(check_vector(bias, made->sizes[1], c.dtype));
     GEMS_TRY(check_work(call, &c, 0));
     GEMS_TRY(gems_output(call, 0, c.rank + 2, made->sizes, made->strides, c.dtype));
-    const void *in, *weight;
     lay_out(call, &c, given, given);
-    GEMS_TRY(gems_image_pack(call, x, given->strides, &in));
-    GEMS_TRY(gems_image_pack(call, w, c.weight.strides, &weight));
-    return run_direct(call, &c, c.transposed ? GEMS_CONVOLVE_IMAGE : GEMS_CONVOLVE_RESULT,
-                      call->out[0].data, in, weight, bias ? bias->data : NULL);
+    return convolve(call, &c, c.transposed ? GEMS_CONVOLVE_IMAGE : GEMS_CONVOLVE_RESULT,
+                    call->out[0].data, x, given, w, bias ? bias->data : NULL);
 }
 
 static gems_status backward(gems_call *call) {
@@ -311,16 +328,15 @@ static gems_status backward(gems_call *call) {
     if (wanted[2]) GEMS_TRY(gems_output(call, 2, 1, &made.sizes[1], NULL, c.dtype));
     lay_out(call, &c, &given, &given);
     lay_out(call, &c, &made, &made);
-    const void *g, *in, *weight;
-    GEMS_TRY(gems_image_pack(call, grad, made.strides, &g));
+    const void *g = NULL, *in;
     if (wanted[0]) {
         gems_convolution d = c;
         d.image = c.transposed ? made : given_made;
         d.result = c.transposed ? given_made : made;
-        GEMS_TRY(gems_image_pack(call, w, c.weight.strides, &weight));
-        GEMS_TRY(run_direct(call, &d, c.transposed ? GEMS_CONVOLVE_RESULT : GEMS_CONVOLVE_IMAGE,
-                            call->out[0].data, g, weight, NULL));
+        GEMS_TRY(convolve(call, &d, c.transposed ? GEMS_CONVOLVE_RESULT : GEMS_CONVOLVE_IMAGE,
+                          call->out[0].data, grad, &made, w, NULL));
     }
+    if (wanted[1] || wanted[2]) GEMS_TRY(gems_image_pack(call, grad, made.strides, &g));
     if (wanted[1]) {
         gems_convolution d = c;
         d.image = c.transposed ? made : given;
@@ -341,6 +357,8 @@ static gems_status run(gems_call *call) {
 
 static gems_status program(const gems_op *op, const gems_key *key, gems_program *program) {
     if (key->kernel < GEMS_COPY_END) return gems_copy_program(op, key, program);
+    if (key->kernel == GEMS_CONVOLUTION_TILE)
+        return gems_convolution_tile_program(op, key, program);
     const char *name = gems_dtype_kernel(key->dtype[0]);
     if (!name) return gems_fail(GEMS_RUNTIME_ERROR, "not a key of convolution");
     static const char *const kinds[] = {"result", "image", "weight"};
@@ -361,7 +379,10 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
 /* The result in both orders; backward the gradients. */
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
     bool back = op->mode == GEMS_CONVOLUTION_BACKWARD;
-    if (i > (back || !info->fast)) return false;
+    int direct = back || !info->fast ? 2 : 1;
+    if (i >= direct)
+        return op->mode != GEMS_CONVOLUTION_DEPTHWISE &&
+               gems_convolution_tile_warm(op, dtype, i - direct, back, info, key);
     key->kernel = KERNEL_DIRECT;
     key->flags = info->fast ? FLAG_FAST : 0;
     key->dtype[0] = (uint8_t)dtype;

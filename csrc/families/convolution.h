@@ -24,4 +24,24 @@ typedef struct gems_convolution {
     double work; /* multiplications */
 } gems_convolution;
 
+/* ---- on the tensor cores (convolution_tile.c) ---- */
+
+enum { GEMS_CONVOLUTION_TILE = 64 }; /* key->kernel */
+
+/* Whether such a product is computed there. */
+bool gems_convolution_tiles(const gems_convolution *c, int kind, const gems_device_info *info);
+
+/* How its inputs have to lie: strides of what is read, of these sizes, and of the weight. */
+void gems_convolution_tile_strides(const gems_convolution *c, int kind, const int64_t *sizes,
+                                   int64_t *image, int64_t *weight);
+
+/* Computes it; inputs aligned to 16 bytes. image: what is read. */
+gems_status gems_convolution_tile(gems_call *call, const gems_convolution *c, int kind, void *out,
+                                  const void *image, const void *weight, const void *bias);
+
+gems_status gems_convolution_tile_program(const gems_op *op, const gems_key *key,
+                                          gems_program *program);
+bool gems_convolution_tile_warm(const gems_op *op, int dtype, int i, bool back,
+                                const gems_device_info *info, gems_key *key);
+
 #endif
