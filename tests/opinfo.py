@@ -95,6 +95,8 @@ def stable_kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> 
     return tuple(t if keepdim else t.squeeze(dim) for t in found)
 
 
+aten = torch.ops.aten
+
 # What is right where ATen has one of several results, or a wrong one: the first of equal elements, as our kernels; the
 # median of a tensor in which an element lies several times (ATen's is that of other elements).
 SETTLED = {
@@ -105,6 +107,12 @@ SETTLED = {
     # ATen reads weight and bias as if they were contiguous.
     "native_group_norm": lambda x, *args: torch.native_group_norm(
         x, *(a.contiguous() if isinstance(a, Tensor) else a for a in args)
+    ),
+    # ATen finds the places of pixels in float32, where their differences lose digits.
+    "_upsample_bilinear2d_aa": lambda x, *args: (
+        aten._upsample_bilinear2d_aa(x.double(), *args).to(x.dtype)
+        if x.dtype == torch.float32
+        else aten._upsample_bilinear2d_aa(x, *args)
     ),
     "nanmedian": lambda x, *args, **kwargs: torch.nanmedian(x.contiguous(), *args, **kwargs),
 }

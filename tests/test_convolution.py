@@ -127,6 +127,20 @@ def test_layouts() -> None:
         assert counts("convolution")["kernel"], name
 
 
+def test_lines_whose_weight_is_channels_last() -> None:
+    x, weight = draw_tensor(2, 3, 6), draw_tensor(2, 3, 3).transpose(1, 2)
+    for kernel in (weight, draw_tensor(2, 3, 3)):
+        for dtype in (torch.float32, torch.float64):
+            image, w = x.transpose(1, 2).contiguous().transpose(1, 2).to(dtype), kernel.to(dtype)
+            args = [[1], [1], [1], False, [0], 1]
+            check("convolution", lambda i=image, w=w, a=args: aten.convolution(i, w, None, *a))
+            grad = draw_tensor(2, 2, 6, dtype=dtype)
+            check(
+                "convolution_backward",
+                lambda i=image, w=w, a=args, g=grad: aten.convolution_backward(g, i, w, [2], *a, [True] * 3),
+            )
+
+
 def test_what_aten_refuses_stays_refused() -> None:
     x, weight = draw_tensor(2, 4, 6, 5), draw_tensor(3, 4, 3, 2)
     for call in (

@@ -21,7 +21,8 @@ enum { TUNE_KIND, TUNE_INNER };
 #define MOST_CPU_BACKWARD  3000.0
 #define MOST_CPU_HALVES    40000.0
 #define MOST_CPU_DEPTHWISE 60000.0 /* the result alone */
-#define MOST_GPU           134217728.0
+#define MOST_GPU           67108864.0
+#define MOST_GPU_TILES     2147483648.0 /* on the tensor cores */
 
 /* Twins of Convolution in kernels/convolution.cu. */
 typedef struct sizes {
@@ -51,6 +52,21 @@ static void set_side(gems_side *side, const gems_convolution *c, int64_t first, 
     side->sizes[1] = second;
     memcpy(side->sizes + 2, space, (size_t)c->rank * sizeof *space);
     gems_image_strides(side->sizes, c->rank + 2, c->last, side->strides);
+}
+
+/* Whether ATen computes it channels last. It takes a line for an image of height 1, and looks at
+ * the weight alone then. */
+static bool is_last(const gems_call *call, const gems_tensor *x, const gems_tensor *w) {
+    if (x->dtype == GEMS_F64 && (x->ndim == 5 || call->device_type != GEMS_CPU)) return false;
+    if (x->ndim > 3) return gems_like_channels_last(x) || gems_like_channels_last(w);
+    const int64_t sizes[4] = {w->sizes[0], w->sizes[1], 1, w->sizes[2]};
+    const int64_t strides[4] = {w->strides[0], w->strides[1], w->sizes[2] * w->strides[2],
+                                w->strides[2]};
+    gems_tensor image = *w;
+    image.sizes = sizes;
+    image.strides = strides;
+    image.ndim = 4;
+    return gems_like_channels_last(&image);
 }
 
 /* Fills windows, sizes of the three sides and the memory format. x: what goes in (its sizes), w:
@@ -100,9 +116,7 @@ static gems_status read_geometry(const gems_call *call, const gems_tensor *x, co
         result_space[d] = result;
     }
     for (int d = 0; d < 3 - c->rank; d++) c->window[d] = (gems_window){1, 1, 0, 1};
-    bool format = c->rank == 2 || (c->rank == 3 && c->dtype != GEMS_F64);
-    if (call->device_type != GEMS_CPU && c->dtype == GEMS_F64) format = false;
-    c->last = format && (gems_like_channels_last(x) || gems_like_channels_last(w));
+    c->last = is_last(call, x, w);
     c->groups = (int32_t)groups;
     c->batch = (int32_t)x->sizes[0];
     c->image_channels = (int32_t)((c->transposed ? made : given) / groups);
@@ -229,8 +243,10 @@ static gems_status run_bias(gems_call *call, const gems_convolution *c, const ge
 
 /* ---- the calls ---- */
 
-/* Declines what another is faster at; gradients: how many are wanted, 0 for the result. */
-static gems_status check_work(const gems_call *call, const gems_convolution *c, int gradients) {
+/* Declines what another is faster at; gradients: how many are wanted, 0 for the result. kind: the
+ * product that counts. */
+static gems_status check_work(const gems_call *call, const gems_convolution *c, int kind,
+                              int gradients) {
     const gems_device_info *info = gems_device_information(call->device);
     bool depthwise = c->image_channels == 1 && c->result_channels <= 2;
     double most = GEMS_HALF_MASK & GEMS_BIT(c->dtype) ? MOST_CPU_HALVES
@@ -239,7 +255,8 @@ static gems_status check_work(const gems_call *call, const gems_convolution *c, 
                                                       : MOST_CPU;
     if (info->fast && c->work * (gradients ? gradients : 1) > most)
         return gems_decline("a size at which ATen is faster on a CPU");
-    if (info->arch && c->work > MOST_GPU && !depthwise)
+    double most_gpu = gems_convolution_tiles(c, kind, info) ? MOST_GPU_TILES : MOST_GPU;
+    if (info->arch && c->work > most_gpu && !depthwise)
         return gems_decline("a size at which ATen is faster on a GPU");
     return GEMS_OK;
 }
@@ -291,11 +308,11 @@ static gems_status forward(gems_call *call) {
     gems_side *given = c.transposed ? &c.result : &c.image,
               *made = c.transposed ? &c.image : &c.result;
     GEMS_TRY(check_vector(bias, made->sizes[1], c.dtype));
-    GEMS_TRY(check_work(call, &c, 0));
+    int kind = c.transposed ? GEMS_CONVOLVE_IMAGE : GEMS_CONVOLVE_RESULT;
+    GEMS_TRY(check_work(call, &c, kind, 0));
     GEMS_TRY(gems_output(call, 0, c.rank + 2, made->sizes, made->strides, c.dtype));
     lay_out(call, &c, given, given);
-    return convolve(call, &c, c.transposed ? GEMS_CONVOLVE_IMAGE : GEMS_CONVOLVE_RESULT,
-                    call->out[0].data, x, given, w, bias ? bias->data : NULL);
+    return convolve(call, &c, kind, call->out[0].data, x, given, w, bias ? bias->data : NULL);
 }
 
 static gems_status backward(gems_call *call) {
@@ -308,6 +325,7 @@ static gems_status backward(gems_call *call) {
     GEMS_TRY(read_geometry(call, x, w, 4, &c));
     gems_side given = c.transposed ? c.result : c.image, made = c.transposed ? c.image : c.result;
     if (mask->kind != GEMS_INTS || mask->ints.n != 3) return gems_decline("output_mask");
+    int kind = c.transposed ? GEMS_CONVOLVE_RESULT : GEMS_CONVOLVE_IMAGE; /* of grad_input */
     bool wanted[3];
     for (int i = 0; i < 3; i++) wanted[i] = mask->ints.v[i] != 0;
     if (grad->dtype != c.dtype || grad->ndim != c.rank + 2 ||
@@ -315,7 +333,7 @@ static gems_status backward(gems_call *call) {
         return gems_decline("shape or dtype of the gradient");
     if (call->entry->variant == GEMS_OUT && !(wanted[0] && wanted[1] && wanted[2]))
         return gems_decline("results that are not wanted");
-    GEMS_TRY(check_work(call, &c, wanted[0] + wanted[1]));
+    GEMS_TRY(check_work(call, &c, wanted[1] ? GEMS_CONVOLVE_WEIGHT : kind, wanted[0] + wanted[1]));
     gems_side weight_made = c.weight, given_made = given;
     bool own =
         true; /* a weight that lies so already is followed to the strides of its dims of size 1 */
@@ -333,8 +351,7 @@ static gems_status backward(gems_call *call) {
         gems_convolution d = c;
         d.image = c.transposed ? made : given_made;
         d.result = c.transposed ? given_made : made;
-        GEMS_TRY(convolve(call, &d, c.transposed ? GEMS_CONVOLVE_RESULT : GEMS_CONVOLVE_IMAGE,
-                          call->out[0].data, grad, &made, w, NULL));
+        GEMS_TRY(convolve(call, &d, kind, call->out[0].data, grad, &made, w, NULL));
     }
     if (wanted[1] || wanted[2]) GEMS_TRY(gems_image_pack(call, grad, made.strides, &g));
     if (wanted[1]) {

@@ -8,7 +8,10 @@
 
 /* key->tune; tiles in eighths */
 enum { TILE_M, TILE_N, TILE_K, ACROSS_M, ACROSS_N, STAGES, PAD, BLOCKS, BACK, PIXELS_FIRST };
-#define LEAST_WORK 1048576.0 /* below, a thread an element is as good */
+/* Multiplications below which a thread an element is as good; the modes that follow a GPU on a CPU
+ * take smaller ones too. */
+#define LEAST_WORK          1048576.0
+#define LEAST_WORK_FAITHFUL 8192.0
 
 /* Twin of Implicit in kernels/convolution_tile.cu. */
 typedef struct implicit {
@@ -25,8 +28,8 @@ bool gems_convolution_tiles(const gems_convolution *c, int kind, const gems_devi
     int64_t image = gems_numel(c->image.sizes, 4), result = gems_numel(c->result.sizes, 4);
     return half && !info->fast && (!info->arch || info->arch >= 80) && c->rank == 2 &&
            c->groups == 1 && kind != GEMS_CONVOLVE_WEIGHT && read % 8 == 0 &&
-           c->work >= LEAST_WORK && image < INT32_MAX / 2 && result < INT32_MAX / 2 &&
-           gems_numel(c->weight.sizes, 4) < INT32_MAX / 2;
+           c->work >= (info->arch ? LEAST_WORK : LEAST_WORK_FAITHFUL) && image < INT32_MAX / 2 &&
+           result < INT32_MAX / 2 && gems_numel(c->weight.sizes, 4) < INT32_MAX / 2;
 }
 
 void gems_convolution_tile_strides(const gems_convolution *c, int kind, const int64_t *sizes,
