@@ -134,12 +134,10 @@ convolution_tile(const __grid_constant__ Implicit p) {
             int r = i / kAcross, q = (i - r * kAcross) * kVec;
             int row = row0 + Loop::slab_row(slab, r), col = col0 + q;
             if (row >= rows || col >= cols) continue;
-            Vec<Scalar, kVec> v;
-            GEMS_UNROLL for (int e = 0; e < kVec; e++) {
+            auto value = [&](int e) {
                 int channel = kPixelsFirst ? col + e : row;
-                Op added = bias && channel < p.made ? to_op(bias[channel]) : Op(0);
-                v.v[e] = from_op<Scalar>(staged[r * kPitch + q + e] + added);
-            }
+                return from_op<Scalar>(staged[r * kPitch + q + e] + (bias ? to_op(bias[channel]) : Op(0)));
+            };
             // where the vector begins: pixels of a channel lie next to each other within a sample
             auto place = [&](int at) {
                 if constexpr (kPixelsFirst) return (int64_t)row * p.made + at;
@@ -149,10 +147,14 @@ convolution_tile(const __grid_constant__ Implicit p) {
             };
             Scalar *out = static_cast<Scalar *>(p.out);
             if (p.wide && col + kVec <= cols) {
-                store<kVec>(out + place(col), v);
+                Vec<Scalar, kVec> v;
+                GEMS_UNROLL for (int e = 0; e < kVec; e++) v.v[e] = value(e);
+                Vec<uint32_t, 4> words; // or it is stored in parts
+                memcpy(&words, &v, 16);
+                store<4>(reinterpret_cast<uint32_t *>(out + place(col)), words);
             } else {
-                GEMS_UNROLL for (int e = 0; e < kVec; e++)
-                    if (col + e < cols) out[place(col + e)] = v.v[e];
+#pragma unroll 1
+                for (int e = 0; e < kVec && col + e < cols; e++) out[place(col + e)] = value(e);
             }
         }
     }

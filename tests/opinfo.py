@@ -109,10 +109,10 @@ SETTLED = {
         x, *(a.contiguous() if isinstance(a, Tensor) else a for a in args)
     ),
     # ATen finds the places of pixels in float32, where their differences lose digits.
-    "_upsample_bilinear2d_aa": lambda x, *args: (
-        aten._upsample_bilinear2d_aa(x.double(), *args).to(x.dtype)
+    "_upsample_bilinear2d_aa": lambda x, *args, **kwargs: (
+        aten._upsample_bilinear2d_aa(x.double(), *args, **kwargs).to(x.dtype)
         if x.dtype == torch.float32
-        else aten._upsample_bilinear2d_aa(x, *args)
+        else aten._upsample_bilinear2d_aa(x, *args, **kwargs)
     ),
     "nanmedian": lambda x, *args, **kwargs: torch.nanmedian(x.contiguous(), *args, **kwargs),
 }

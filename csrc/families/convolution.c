@@ -59,12 +59,12 @@ static void set_side(gems_side *side, const gems_convolution *c, int64_t first, 
 static bool is_last(const gems_call *call, const gems_tensor *x, const gems_tensor *w) {
     if (x->dtype == GEMS_F64 && (x->ndim == 5 || call->device_type != GEMS_CPU)) return false;
     if (x->ndim > 3) return gems_like_channels_last(x) || gems_like_channels_last(w);
-    const int64_t sizes[4] = {w->sizes[0], w->sizes[1], 1, w->sizes[2]};
-    const int64_t strides[4] = {w->strides[0], w->strides[1], w->sizes[2] * w->strides[2],
-                                w->strides[2]};
+    const int64_t shape[4] = {w->sizes[0], w->sizes[1], 1, w->sizes[2]};
+    const int64_t steps[4] = {w->strides[0], w->strides[1], w->sizes[2] * w->strides[2],
+                              w->strides[2]};
     gems_tensor image = *w;
-    image.sizes = sizes;
-    image.strides = strides;
+    image.sizes = shape;
+    image.strides = steps;
     image.ndim = 4;
     return gems_like_channels_last(&image);
 }
