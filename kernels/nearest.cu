@@ -117,6 +117,16 @@ GEMS_DI void gather_pixels(const Nearest &p, const T *plane, T *out, int32_t y) 
     for (int32_t x = 0; x < p.axis[1].in; x++) {
         int32_t left = right;
         while (right < p.axis[1].out && source(p.axis[1], right) <= x) right++;
+        if (p.channels < 16) { // too few for vectors
+            for (int32_t e = 0; e < p.channels; e++) {
+                Op sum = 0;
+                for (int32_t i = top; i < bottom; i++)
+                    for (int32_t j = left; j < right; j++)
+                        sum += to_op(plane[((Index)i * p.axis[1].out + j) * p.channels + e]);
+                out[(Index)x * p.channels + e] = from_op<T>(sum);
+            }
+            continue;
+        }
         for (int32_t begin = 0; begin < p.channels; begin += kWidth) {
             int32_t count = p.channels - begin < kWidth ? p.channels - begin : kWidth;
             T *to = out + (Index)x * p.channels + begin;

@@ -122,15 +122,18 @@ GEMS_DI void fragment(uint32_t (&r)[4], const T *tile, int line, int k) {
     }
 }
 
-// 16-bit floats on the tensor cores: a ring of STAGES tiles in shared memory, WM x WN warps.
-template <class T, int BM, int BN, int BK, int WM, int WN, int STAGES, int MODE_A, int MODE_B> struct MmaLoop {
+// 16-bit floats on the tensor cores: a ring of STAGES tiles in shared memory, WM x WN warps. FEED brings the tiles: it is made
+// of what run() is given and has the names of Feed.
+template <class T, int BM, int BN, int BK, int WM, int WN, int STAGES, int MODE_A, int MODE_B,
+          template <class, int, int, int, int> class FEED = Feed>
+struct MmaLoop {
     typedef float Op;
     static constexpr int kThreads = WM * WN * 32, kVector = 2;
     static constexpr int kRows = BM / WM / 16, kCols = BN / WN / 8;
     static constexpr int kTileA = BM * BK, kTileB = BN * BK;
     static_assert(kCols % 2 == 0 && BK % 16 == 0, "a warp multiplies 16 x 16 x 16 at a time");
-    typedef Feed<T, BM, BK, kThreads, MODE_A> FeedA;
-    typedef Feed<T, BN, BK, kThreads, MODE_B> FeedB;
+    typedef FEED<T, BM, BK, kThreads, MODE_A> FeedA;
+    typedef FEED<T, BN, BK, kThreads, MODE_B> FeedB;
 
     float acc[kRows][kCols][4];
 
@@ -141,7 +144,7 @@ template <class T, int BM, int BN, int BK, int WM, int WN, int STAGES, int MODE_
             fragment<T, BN, BK, FeedB::kFollowsK, true>(b[j], tile + kTileA, n0 + j * 16, k);
     }
 
-    GEMS_DI void run(const Source<T> &a, const Source<T> &b, unsigned char *shared) {
+    template <class A, class B> GEMS_DI void run(const A &a, const B &b, unsigned char *shared) {
         T *ring = reinterpret_cast<T *>(shared);
         FeedA feed_a(a);
         FeedB feed_b(b);

@@ -138,14 +138,35 @@ def moves(x: Callable[..., Tensor]) -> dict[str, list[Any]]:
 
 def windows(x: Callable[..., Tensor]) -> dict[str, list[Any]]:
     """The same for pooling, resampling and convolution."""
-    image, pooled, places = x(2, 3, 7, 6), x(2, 3, 3, 3), torch.arange(54).view(2, 3, 3, 3) % 42
+    image, pooled = x(2, 3, 7, 6), x(2, 3, 3, 3)
+    places = (
+        torch.arange(54).view(2, 3, 3, 3) % 9 // 3 * 12 + torch.arange(54).view(2, 3, 3, 3) % 3 * 2
+    )  # one in each window
     return {
         "avg_pool2d": [image, [3, 2], [2, 2], [1, 0]],
         "avg_pool2d_backward": [x(2, 3, 4, 3), image, [3, 2], [2, 2], [1, 0], False, True, None],
         "max_pool2d_with_indices": [image, [3, 2], [2, 2], [1, 0]],
         "max_pool2d_with_indices_backward": [pooled, image, [3, 2], [2, 2], [0, 0], [1, 1], False, places],
+        "convolution": [image, x(4, 3, 3, 2), x(4), [2, 1], [1, 0], [1, 1], False, [0, 0], 1],
+        "convolution_backward": [
+            x(2, 4, 4, 5),
+            image,
+            x(4, 3, 3, 2),
+            [4],
+            [2, 1],
+            [1, 0],
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            [True] * 3,
+        ],
+        "_conv_depthwise2d": [image, x(3, 1, 3, 3), [3, 3], x(3), [1, 2], [1, 1], [1, 1]],
         **{name: [image, [9, 8]] for name in ("upsample_nearest2d", "_upsample_nearest_exact2d")},
-        **{f"{name}_backward": [image, [7, 6], [2, 3, 5, 4]] for name in ("upsample_nearest2d", "_upsample_nearest_exact2d")},
+        **{
+            f"{name}_backward": [image, [7, 6], [2, 3, 5, 4]]
+            for name in ("upsample_nearest2d", "_upsample_nearest_exact2d")
+        },
         **{f"_upsample_{kind}2d_aa": [image, [4, 9], False] for kind in ("bilinear", "bicubic")},
         **{f"_upsample_{kind}2d_aa_backward": [image, [7, 6], [2, 3, 5, 9], False] for kind in ("bilinear", "bicubic")},
     }

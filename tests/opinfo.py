@@ -38,6 +38,12 @@ NAMES = {
     "unique_dim_consecutive": ("unique_consecutive",),
     "threshold_backward": ("nn.functional.relu",),
     "constant_pad_nd": ("nn.functional.pad",),
+    "max_pool2d_with_indices": ("nn.functional.max_pool2d",),
+    "max_pool2d_with_indices_backward": ("nn.functional.max_pool2d", "max_pool2d_with_indices_backward"),
+    "upsample_nearest2d": ("nn.functional.upsample_nearest",),
+    "upsample_nearest2d_backward": ("nn.functional.upsample_nearest",),
+    "convolution": tuple(f"nn.functional.conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)),
+    "convolution_backward": ("nn.functional.conv2d",),
     **{
         f"{kind}_pad{n}d{backward}": ("nn.functional.pad",)
         for kind in ("reflection", "replication")
@@ -92,6 +98,9 @@ def stable_kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> 
     return tuple(t if keepdim else t.squeeze(dim) for t in found)
 
 
+aten = torch.ops.aten
+
+
 def stable_median(x: Tensor, dim: int | None = None, keepdim: bool = False, nan: bool = True) -> Any:
     if dim is None:
         return (torch.median if nan else torch.nanmedian)(x.contiguous())
@@ -122,6 +131,12 @@ SETTLED = {
     # ATen reads weight and bias as if they were contiguous.
     "native_group_norm": lambda x, *args: torch.native_group_norm(
         x, *(a.contiguous() if isinstance(a, Tensor) else a for a in args)
+    ),
+    # ATen finds the places of pixels in float32, where their differences lose digits.
+    "_upsample_bilinear2d_aa": lambda x, *args, **kwargs: (
+        aten._upsample_bilinear2d_aa(x.double(), *args, **kwargs).to(x.dtype)
+        if x.dtype == torch.float32
+        else aten._upsample_bilinear2d_aa(x, *args, **kwargs)
     ),
     "nanmedian": functools.partial(stable_median, nan=False),
 }

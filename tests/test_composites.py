@@ -36,6 +36,8 @@ ARGUMENTS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "kron": lambda: (x(2, 3), x(3, 2)),
     "log_sigmoid": lambda: (x(5, 7),),
     "pad": lambda: (x(2, 3, 4), [1, 2, 3, 0], "constant", 1.5),
+    **{f"conv{n}d": lambda n=n: (x(1, 2, *[5] * n), x(3, 2, *[3] * n), x(3)) for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": lambda n=n: (x(1, 2, *[5] * n), x(2, 3, *[3] * n), x(3)) for n in (1, 2)},
     "max_pool2d": lambda: (x(1, 2, 6, 7), [3, 3], [2, 2]),
     "quantile": lambda: (x(5, 7), torch.tensor([0.25, 0.9], device=DEVICE), 1),
     "repeat_interleave": lambda: (x(5, 7), torch.tensor([2, 0, 3, 1, 1], device=DEVICE), 0),

@@ -167,9 +167,10 @@ def test_kernel_runs(row: dict[str, Any]) -> None:
         for name in names:
             for dtype in dtypes:
                 function, args, kwargs = arguments_of(name, dtype)
-                outcome(lambda f=function, a=args, k=kwargs: f(*a, **k))
-                if ran(names):
-                    return
+                for given in (args, fitted(name, dtype)):
+                    outcome(lambda f=function, a=given, k=kwargs: f(*a, **k))
+                    if ran(names):
+                        return
     for info in infos_of(row):
         for dtype in dtypes:
             if dtype in info.supported_dtypes(DEVICE) and reaches(info, dtype, names):
@@ -180,9 +181,19 @@ def test_kernel_runs(row: dict[str, Any]) -> None:
 def arguments_of(name: str, dtype: torch.dtype) -> tuple[Any, list[Any], dict[str, Any]]:
     function, args, kwargs = entry_args.arguments(name, dtype, DEVICE)
     if "batch_norm" in name:  # ATen reads statistics of any size without a check
-        fitted = fitting(name.replace("_out", "").removesuffix(".out")) or []
-        args = [a.to(DEVICE, dtype) if isinstance(a, Tensor) else a for a in fitted]
+        args = fitted(name, dtype)
     return function, args, kwargs
+
+
+def fitted(name: str, dtype: torch.dtype) -> list[Any]:
+    """Arguments whose shapes fit each other, for the operators that have such; else none."""
+
+    def one(item: Any) -> Any:
+        if not isinstance(item, Tensor):
+            return item
+        return item.to(DEVICE, dtype if item.is_floating_point() else item.dtype)
+
+    return [one(item) for item in fitting(name.replace("_out", "").removesuffix(".out")) or []]
 
 
 def ran(names: list[str]) -> bool:

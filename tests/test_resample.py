@@ -1,4 +1,4 @@
-"""Images of another size: by the nearest pixel and by antialiasing filters, with the scales given and not, and gradients."""
+"""Images of another size: by the nearest pixel and by antialiasing filters, and gradients."""
 
 from __future__ import annotations
 

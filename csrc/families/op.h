@@ -144,5 +144,6 @@ extern const gems_family gems_family_pool;
 extern const gems_family gems_family_resample;
 extern const gems_family gems_family_attention;
 extern const gems_family gems_family_group_quant;
+extern const gems_family gems_family_convolution;
 
 #endif

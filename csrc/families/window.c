@@ -37,7 +37,11 @@ int64_t gems_window_pooled(const gems_window *window, int64_t in, bool ceil) {
 }
 
 void gems_image_strides(const int64_t *sizes, int ndim, bool last, int64_t *strides) {
-    if (last)
+    if (last && ndim == 3) {
+        strides[0] = sizes[1] * sizes[2];
+        strides[1] = 1;
+        strides[2] = sizes[1];
+    } else if (last)
         gems_channels_last_strides(sizes, ndim, strides);
     else
         gems_contiguous_strides(sizes, ndim, strides);

@@ -22,7 +22,8 @@ bool gems_window_fits(const gems_window *window, int64_t in);
 /* Outputs of a pooling window over `in` positions, as ATen counts them; below 1: none. */
 int64_t gems_window_pooled(const gems_window *window, int64_t in, bool ceil);
 
-/* An image, channels last or contiguous: strides of a tensor of these sizes. */
+/* An image of one to three dims, channels last or contiguous: strides of a tensor of these sizes.
+ */
 void gems_image_strides(const int64_t *sizes, int ndim, bool last, int64_t *strides);
 
 /* The tensor's elements where they lie with these strides: its own memory, or a copy that lives as

@@ -1,0 +1,47 @@
+/* A convolution in one form, whatever operator asks for it. */
+#ifndef GEMS_CONVOLUTION_H
+#define GEMS_CONVOLUTION_H
+
+#include "window.h"
+
+/* What is computed of image, result and weight from the other two; kernels/convolution.cu has the
+ * same numbers. */
+enum { GEMS_CONVOLVE_RESULT, GEMS_CONVOLVE_IMAGE, GEMS_CONVOLVE_WEIGHT };
+
+/* A tensor of a convolution, rank + 2 dims. */
+typedef struct gems_side {
+    int64_t sizes[5], strides[5];
+} gems_side;
+
+/* The result is the sum over windows of the image. A transposed convolution computes the image of a
+ * result. */
+typedef struct gems_convolution {
+    int rank, dtype;
+    bool transposed, last;                                  /* last: channels last */
+    int32_t groups, batch, image_channels, result_channels; /* channels of a group */
+    gems_window window[3]; /* z, y, x; of size 1 where they are not there */
+    gems_side image, result, weight;
+    double work; /* multiplications */
+} gems_convolution;
+
+/* ---- on the tensor cores (convolution_tile.c) ---- */
+
+enum { GEMS_CONVOLUTION_TILE = 64 }; /* key->kernel */
+
+/* Whether such a product is computed there. */
+bool gems_convolution_tiles(const gems_convolution *c, int kind, const gems_device_info *info);
+
+/* How its inputs have to lie: strides of what is read, of these sizes, and of the weight. */
+void gems_convolution_tile_strides(const gems_convolution *c, int kind, const int64_t *sizes,
+                                   int64_t *image, int64_t *weight);
+
+/* Computes it; inputs aligned to 16 bytes. image: what is read. */
+gems_status gems_convolution_tile(gems_call *call, const gems_convolution *c, int kind, void *out,
+                                  const void *image, const void *weight, const void *bias);
+
+gems_status gems_convolution_tile_program(const gems_op *op, const gems_key *key,
+                                          gems_program *program);
+bool gems_convolution_tile_warm(const gems_op *op, int dtype, int i, bool back,
+                                const gems_device_info *info, gems_key *key);
+
+#endif
