@@ -214,9 +214,10 @@ gems_status gems_attention_program(const gems_op *op, const gems_key *key, gems_
 bool gems_attention_warm(const gems_op *op, int dtype, int i, const gems_device_info *info,
                          gems_key *key) {
     static const int dims[] = {64, 128};
-    const bool back = op->mode == GEMS_ATTENTION_MODE_BACKWARD,
-               varlen = op->mode == GEMS_ATTENTION_MODE_VARLEN;
-    const int kinds = back || info->fast ? 1 : 2; /* many queries, few */
+    const bool back = op->mode == GEMS_ATTENTION_MODE_BACKWARD ||
+                      op->mode == GEMS_ATTENTION_MODE_FOR_CPU_BACKWARD;
+    const bool varlen = op->mode == GEMS_ATTENTION_MODE_VARLEN;
+    const int kinds = back || info->fast || !is_half(dtype) ? 1 : 2; /* many queries, few */
     gems_attention_config config;
     if (i >= (info->fast ? 1 : 2) * kinds) return false;
     const int dim = dims[i / kinds],
