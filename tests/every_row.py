@@ -79,14 +79,13 @@ def fitting(name: str) -> list[Any] | None:
 
 
 def attention(x: Callable[..., Tensor]) -> dict[str, list[Any]]:
-    """The same for attention: [batch, heads, length, dim], or heads inside positions. Scores are small, so that gradients
-    are no differences of like numbers."""
+    """The same for attention. Scores are small, so that gradients are no differences of like numbers."""
     q, k, v = (t / 40 for t in (x(2, 3, 5, 8), x(2, 3, 9, 8), x(2, 3, 9, 8)))
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
     inside = [x(2, n, 3, 8) for n in (5, 9, 9)]
     return {
         "_scaled_dot_product_flash_attention_for_cpu": [q, k, v, 0.0, True],
-        "_scaled_dot_product_flash_attention_for_cpu_backward": [x(2, 3, 5, 8), q, k, v, out, lse, 0.0, False],
+        "_scaled_dot_product_flash_attention_for_cpu_backward": [q, q, k, v, out, lse, 0.0, False],
         "_flash_attention_forward": [*inside, None, None, 5, 9, 0.0, False, False],
     }
 
