@@ -104,15 +104,16 @@ template <bool KEYS> GEMS_DI void gradients(const AttentionParams &p, Scalar *sh
         GEMS_UNROLL for (int e = 0; e < 4; e++) sums_v[n][e] = 0;
     // Logsumexp, as an exponent of 2, and delta of a row of queries.
     float log[2], delta[2];
-    auto of_query = [&](int head, int position, bool exists, float &l, float &d) {
-        int64_t line = ((int64_t)s.batch * p.heads + head) * p.queries + position;
-        l = exists ? static_cast<const float *>(p.lse)[s.lse_place(p, head, position)] * kLog2E : 0.0f;
-        d = exists ? static_cast<const float *>(p.delta)[line] : 0.0f;
+    const float *logs = static_cast<const float *>(p.lse) + s.lse_place(p, s.head, 0);
+    const float *deltas = static_cast<const float *>(p.delta) + ((int64_t)s.batch * p.heads + s.head) * p.queries;
+    auto of_query = [&](int position, bool exists, float &l, float &d) {
+        l = exists ? logs[position * p.lse_row] * kLog2E : 0.0f;
+        d = exists ? deltas[position] : 0.0f;
     };
     if constexpr (!KEYS) {
         GEMS_UNROLL for (int i = 0; i < 2; i++) {
             int r = row0 + i * 8 + (lane >> 2);
-            of_query(s.head, first + r, r < rows, log[i], delta[i]);
+            of_query(first + r, r < rows, log[i], delta[i]);
         }
     }
 
@@ -126,13 +127,17 @@ template <bool KEYS> GEMS_DI void gradients(const AttentionParams &p, Scalar *sh
         if (step < 0) continue;
         const Scalar *tile = ring + stage * kStage;
         const int h = step / tiles, begin = start + (step - h * tiles) * kTileN, head = s.head + h;
+        if (KEYS && step && begin == start) { // the next head
+            logs += p.lse_head;
+            deltas += p.queries;
+        }
         Scores score, change;
         rows_by_rows<kD, kPitch>(score, mine, tile, row0);
         rows_by_rows<kDV, kPitchV>(change, mine_v, tile + kSecond, row0);
         GEMS_UNROLL for (int n = 0; n < kTileN / 8; n++) {
             const int column = begin + n * 8 + (lane & 3) * 2;
             if constexpr (KEYS) {
-                GEMS_UNROLL for (int i = 0; i < 2; i++) of_query(head, column + i, column + i < end, log[i], delta[i]);
+                GEMS_UNROLL for (int i = 0; i < 2; i++) of_query(column + i, column + i < end, log[i], delta[i]);
             }
             GEMS_UNROLL for (int e = 0; e < 4; e++) {
                 const int r = row0 + e / 2 * 8 + (lane >> 2), c = column + e % 2;

@@ -276,8 +276,11 @@ def test_checked_mode(scope: str) -> None:
 )
 def test_machine_code(arch: str) -> None:
     """Tensor cores, background copies, nothing spilled, in each program that warmup compiles for halves."""
-    for i in range(4):
-        text = _C.program_text("attention_forward", "bfloat16", i, arch, "cuda")
-        kernel = sass.kernels(text, ["attention"], arch)["attention"]
-        assert kernel.spill_bytes == 0, (i, kernel.registers)
-        assert kernel.has("HMMA.BF16", "LDGSTS.128", "LDSM", "MUFU.EX2", "STG.E.128")
+    work = [("attention_forward", i, ["attention"]) for i in range(4)]
+    work += [("attention_backward", i, ["attention_queries", "attention_keys"]) for i in range(2)]
+    for row, i, entries in work:
+        text = _C.program_text(row, "bfloat16", i, arch, "cuda")
+        for kernel in sass.kernels(text, entries, arch).values():
+            assert kernel.spill_bytes == 0, (row, i, kernel.name, kernel.registers)
+            assert kernel.has("HMMA.BF16", "LDGSTS.128", "LDSM", "MUFU.EX2")
+            assert row != "attention_forward" or kernel.has("STG.E.128")
