@@ -82,6 +82,10 @@ template <bool KEYS> GEMS_DI void gradients(const AttentionParams &p, Scalar *sh
     const Keys queries(s.rows(static_cast<const Scalar *>(p.q), p.qs, s.head, 0), p.qs.row);
     const Keys grads(s.rows(static_cast<const Scalar *>(p.grad), p.gs, s.head, 0), p.gs.row);
     const Scalar *safe = keys.base;
+    // Logsumexp, an exponent of 2 here once read, and delta of the rows of queries.
+    const float *logs = static_cast<const float *>(p.lse) + s.lse_place(p, s.head, 0);
+    const float *deltas = static_cast<const float *>(p.delta) + ((int64_t)s.batch * p.heads + s.head) * p.queries;
+    float *lines = reinterpret_cast<float *>(ring + 2 * kStage);
     auto bring_step = [&](int step, int stage) {
         const int h = step / tiles, begin = start + (step - h * tiles) * kTileN;
         Scalar *tile = ring + stage * kStage;
@@ -91,6 +95,11 @@ template <bool KEYS> GEMS_DI void gradients(const AttentionParams &p, Scalar *sh
         bring<kTileN, kDV, kPitchV>(tile + kSecond, end - begin, p.dim_v, safe, [&](int r) {
             return KEYS ? grads.at(begin + r) + h * p.gs.head : values.at(begin + r);
         });
+        if (KEYS && (int)threadIdx.x < kTileN) {
+            const int c = begin + (int)threadIdx.x, at = stage * 2 * kTileN + (int)threadIdx.x;
+            lines[at] = c < end ? logs[h * p.lse_head + c * p.lse_row] * kLog2E : 0.0f;
+            lines[at + kTileN] = c < end ? deltas[(int64_t)h * p.queries + c] : 0.0f;
+        }
     };
     bring<kTileM, kD, kPitch>(mine, rows, p.dim, safe,
                               [&](int r) { return KEYS ? keys.at(first + r) : queries.at(first + r); });
@@ -102,18 +111,12 @@ template <bool KEYS> GEMS_DI void gradients(const AttentionParams &p, Scalar *sh
         GEMS_UNROLL for (int e = 0; e < 4; e++) sums[n][e] = 0;
     GEMS_UNROLL for (int n = 0; n < (KEYS ? kDV / kAcross / 8 : 1); n++)
         GEMS_UNROLL for (int e = 0; e < 4; e++) sums_v[n][e] = 0;
-    // Logsumexp, as an exponent of 2, and delta of a row of queries.
-    float log[2], delta[2];
-    const float *logs = static_cast<const float *>(p.lse) + s.lse_place(p, s.head, 0);
-    const float *deltas = static_cast<const float *>(p.delta) + ((int64_t)s.batch * p.heads + s.head) * p.queries;
-    auto of_query = [&](int position, bool exists, float &l, float &d) {
-        l = exists ? logs[position * p.lse_row] * kLog2E : 0.0f;
-        d = exists ? deltas[position] : 0.0f;
-    };
+    float log[2], delta[2]; // of a row of queries; where queries are the other side, they lie beside its tiles
     if constexpr (!KEYS) {
         GEMS_UNROLL for (int i = 0; i < 2; i++) {
             int r = row0 + i * 8 + (lane >> 2);
-            of_query(first + r, r < rows, log[i], delta[i]);
+            log[i] = r < rows ? logs[(first + r) * p.lse_row] * kLog2E : 0.0f;
+            delta[i] = r < rows ? deltas[first + r] : 0.0f;
         }
     }
 
@@ -127,27 +130,33 @@ template <bool KEYS> GEMS_DI void gradients(const AttentionParams &p, Scalar *sh
         if (step < 0) continue;
         const Scalar *tile = ring + stage * kStage;
         const int h = step / tiles, begin = start + (step - h * tiles) * kTileN, head = s.head + h;
-        if (KEYS && step && begin == start) { // the next head
-            logs += p.lse_head;
-            deltas += p.queries;
-        }
         Scores score, change;
         rows_by_rows<kD, kPitch>(score, mine, tile, row0);
         rows_by_rows<kDV, kPitchV>(change, mine_v, tile + kSecond, row0);
         GEMS_UNROLL for (int n = 0; n < kTileN / 8; n++) {
             const int column = begin + n * 8 + (lane & 3) * 2;
             if constexpr (KEYS) {
-                GEMS_UNROLL for (int i = 0; i < 2; i++) of_query(column + i, column + i < end, log[i], delta[i]);
+                GEMS_UNROLL for (int i = 0; i < 2; i++) {
+                    log[i] = lines[stage * 2 * kTileN + column - begin + i];
+                    delta[i] = lines[stage * 2 * kTileN + kTileN + column - begin + i];
+                }
             }
             GEMS_UNROLL for (int e = 0; e < 4; e++) {
                 const int r = row0 + e / 2 * 8 + (lane >> 2), c = column + e % 2;
                 const int position = KEYS ? c : first + r, key = KEYS ? first + r : c, at = KEYS ? e % 2 : e / 2;
-                float w = 0, stays = 1;
-                if (r < rows && c < end && s.sees(p, position, key)) {
-                    const Mask *mask = mask_row(p, s.batch, head, position);
-                    const float x = exponent(p, score[n][e], 0, mask_at(p, mask, key), 0);
-                    w = kMask && x == -Limits<float>::inf() ? 0.0f : exp2_near(x - log[at]);
-                    stays = dropout(p, s.batch, head, position, key);
+                const bool seen = (r < rows) & (c < end) & s.sees(p, position, key);
+                float w, stays = 1;
+                if constexpr (kMask || kDropout) {
+                    w = 0;
+                    if (seen) {
+                        const Mask *mask = mask_row(p, s.batch, head, position);
+                        const float x = exponent(p, score[n][e], 0, mask_at(p, mask, key), 0);
+                        w = x == -Limits<float>::inf() ? 0.0f : exp2_near(x - log[at]);
+                        stays = dropout(p, s.batch, head, position, key);
+                    }
+                } else {
+                    w = exp2_near(exponent(p, score[n][e], 0, Mask{}, 0) - log[at]);
+                    w = seen ? w : 0.0f;
                 }
                 score[n][e] = w * stays;
                 change[n][e] = w * (change[n][e] * stays - delta[at]);

@@ -77,7 +77,8 @@ static bool configure_mma_backward(const gems_device_info *info, int dim, int di
     c->tile_m = c->warps / c->across * 16;
     c->tile_n = wide <= 64 ? 64 : 32;
     c->threads = 128;
-    c->shared = 2u * (uint32_t)((c->tile_m + 2 * c->tile_n) * (pitch_of(c->kd) + pitch_of(c->kdv)));
+    c->shared = 2u * (uint32_t)((c->tile_m + 2 * c->tile_n) * (pitch_of(c->kd) + pitch_of(c->kdv)) +
+                                8 * c->tile_n); /* and two numbers of each row, twice */
     return c->shared <= info->shared_bytes;
 }
 
