@@ -63,29 +63,27 @@ inline void pack_rows(Op *to, const Keys &keys, int first, int count, int dim) {
     }
 }
 
-// Scores of one row to weights; gives their sum, and in *top the largest exponent so far.
+// Exponents of one row to weights; gives their sum, in *top the largest so far, and what the sums before shrink by. A NaN is
+// no maximum here: it comes through the sum.
 __attribute__((noinline)) Op weigh(Op *__restrict w, int n, Op *top, Op *change) {
-    Op part[kLane], largest = *top, sum = 0;
-    for (int i = 0; i < kLane; i++) part[i] = largest;
+    Op largest = *top, sum = 0;
     int j = 0;
-    for (; j + kLane <= n; j += kLane)
-        for (int i = 0; i < kLane; i++) part[i] = max_nan(w[j + i], part[i]);
-    for (; j < n; j++) part[0] = max_nan(w[j], part[0]);
-    for (int i = 0; i < kLane; i++) largest = max_nan(part[i], largest);
+    if (n >= kLane) {
+        Lane part = lane(w);
+        for (j = kLane; j + kLane <= n; j += kLane) {
+            Lane v = lane(w + j);
+            part = v > part ? v : part;
+        }
+        for (int i = 0; i < kLane; i++) largest = part[i] > largest ? part[i] : largest;
+    }
+    for (; j < n; j++) largest = w[j] > largest ? w[j] : largest;
     const Op base = largest == -Limits<Op>::inf() ? (Op)0 : largest;
     *change = exp2(*top - base);
     *top = largest;
-    for (int i = 0; i < kLane; i++) part[i] = 0;
-    for (j = 0; j + kLane <= n; j += kLane)
-        for (int i = 0; i < kLane; i++) {
-            Op v = exp2(w[j + i] - base);
-            w[j + i] = v;
-            part[i] += v;
-        }
-    for (; j < n; j++) {
-        w[j] = exp2(w[j] - base);
-        part[0] += w[j];
-    }
+    for (j = 0; j < n; j++) w[j] = exp2(w[j] - base);
+    Lane part{};
+    for (j = 0; j + kLane <= n; j += kLane) part += lane(w + j);
+    for (; j < n; j++) sum += w[j];
     for (int i = 0; i < kLane; i++) sum += part[i];
     return sum;
 }

@@ -80,7 +80,20 @@ def fitting(name: str) -> list[Any] | None:
         "nll_loss2d_backward": [x(1)[0], x(2, 3, 4, 4), plane, None, 1, -100, torch.tensor(32.0)],
         **moves(x),
         **windows(x),
+        **attention(x),
     }.get(name)
+
+
+def attention(x: Callable[..., Tensor]) -> dict[str, list[Any]]:
+    """The same for attention. Scores are small, so that gradients are no differences of like numbers."""
+    q, k, v = (t / 40 for t in (x(2, 3, 5, 8), x(2, 3, 9, 8), x(2, 3, 9, 8)))
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
+    inside = [x(2, n, 3, 8) for n in (5, 9, 9)]
+    return {
+        "_scaled_dot_product_flash_attention_for_cpu": [q, k, v, 0.0, True],
+        "_scaled_dot_product_flash_attention_for_cpu_backward": [q, q, k, v, out, lse, 0.0, False],
+        "_flash_attention_forward": [*inside, None, None, 5, 9, 0.0, False, False],
+    }
 
 
 def norms(x: Callable[..., Tensor]) -> dict[str, list[Any]]:
@@ -183,12 +196,16 @@ def laid_out(value: Any, layout: str) -> Any:
 
 
 def work() -> list[tuple[str, str, torch.dtype]]:
-    """(overload, layout, dtype): the first overload of each row, in the first of the dtypes that it has."""
+    """(overload, layout, dtype): the first overload of each row, in the first of the dtypes that it has.
+
+    ATen's attention takes the last dimension for contiguous without a look.
+    """
     found = []
     for row in rows():
+        layouts = ("contiguous",) if row["family"] == "attention" else ("contiguous", "transposed")
         dtype = next(d for d in (torch.float32, torch.int64, torch.bool) if str(d)[6:] in row["dtypes"])
         name = row["entries"][0]["name"]
-        found += [(name, layout, dtype) for layout in ("contiguous", "transposed") if layout not in WRONG.get(name, ())]
+        found += [(name, layout, dtype) for layout in layouts if layout not in WRONG.get(name, ())]
     return found
 
 

@@ -16,6 +16,8 @@ from torch.testing._internal.common_utils import set_rng_seed
 from torch.testing._internal.opinfo.core import OpInfo, SampleInput
 from torch.utils._pytree import tree_map
 
+aten = torch.ops.aten
+
 # Rows whose OpInfo has another name than the rules of `infos_of` find: an aten name, then OpInfo names.
 NAMES = {
     "_to_copy": ("to",),
@@ -96,9 +98,6 @@ def stable_topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: 
 def stable_kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
     found = (t.narrow(dim, k - 1, 1).contiguous() for t in stable_sort(x, dim))
     return tuple(t if keepdim else t.squeeze(dim) for t in found)
-
-
-aten = torch.ops.aten
 
 
 def stable_median(x: Tensor, dim: int | None = None, keepdim: bool = False, nan: bool = True) -> Any:

@@ -241,6 +241,23 @@ def test_results_of_the_operator_for_a_cpu() -> None:
         assert mine.stride() == theirs.stride()
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="a GPU leaves it to ATen")
+def test_operator_of_a_gpu() -> None:
+    """_flash_attention_forward, which ATen has on GPUs alone: dense and packed, with all that it gives."""
+    q, k = draw(2, 9, 4, 16), draw(2, 9, 2, 16, seed=1)
+    made = flag_gems.flash_attention_forward(q, k, k, None, None, 9, 9, 0.0, True, False)
+    assert [(t.shape, t.dtype) for t in made[2:]] == [((2,), torch.uint64), ((), torch.uint64), ((0,), torch.float32)]
+    exact, logs = reference(*(t.transpose(1, 2) for t in (q, k, k)), causal=True)
+    close(made[0], exact.transpose(1, 2))
+    close(made[1], logs, 20)
+    starts = torch.tensor([0, 9, 18], dtype=torch.int32)
+    args = [t.flatten(0, 1) for t in (q, k, k)]
+    packed = flag_gems.flash_attention_forward(*args, starts, starts, 9, 9, 0.0, True, False, window_size_left=20)
+    close(packed[0], made[0].flatten(0, 1).double())
+    with pytest.raises(NotImplementedError):
+        flag_gems.flash_attention_forward(q, k, k, None, None, 9, 9, 0.5, True, False)
+
+
 # ---- kernels without a GPU ----
 
 
@@ -259,8 +276,12 @@ def test_checked_mode(scope: str) -> None:
 )
 def test_machine_code(arch: str) -> None:
     """Tensor cores, background copies, nothing spilled, in each program that warmup compiles for halves."""
-    for i in range(4):
-        text = _C.program_text("attention_forward", "bfloat16", i, arch, "cuda")
-        kernel = sass.kernels(text, ["attention"], arch)["attention"]
-        assert kernel.spill_bytes == 0, (i, kernel.registers)
-        assert kernel.has("HMMA.BF16", "LDGSTS.128", "LDSM", "MUFU.EX2", "STG.E.128")
+    work = [("attention_forward", i, ["attention"]) for i in range(4)]
+    work += [("attention_backward", i, ["attention_queries", "attention_keys"]) for i in range(2)]
+    for row, i, entries in work:
+        text = _C.program_text(row, "bfloat16", i, arch, "cuda")
+        found = sass.kernels(text, entries, arch)
+        for kernel in (found[name] for name in entries):
+            assert kernel.spill_bytes == 0, (row, i, kernel.name, kernel.registers)
+            assert kernel.has("HMMA.BF16", "LDGSTS.128", "LDSM", "MUFU.EX2")
+            assert row != "attention_forward" or kernel.has("STG.E.128")

@@ -188,6 +188,12 @@ def _x(*shape: int, seed: int = 0) -> Tensor:
     return draw(*shape, dtype=torch.float32, seed=seed).requires_grad_()
 
 
+def _of_one_sequence(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    q, k, v = (t.transpose(0, 1) for t in (q, k, v))
+    scores = q @ k.mT * q.shape[-1] ** -0.5
+    return (scores.softmax(-1) @ v).transpose(0, 1), scores.logsumexp(-1)
+
+
 def samples() -> Iterator[tuple[str, list[Any], dict[str, Any], Callable[..., Any]]]:
     """Overload, arguments, and what it stands for."""
     aten = torch.ops.aten
@@ -229,6 +235,8 @@ def samples() -> Iterator[tuple[str, list[Any], dict[str, Any], Callable[..., An
     yield "softmax", [_x(3, 4), 1], {}, torch.softmax
     yield "softmax_backward", [plain, plain.softmax(1), 1, torch.float32], {}, aten._softmax_backward_data
     yield "embedding", [_x(5, 3), index], {}, lambda w, i: F.embedding(i, w)
+    packed, starts = _x(7, 2, 4).detach(), torch.tensor([0, 7], dtype=torch.int32, device=DEVICE)
+    yield "flash_attn_varlen_func", [packed, packed, packed, 7, starts, 7, starts], {}, _of_one_sequence
     yield "embedding_backward", [_x(2, 2, 3).detach(), index, 5, -1, False, False], {}, aten.embedding_backward
 
 

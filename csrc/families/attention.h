@@ -13,7 +13,8 @@ enum {
     GEMS_ATTENTION_MMA,  /* tensor cores: 16-bit floats */
     GEMS_ATTENTION_FAST, /* fast cpu mode */
     GEMS_ATTENTION_BACK, /* the gradients, multiply and add */
-    GEMS_ATTENTION_BACK_FAST
+    GEMS_ATTENTION_BACK_FAST,
+    GEMS_ATTENTION_BACK_MMA
 };
 
 /* gems_key.flags */

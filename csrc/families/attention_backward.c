@@ -74,10 +74,6 @@ gems_status gems_attention_backward_run(gems_call *call) {
     const int dtype = a.q->dtype;
     gems_attention_config config;
     GEMS_TRY(gems_attention_configure_backward(info, dtype, p.dim, p.dim_v, &config));
-    gems_key key = gems_attention_key(&config, dtype, a.mask ? a.mask->dtype : GEMS_NO_DTYPE,
-                                      p.keep != 1 ? GEMS_ATTENTION_DROPOUT : 0);
-    const gems_plan *plan;
-    GEMS_TRY(gems_call_plan(call, &key, &plan));
     const int64_t lines = (int64_t)p.batch * p.heads * p.queries;
     const int64_t q_tiles = (p.queries + config.tile_m - 1) / config.tile_m,
                   k_tiles = (p.keys + config.tile_m - 1) / config.tile_m;
@@ -89,6 +85,14 @@ gems_status gems_attention_backward_run(gems_call *call) {
     GEMS_TRY(gems_attention_operand(call, a.v, &p.v, &p.vs));
     GEMS_TRY(gems_attention_operand(call, a.grad, &p.grad, &p.gs));
     GEMS_TRY(gems_attention_operand(call, a.out, &out, &p.os));
+    p.wide =
+        gems_attention_aligned(p.q, &p.qs, dtype) && gems_attention_aligned(p.k, &p.ks, dtype) &&
+        gems_attention_aligned(p.v, &p.vs, dtype) && gems_attention_aligned(p.grad, &p.gs, dtype);
+    gems_key key = gems_attention_key(&config, dtype, a.mask ? a.mask->dtype : GEMS_NO_DTYPE,
+                                      (p.keep != 1 ? GEMS_ATTENTION_DROPOUT : 0) |
+                                          (p.wide ? GEMS_ATTENTION_ALIGNED : 0));
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &key, &plan));
     GEMS_TRY(make(call, 0, a.q, for_cpu, &p.dq, &p.dqs));
     GEMS_TRY(make(call, 1, a.k, for_cpu, &p.dk, &p.dks));
     GEMS_TRY(make(call, 2, a.v, for_cpu, &p.dv, &p.dvs));
@@ -99,12 +103,13 @@ gems_status gems_attention_backward_run(gems_call *call) {
     p.lse = a.lse->data;
     p.lse_batch = a.lse->strides[0], p.lse_head = a.lse->strides[1], p.lse_row = a.lse->strides[2];
     p.delta = delta;
-    p.wide =
-        gems_attention_aligned(p.q, &p.qs, dtype) && gems_attention_aligned(p.k, &p.ks, dtype) &&
-        gems_attention_aligned(p.v, &p.vs, dtype) && gems_attention_aligned(p.grad, &p.gs, dtype);
+    p.wide_o = gems_attention_aligned(p.dq, &p.dqs, dtype) &&
+               gems_attention_aligned(p.dk, &p.dks, dtype) &&
+               gems_attention_aligned(p.dv, &p.dvs, dtype);
     void *args[] = {&p};
     const uint32_t block[3] = {config.threads, 1, 1};
-    const uint32_t by_rows[3] = {gems_grid_for(info, lines, info->fast ? 256 : 8), 1, 1};
+    const uint32_t by_rows[3] = {gems_grid_for(info, lines, info->fast ? 256 : config.threads / 32),
+                                 1, 1};
     GEMS_TRY(gems_call_launch(call, plan, 0, by_rows, block, 0, args));
     p.tiles = (int32_t)q_tiles;
     const uint32_t by_queries[3] = {(uint32_t)(q_tiles * p.heads * p.batch), 1, 1};

@@ -63,6 +63,25 @@ static bool configure_mma(const gems_device_info *info, int dim, int dim_v, int6
     return c->shared <= room;
 }
 
+/* Of the gradients: a block has a tile of rows of both operands, and a ring of two tiles of the
+ * other side's. */
+static bool configure_mma_backward(const gems_device_info *info, int dim, int dim_v,
+                                   gems_attention_config *c) {
+    static const int32_t sizes[] = {32, 64, 96, 128, 192, 256};
+    c->kernel = GEMS_ATTENTION_BACK_MMA;
+    c->kd = FIT(dim, sizes), c->kdv = FIT(dim_v, sizes);
+    if (!c->kd || !c->kdv) return false;
+    const int32_t wide = most(c->kd, c->kdv);
+    c->warps = 4, c->each = 1;
+    c->across = wide <= 128 ? 1 : 2;
+    c->tile_m = c->warps / c->across * 16;
+    c->tile_n = wide <= 64 ? 64 : 32;
+    c->threads = 128;
+    c->shared = 2u * (uint32_t)((c->tile_m + 2 * c->tile_n) * (pitch_of(c->kd) + pitch_of(c->kdv)) +
+                                8 * c->tile_n); /* and two numbers of each row, twice */
+    return c->shared <= info->shared_bytes;
+}
+
 /* ---- multiply and add ---- */
 
 static gems_status configure_fma(const gems_device_info *info, int dtype, int dim, int dim_v,
@@ -121,6 +140,9 @@ gems_status gems_attention_configure(const gems_device_info *info, int dtype, in
 gems_status gems_attention_configure_backward(const gems_device_info *info, int dtype, int dim,
                                               int dim_v, gems_attention_config *c) {
     *c = (gems_attention_config){0};
+    if (!info->fast && is_half(dtype) && (info->arch == 0 || info->arch >= 80) &&
+        configure_mma_backward(info, dim, dim_v, c))
+        return GEMS_OK;
     if (!info->fast) {
         GEMS_TRY(configure_fma(info, dtype, dim, dim_v, 4, c));
         c->kernel = GEMS_ATTENTION_BACK;
@@ -141,7 +163,10 @@ gems_key gems_attention_key(const gems_attention_config *c, int dtype, int mask,
     gems_key key = {
         .kernel = c->kernel, .flags = (uint8_t)flags, .dtype = {(uint8_t)dtype, (uint8_t)mask}};
     bool fast = c->kernel == GEMS_ATTENTION_FAST || c->kernel == GEMS_ATTENTION_BACK_FAST;
-    if (c->kernel != GEMS_ATTENTION_MMA) /* vectors are chosen as it runs, or need no alignment */
+    if (c->kernel == GEMS_ATTENTION_BACK_MMA)
+        key.flags &= (uint8_t)~GEMS_ATTENTION_SHARED;
+    else if (c->kernel !=
+             GEMS_ATTENTION_MMA) /* vectors are chosen as it runs, or need no alignment */
         key.flags &= (uint8_t)~(GEMS_ATTENTION_ALIGNED | GEMS_ATTENTION_SHARED);
     key.tune[TILE_M] = (uint8_t)(c->tile_m / 16);
     key.tune[TILE_N] = (uint8_t)(c->tile_n / 16);
@@ -157,7 +182,8 @@ gems_key gems_attention_key(const gems_attention_config *c, int dtype, int mask,
 static const char *word(int flags, int bit) { return flags & bit ? "true" : "false"; }
 
 gems_status gems_attention_program(const gems_op *op, const gems_key *key, gems_program *p) {
-    static const char *const names[] = {"fma", "mma", "fast", "gradients", "gradients fast"};
+    static const char *const names[] = {
+        "fma", "mma", "fast", "gradients", "gradients fast", "gradients mma"};
     (void)op;
     if (key->kernel == GEMS_PACK_KERNEL) return gems_pack_program(key, p);
     const uint8_t *tune = key->tune;
@@ -171,7 +197,10 @@ gems_status gems_attention_program(const gems_op *op, const gems_key *key, gems_
                   word(key->flags, GEMS_ATTENTION_CAPPED), word(key->flags, GEMS_ATTENTION_ALIBI),
                   word(key->flags, GEMS_ATTENTION_DROPOUT));
     const bool fast = key->kernel == GEMS_ATTENTION_FAST || key->kernel == GEMS_ATTENTION_BACK_FAST;
-    const bool back = key->kernel == GEMS_ATTENTION_BACK || key->kernel == GEMS_ATTENTION_BACK_FAST;
+    const bool mma = key->kernel == GEMS_ATTENTION_MMA || key->kernel == GEMS_ATTENTION_BACK_MMA;
+    const bool back = key->kernel == GEMS_ATTENTION_BACK ||
+                      key->kernel == GEMS_ATTENTION_BACK_MMA ||
+                      key->kernel == GEMS_ATTENTION_BACK_FAST;
     int files = 0;
     p->files[files++] = "attention.cuh";
     if (fast) {
@@ -181,7 +210,7 @@ gems_status gems_attention_program(const gems_op *op, const gems_key *key, gems_
         p->files[files++] = "panel.cuh";
         p->files[files++] = "attention_fast.cuh";
         p->files[files++] = back ? "attention_backward_fast.cu" : "attention_fast.cu";
-    } else if (key->kernel == GEMS_ATTENTION_MMA) {
+    } else if (mma) {
         gems_text_add(
             &p->head,
             "constexpr int kD = %d, kDV = %d, kTileN = %d, kWarps = %d, kAcross = %d, kEach = %d;\n"
@@ -190,11 +219,14 @@ gems_status gems_attention_program(const gems_op *op, const gems_key *key, gems_
             tune[EACH], word(key->flags, GEMS_ATTENTION_ALIGNED),
             word(key->flags, GEMS_ATTENTION_SHARED));
         p->files[files++] = "pair.cuh";
-        p->files[files++] = "attention_mma.cu";
+        p->files[files++] = "attention_mma.cuh";
+        if (back) p->files[files++] = "attention_delta.cuh";
+        p->files[files++] = back ? "attention_backward_mma.cu" : "attention_mma.cu";
     } else {
         gems_text_add(&p->head, "constexpr int kD = %d, kDV = %d, kR = %d;\n", tune[DIM] * 16,
                       tune[DIM_V] * 16, tune[EACH]);
         p->files[files++] = "attention_fma.cuh";
+        if (back) p->files[files++] = "attention_delta.cuh";
         p->files[files++] = back ? "attention_backward.cu" : "attention_fma.cu";
     }
     if (!back) p->files[files++] = "attention_merge.cuh";
@@ -214,9 +246,10 @@ gems_status gems_attention_program(const gems_op *op, const gems_key *key, gems_
 bool gems_attention_warm(const gems_op *op, int dtype, int i, const gems_device_info *info,
                          gems_key *key) {
     static const int dims[] = {64, 128};
-    const bool back = op->mode == GEMS_ATTENTION_MODE_BACKWARD,
-               varlen = op->mode == GEMS_ATTENTION_MODE_VARLEN;
-    const int kinds = back || info->fast ? 1 : 2; /* many queries, few */
+    const bool back = op->mode == GEMS_ATTENTION_MODE_BACKWARD ||
+                      op->mode == GEMS_ATTENTION_MODE_FOR_CPU_BACKWARD;
+    const bool varlen = op->mode == GEMS_ATTENTION_MODE_VARLEN;
+    const int kinds = back || info->fast || !is_half(dtype) ? 1 : 2; /* many queries, few */
     gems_attention_config config;
     if (i >= (info->fast ? 1 : 2) * kinds) return false;
     const int dim = dims[i / kinds],

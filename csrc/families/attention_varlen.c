@@ -4,7 +4,9 @@
 #include "pack.h"
 
 #include <math.h>
+#include <string.h>
 
+/* The arguments of our operator and of ATen's, by place. */
 enum {
     Q,
     K,
@@ -21,8 +23,11 @@ enum {
     LEFT,
     RIGHT,
     SOFTCAP,
-    SPLITS
+    SPLITS,
+    ARGUMENTS
 };
+static const int8_t ours[ARGUMENTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+static const int8_t atens[ARGUMENTS] = {0, 1, 2, 3, 4, 13, 15, 14, 5, 6, 10, 8, 11, 12, -1, 16};
 
 /* An argument of int32 numbers that lie side by side along its last dimension. */
 static gems_status read_ints(const gems_call *call, int i, int ndim, int64_t count,
@@ -55,17 +60,17 @@ static gems_status read_rows(gems_call *call, const gems_tensor *t, bool pages, 
     return GEMS_OK;
 }
 
-static gems_status check(const gems_call *call, const gems_tensor *q, const gems_tensor *k,
-                         const gems_tensor *v) {
+static gems_status check(const gems_call *call, const int8_t *at, const gems_tensor *q,
+                         const gems_tensor *k, const gems_tensor *v) {
     if (!q || !k || !v) return gems_decline("an argument is no tensor");
     if (!(call->op->dtypes & GEMS_BIT(q->dtype % GEMS_DTYPES)))
         return gems_decline("dtype without a kernel");
     if (k->dtype != q->dtype || v->dtype != q->dtype)
         return gems_decline("tensors of several dtypes");
-    if (q->ndim != (gems_arg_none(call, CU_Q) ? 4 : 3)) return gems_decline("dimensions of q");
-    if (k->ndim != (gems_arg_none(call, CU_K) ? 4 : 3) || v->ndim != k->ndim)
+    if (q->ndim != (gems_arg_none(call, at[CU_Q]) ? 4 : 3)) return gems_decline("dimensions of q");
+    if (k->ndim != (gems_arg_none(call, at[CU_K]) ? 4 : 3) || v->ndim != k->ndim)
         return gems_decline("dimensions of k and v: packed ones need cu_seqlens_k");
-    if (!gems_arg_none(call, TABLE) && (k->ndim != 4 || gems_arg_none(call, USED_K)))
+    if (!gems_arg_none(call, at[TABLE]) && (k->ndim != 4 || gems_arg_none(call, at[USED_K])))
         return gems_decline("pages of keys need seqused_k, and no cu_seqlens_k");
     for (int d = 0; d + 1 < k->ndim; d++)
         if (k->sizes[d] != v->sizes[d]) return gems_decline("sizes of k and v differ");
@@ -82,24 +87,49 @@ static int32_t window(int64_t n) {
     return n < 0 || n > GEMS_ATTENTION_FAR ? GEMS_ATTENTION_FAR : (int32_t)n;
 }
 
+/* A number that may be left out. */
+static int64_t whole(const gems_call *call, int i, int64_t otherwise) {
+    return i < 0 || gems_arg_none(call, i) ? otherwise : gems_arg_int(call, i);
+}
+
+/* What ATen's operator gives beside: the state of random numbers that nobody draws, and no mask of
+ * them. */
+static gems_status make_rest(gems_call *call, int dtype) {
+    const int64_t sizes[2] = {2, 0};
+    GEMS_TRY(gems_output(call, 2, 1, sizes, NULL, GEMS_U64));
+    GEMS_TRY(gems_output(call, 3, 0, sizes, NULL, GEMS_U64));
+    GEMS_TRY(gems_output(call, 4, 1, sizes + 1, NULL, dtype));
+    if (call->device_type == GEMS_CPU) {
+        memset(call->out[2].data, 0, 16);
+        memset(call->out[3].data, 0, 8);
+    }
+    return GEMS_OK;
+}
+
 gems_status gems_attention_varlen_run(gems_call *call) {
-    const gems_tensor *q = gems_arg_tensor(call, Q), *k = gems_arg_tensor(call, K),
-                      *v = gems_arg_tensor(call, V);
-    const gems_tensor *cu_q = gems_arg_tensor(call, CU_Q), *table = gems_arg_tensor(call, TABLE),
-                      *alibi = gems_arg_tensor(call, ALIBI);
-    GEMS_TRY(check(call, q, k, v));
+    const bool aten = call->op->mode == GEMS_ATTENTION_MODE_FLASH;
+    const int8_t *at = aten ? atens : ours;
+    const gems_tensor *q = gems_arg_tensor(call, at[Q]), *k = gems_arg_tensor(call, at[K]),
+                      *v = gems_arg_tensor(call, at[V]);
+    const gems_tensor *cu_q = gems_arg_tensor(call, at[CU_Q]),
+                      *table = gems_arg_tensor(call, at[TABLE]),
+                      *alibi = gems_arg_tensor(call, at[ALIBI]);
+    if (aten && (gems_arg_double(call, 7) != 0 || gems_arg_int(call, 9)))
+        return gems_decline("dropout, or its mask");
+    GEMS_TRY(check(call, at, q, k, v));
     const int64_t batch = cu_q ? cu_q->numel - 1 : q->sizes[0], heads = q->sizes[q->ndim - 2];
-    const int64_t max_q = cu_q ? gems_arg_int(call, MAX_Q) : q->sizes[1],
-                  max_k = gems_arg_int(call, MAX_K);
-    const bool causal = gems_arg_int(call, CAUSAL);
+    const int64_t max_q = cu_q ? gems_arg_int(call, at[MAX_Q]) : q->sizes[1],
+                  max_k = gems_arg_int(call, at[MAX_K]);
+    const bool causal = gems_arg_int(call, at[CAUSAL]);
     if (batch < 0) return gems_decline("cu_seqlens_q has no element");
     if (!table && k->ndim == 4 && k->sizes[0] != batch) return gems_decline("batch sizes differ");
     if (max_q < 0 || max_k < 0 || max_q >= GEMS_ATTENTION_FAR || max_k >= GEMS_ATTENTION_FAR ||
         batch >= GEMS_ATTENTION_FAR)
         return gems_decline("max_seqlen");
     gems_attention_params p = {
-        .scale = gems_arg_double(call, SCALE),
-        .cap = gems_arg_double(call, SOFTCAP),
+        .scale = gems_arg_none(call, at[SCALE]) ? 1 / sqrt((double)q->sizes[q->ndim - 1])
+                                                : gems_arg_double(call, at[SCALE]),
+        .cap = aten ? 0 : gems_arg_double(call, at[SOFTCAP]),
         .keep = 1,
         .empty_lse = INFINITY,
         .batch = (int32_t)batch,
@@ -109,17 +139,17 @@ gems_status gems_attention_varlen_run(gems_call *call) {
         .keys = (int32_t)max_k,
         .dim = (int32_t)q->sizes[q->ndim - 1],
         .dim_v = (int32_t)v->sizes[v->ndim - 1],
-        .left = window(gems_arg_int(call, LEFT)),
-        .right = causal ? 0 : window(gems_arg_int(call, RIGHT)),
+        .left = window(whole(call, at[LEFT], -1)),
+        .right = causal ? 0 : window(whole(call, at[RIGHT], -1)),
         .from_end = 1,
         .page = gems_fastdiv_make(1),
     };
     int flags = (p.cap != 0 ? GEMS_ATTENTION_CAPPED : 0);
     if (p.cap < 0) return gems_decline("a softcap below 0");
-    GEMS_TRY(read_ints(call, CU_Q, 1, batch + 1, &p.cu_q));
-    GEMS_TRY(read_ints(call, CU_K, 1, batch + 1, &p.cu_k));
-    GEMS_TRY(read_ints(call, USED_K, 1, batch, &p.used_k));
-    GEMS_TRY(read_ints(call, TABLE, 2, batch, &p.table));
+    GEMS_TRY(read_ints(call, at[CU_Q], 1, batch + 1, &p.cu_q));
+    GEMS_TRY(read_ints(call, at[CU_K], 1, batch + 1, &p.cu_k));
+    GEMS_TRY(read_ints(call, at[USED_K], 1, batch, &p.used_k));
+    GEMS_TRY(read_ints(call, at[TABLE], 2, batch, &p.table));
     if (table) {
         if (k->sizes[1] < 1 || k->sizes[1] > INT32_MAX) return gems_decline("size of a page");
         p.page = gems_fastdiv_make((uint32_t)k->sizes[1]);
@@ -149,6 +179,7 @@ gems_status gems_attention_varlen_run(gems_call *call) {
     lse[0] = batch, lse[1 - packed] = heads, lse[2 - packed] = packed ? q->sizes[0] : max_q;
     GEMS_TRY(gems_output(call, 0, q->ndim, sizes, NULL, q->dtype));
     GEMS_TRY(gems_output(call, 1, 3 - packed, lse, NULL, gems_dtype_opmath(q->dtype)));
+    if (aten) GEMS_TRY(make_rest(call, q->dtype));
     const gems_tensor *out = &call->out[0];
     if (!call->nonempty || !batch || !max_q) return GEMS_OK;
     if (out->sizes[out->ndim - 1] > 1 && out->strides[out->ndim - 1] != 1)
@@ -159,5 +190,5 @@ gems_status gems_attention_varlen_run(gems_call *call) {
     const int64_t *ls = call->out[1].strides;
     p.lse_batch = packed ? 0 : ls[0], p.lse_head = ls[1 - packed], p.lse_row = ls[2 - packed];
     return gems_attention_launch(call, &p, q->dtype, GEMS_NO_DTYPE, flags,
-                                 (int)gems_arg_int(call, SPLITS));
+                                 (int)whole(call, at[SPLITS], 0));
 }
