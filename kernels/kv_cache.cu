@@ -1,7 +1,7 @@
 // Rows of tokens written to the slots of a cache, both tensors in one launch; a slot below 0 is none. The head names From,
 // To, Int (of slots), Index (of items), kV (elements of an item), kScaled (divided by a scale, and fp8 without infinities).
 // A thread writes an item: where whole vectors lie in the cache, the items of a token are neighbours, else the tokens of an
-// item are, so that threads write neighbouring slots. It has not run on a GPU yet. Twin of csrc/families/kv_cache.c.
+// item are, so that threads write neighbouring slots. Twin of csrc/families/kv_cache.c.
 using namespace gems;
 
 struct Part {

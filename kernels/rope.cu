@@ -1,8 +1,7 @@
 // rotary_embedding: the pairs of every head of q and k, turned by the angles of a token's position, in one launch. A thread
 // has one part of the row of angles and turns it in kHeads heads. In place a thread reads a pair before it writes it, and no
 // other thread has it. The head names T, Angle, Int (of positions), Index (of offsets), kV (elements of one access; 1: of
-// any stride), kHeads, kInterleaved, kInverse, kPlaced (positions are given). It has not run on a GPU yet. Twin of
-// csrc/families/rope.c.
+// any stride), kHeads, kInterleaved, kInverse, kPlaced (positions are given). Twin of csrc/families/rope.c.
 using namespace gems;
 
 typedef opmath_t<T> C;

@@ -10,7 +10,7 @@ from pathlib import Path
 import flag_gems
 import pytest
 import torch
-from flag_gems import _C, fused, patches, warm
+from flag_gems import _C, fused, warm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -102,16 +102,6 @@ def test_opcheck_and_compile() -> None:
     for mine, theirs in zip(compiled(x), quantise(x * 2, 64, column_major_scales=True), strict=True):
         assert torch.equal(mine.float(), theirs.float()) and mine.stride() == theirs.stride()
     torch.compiler.reset()
-
-
-def test_as_an_operator_of_vllm() -> None:
-    patches.patch_empty_vllm()
-    x = draw(4, 256, dtype=torch.bfloat16)
-    made = torch.empty(4, 256, dtype=torch.float8_e4m3fn, device=DEVICE)
-    scales = torch.empty(2, 4, device=DEVICE).t()
-    torch.ops._C.per_token_group_fp8_quant(x, made, scales, 128, 1e-10, -448.0, 448.0, True)
-    wanted, wanted_scales = reference(x, 128, 1e-10, torch.float8_e4m3fn, True)
-    assert torch.equal(made.view(torch.uint8), wanted.view(torch.uint8)) and torch.equal(scales, wanted_scales)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -319,6 +320,29 @@ def test_machine_code() -> None:
         assert found.count("LDG.E.128") >= loads and found.count("STG.E.128") >= 4, found.opcodes
         assert found.count("LDG.E.U16") == found.count("STG.E.U16") == 0, found.opcodes
         assert not found.has("LDL") and not found.has("STL")
+
+
+def test_machine_code_of_wide_offsets() -> None:
+    """Offsets of 64 bits need no more memory accesses, and no local memory."""
+    text = _C.program_text("rotary_embedding", "bfloat16", 2, "sm_90a", "cuda")
+    assert "typedef int32_t Index;" in text
+    found = sass.kernels(text.replace("typedef int32_t Index;", "typedef int64_t Index;"), ["rope"], "sm_90a")["rope"]
+    assert found.spill_bytes == 0 and found.count("LDG.E.128") >= 6 and found.registers <= 128, found
+
+
+def test_names_and_signatures() -> None:
+    """What programs call by keyword; the functions stand at the package's top level too."""
+    wanted = {
+        "apply_rotary_pos_emb": "q k cos sin position_ids rotary_interleaved inplace",
+        "reshape_and_cache": "key value key_cache value_cache slot_mapping kv_cache_dtype k_scale v_scale",
+        "reshape_and_cache_flash": "key value key_cache value_cache slot_mapping kv_cache_dtype k_scale v_scale",
+        "concat_and_cache_mla": "kv_c k_pe kv_cache slot_mapping kv_cache_dtype scale",
+        "per_token_group_quant_fp8": "x group_size eps dtype column_major_scales scale_ue8m0",
+    }
+    for name, parameters in wanted.items():
+        function = getattr(flag_gems, name)
+        assert function is getattr(fused, name) and list(inspect.signature(function).parameters) == parameters.split()
+        assert function.__doc__
 
 
 def main() -> int:
