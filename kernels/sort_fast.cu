@@ -5,22 +5,6 @@
 typedef item_t<32> Item;
 constexpr int kShort = 32, kStep = 64;
 
-// An element's value; only zeros and NaN are looked up, whose key does not tell them apart.
-template <class V> GEMS_DI V value_of(Key key, const V* from) {
-    Key bits = kDescending ? (Key)~key : key;
-    if constexpr (is_float<V>) {
-        if (bits == kSign || bits == kAll) return *from;
-        bits = bits & kSign ? (Key)(bits ^ kSign) : (Key)~bits;
-        V v;
-        memcpy(&v, &bits, sizeof v);
-        return v;
-    } else if constexpr ((V)-1 < (V)0) {
-        return (V)(bits ^ kSign);
-    } else {
-        return (V)bits;
-    }
-}
-
 // Sorts at most N items by counting for each those before it; equal keys keep their order. `to` gets them.
 template <int N> __noinline__ static void rank_sort(const Item* from, Item* to, int32_t n) {
     Key keys[N], rank[N], place[N];
