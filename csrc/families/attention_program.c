@@ -53,8 +53,6 @@ static bool configure_mma(const gems_device_info *info, int dim, int dim_v, int6
     if (rows <= 16) {
         int across = c->kdv % 64 == 0 ? 4 : 2;
         take(c, across, across, 1, wide <= 128 ? 64 : 32, shared);
-    } else if (wide <= 64) {
-        take(c, 4, 1, rows <= 64 ? 1 : 2, 64, shared);
     } else if (wide <= 128) {
         take(c, rows <= 64 ? 4 : 8, 1, 1, 64, shared);
     } else {
