@@ -149,9 +149,7 @@ convolution_tile(const __grid_constant__ Implicit p) {
             if (p.wide && col + kVec <= cols) {
                 Vec<Scalar, kVec> v;
                 GEMS_UNROLL for (int e = 0; e < kVec; e++) v.v[e] = value(e);
-                Vec<uint32_t, 4> words; // or it is stored in parts
-                memcpy(&words, &v, 16);
-                store<4>(reinterpret_cast<uint32_t *>(out + place(col)), words);
+                store<kVec>(out + place(col), v);
             } else {
 #pragma unroll 1
                 for (int e = 0; e < kVec && col + e < cols; e++) out[place(col + e)] = value(e);
