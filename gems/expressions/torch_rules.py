@@ -150,7 +150,7 @@ def autograd(operator: Any, positional: list[Any] | None = None) -> tuple[Callab
         needed = tuple(p.name for p, needs in wanted if needs and p.type is None and p.name not in operator.masks)
         values = {**saved, **dict(zip(operator.grads, grads, strict=True)), **ctx.scalars}
         found: dict[str, Tensor] = {}
-        if operator.backward is None and not operator.elementwise:
+        if not operator.elementwise and operator.backward is None:
             found = _by_composition(operator, values, needed, grads)
             results = tuple(found.get(p.name) for p in given)
             return results if len(results) > 1 else results[0]
