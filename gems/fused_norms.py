@@ -14,6 +14,8 @@ _rwkv_ka_fusion = own.function("rwkv_ka_fusion")
 
 def _wants_gradient(*args: Any) -> bool:
     """True when autograd is to record what is made of these."""
+    if not _C.has_torch():
+        return False
     import torch
 
     return torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in args)
