@@ -79,7 +79,6 @@ own.COMPOSED["rms_norm"] = _composed_rms_norm
 library.SHAPES["rms_norm"] = lambda input, *_, **__: _like(input)
 own.COMPOSED["fused_add_rms_norm"] = _composed_fused_add_rms_norm
 library.SHAPES["skip_layer_norm"] = lambda x, *_, **__: _like(x)
-library.SHAPES["fused_add_rms_norm"] = lambda *_, **__: None
 
 
 def skip_layer_norm(
