@@ -10,11 +10,12 @@ from . import _C, library, ops, own
 _skip_layer_norm = own.function("skip_layer_norm")
 _fused_add_rms_norm = own.function("fused_add_rms_norm")
 _rwkv_ka_fusion = own.function("rwkv_ka_fusion")
+_HAS_TORCH: bool = _C.has_torch()  # not asked in a call, which torch.compile may trace
 
 
 def _wants_gradient(*args: Any) -> bool:
     """True when autograd is to record what is made of these."""
-    if not _C.has_torch():
+    if not _HAS_TORCH:
         return False
     import torch
 
