@@ -10,10 +10,13 @@ from . import _C, library, ops, own
 _skip_layer_norm = own.function("skip_layer_norm")
 _fused_add_rms_norm = own.function("fused_add_rms_norm")
 _rwkv_ka_fusion = own.function("rwkv_ka_fusion")
+_HAS_TORCH: bool = _C.has_torch()  # not asked in a call, which torch.compile may trace
 
 
 def _wants_gradient(*args: Any) -> bool:
     """True when autograd is to record what is made of these."""
+    if not _HAS_TORCH:
+        return False
     import torch
 
     return torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in args)
@@ -77,7 +80,6 @@ own.COMPOSED["rms_norm"] = _composed_rms_norm
 library.SHAPES["rms_norm"] = lambda input, *_, **__: _like(input)
 own.COMPOSED["fused_add_rms_norm"] = _composed_fused_add_rms_norm
 library.SHAPES["skip_layer_norm"] = lambda x, *_, **__: _like(x)
-library.SHAPES["fused_add_rms_norm"] = lambda *_, **__: None
 
 
 def skip_layer_norm(

@@ -83,31 +83,36 @@ GEMS_DI void block_columns(const T* x, const T* y, T* out, int n, int64_t inner,
     });
 }
 
+/* Wide tiles: lines of memory are read one after the other. */
 GEMS_DI void fast_all_columns(const T* x, const T* y, T* out, int n, int64_t inner, const Numbers& numbers) {
-    fast_columns(1, n, inner, [&](int64_t at, auto w) {
-        Lanes<C> high, low, a, b;
-        high.fill(0);
+    constexpr int kTile = 512;
+    C high[kTile], low[kTile];
+    int64_t chunk = ((inner + gridDim.x - 1) / gridDim.x + 63) / 64 * 64, at = chunk * blockIdx.x;
+    int64_t last = at + chunk < inner ? at + chunk : inner;
+    for (; at < last; at += kTile) {
+        int count = (int)(last - at < kTile ? last - at : kTile);
+        for (int k = 0; k < count; k++) high[k] = 0;
         for (int first = 0; first < n; first += 128) { /* sums of short sums */
             int stop = first + 128 < n ? first + 128 : n;
-            low.fill(0);
+            for (int k = 0; k < count; k++) low[k] = 0;
             for (int r = first; r < stop; r++) {
                 const T *p = x + at + r * inner, *q = y + at + r * inner;
-                GEMS_IVDEP for (int k = 0; k < w.count; k++) low.v[k] += to_op(p[k]) * to_op(q[k]);
+                GEMS_IVDEP for (int k = 0; k < count; k++) low[k] += to_op(p[k]) * to_op(q[k]);
             }
-            for (int k = 0; k < w.count; k++) high.v[k] += low.v[k];
+            for (int k = 0; k < count; k++) high[k] += low[k];
         }
-        for (int k = 0; k < w.count; k++) {
-            Scale s = numbers.of(at + k, high.v[k], true);
-            a.v[k] = s.a;
-            b.v[k] = s.b;
+        for (int k = 0; k < count; k++) {
+            Scale s = numbers.of(at + k, high[k], true);
+            high[k] = s.a;
+            low[k] = s.b;
         }
         for (int r = 0; r < n; r++) {
             const T *p = x + at + r * inner, *q = y + at + r * inner;
             T* to = out + at + r * inner;
-            GEMS_IVDEP for (int k = 0; k < w.count; k++)
-                to[k] = from_op<T>(result(to_op(p[k]), to_op(q[k]), Scale{a.v[k], b.v[k]}));
+            GEMS_IVDEP for (int k = 0; k < count; k++)
+                to[k] = from_op<T>(result(to_op(p[k]), to_op(q[k]), Scale{high[k], low[k]}));
         }
-    });
+    }
 }
 
 /* Rows: `rows` of n elements; columns: `rows` of them, each of n elements. */

@@ -33,7 +33,7 @@ static gems_team column_team(const gems_device_info *info, const weight_norm *w,
     if (info->fast) {
         team.vec = 16;
         team.threads = 1;
-        team.grid = gems_grid_for(info, (w->rows + 63) / 64, 256 / w->n + 1);
+        team.grid = gems_grid_for(info, (w->rows + 255) / 256, 256 / w->n + 1);
         return team;
     }
     int64_t units = w->rows / vec, cap = 64 * (int64_t)info->processors;
