@@ -100,15 +100,16 @@ extern "C" __global__ void __launch_bounds__(256)
     }
 }
 
-// The first row of each run.
+// The first row of each run. `inner` of its elements stay together: the rows of the result lie one behind the other where
+// that is all of them, else along a dim within it.
 extern "C" __global__ void __launch_bounds__(256)
     rows_gather(const T* __restrict__ x, const int64_t* __restrict__ order, const int32_t* __restrict__ firsts, T* __restrict__ out,
-                int32_t total, int64_t width) {
+                int32_t total, int64_t width, int64_t inner) {
     int lane = (int)threadIdx.x % kWarp;
     int64_t warps = (int64_t)gridDim.x * blockDim.x / kWarp;
     for (int64_t r = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / kWarp; r < total; r += warps) {
         const T* from = x + (order ? order[firsts[r]] : firsts[r]) * width;
-        T* to = out + r * width;
-        for (int64_t k = lane; k < width; k += kWarp) to[k] = from[k];
+        T* to = out + r * inner;
+        for (int64_t k = lane; k < width; k += kWarp) to[k + (inner == width ? 0 : k / inner * (total - 1) * inner)] = from[k];
     }
 }

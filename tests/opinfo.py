@@ -112,10 +112,10 @@ def stable_median(x: Tensor, dim: int | None = None, keepdim: bool = False, nan:
 
 
 def settled_mode(x: Tensor, dim: int = -1, keepdim: bool = False) -> Any:
-    values = torch.mode(x, dim, True)[0]
+    values = torch.mode(x.detach().cpu(), dim, True)[0].to(x.device)
     line = torch.arange(x.shape[dim], device=x.device).view([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
     places = (line * (x == values)).amax(dim, keepdim=True)
-    return tuple(t if keepdim else t.squeeze(dim) for t in (values, places))
+    return tuple(t if keepdim else t.squeeze(dim) for t in (x.gather(dim, places), places))
 
 
 # What is right where ATen has one of several results, or a wrong one: the first of equal elements, as our kernels (of

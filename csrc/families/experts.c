@@ -202,9 +202,9 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     return GEMS_OK;
 }
 
-/* 64, 128 and 256 experts. */
+/* 64, 128, 256 and 512 experts. */
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
-    if (i > 2) return false;
+    if (i > 3) return false;
     key->dtype[0] = (uint8_t)dtype;
     key->dtype[1] = op->mode == GEMS_EXPERTS_TOPK ? GEMS_F32 : GEMS_I32;
     if (op->mode == GEMS_EXPERTS_TOPK) {

@@ -66,7 +66,10 @@ gems_status gems_runs_rows(gems_call *call, int64_t along, bool sorts, bool inve
         step *= self->sizes[d];
     }
     wanted[dim] = step;
-    if (call->device_type == GEMS_CPU) inverse = counts = true; /* as ATen there */
+    bool cpu = call->device_type == GEMS_CPU; /* elsewhere ATen's result is contiguous */
+    if (cpu) inverse = counts = true;         /* as ATen there */
+    int64_t inner = step;
+    for (int d = 0; d < dim && !cpu; d++) inner /= self->sizes[d];
     gems_runs r = {.n = n};
     matrix m = {.width = step};
     gems_key key = {.kernel = RUNS_ROWS};
@@ -89,12 +92,12 @@ gems_status gems_runs_rows(gems_call *call, int64_t along, bool sorts, bool inve
     GEMS_TRY(launch(call, r.plan, FLAGS, gems_grid_for(info, n, group), flag_args));
     GEMS_TRY(gems_runs_count(call, &r));
     shape[dim] = r.total;
-    GEMS_TRY(gems_output(call, 0, ndim, shape, wanted, self->dtype));
+    GEMS_TRY(gems_output(call, 0, ndim, shape, cpu ? wanted : NULL, self->dtype));
     GEMS_TRY(gems_output(call, 1, 1, inverse ? &n : &none, NULL, GEMS_I64));
     GEMS_TRY(gems_output(call, 2, 1, counts ? &r.total : &none, NULL, GEMS_I64));
     GEMS_TRY(gems_runs_pick(call, &r, NULL, inverse ? call->out[1].data : NULL,
                             counts ? call->out[2].data : NULL, true));
     int32_t total = (int32_t)r.total;
-    void *args[] = {&m.x, &m.order, &r.firsts, &call->out[0].data, &total, &m.width};
+    void *args[] = {&m.x, &m.order, &r.firsts, &call->out[0].data, &total, &m.width, &inner};
     return launch(call, r.plan, GATHER, gems_grid_for(info, total, group), args);
 }
