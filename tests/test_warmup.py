@@ -33,8 +33,8 @@ def test_dense_elementwise_programs(arch: str) -> None:
         assert found.has("LDG.E.128", "STG.E.128") and found.count("LDG.E.128") >= tensors, name
 
 
-# Instructions for each element, the ends of a range included: enough below a processor's that memory is the limit, but for
-# gelu. (row, words of the program's name, most)
+# Instructions for each element, the ends of a range included: so few that memory is the limit, but for gelu.
+# (row, words of the program's name, most)
 EACH = [
     ("add.Tensor", "dense float32,float32", 16),
     ("gelu", "dense float32", 80),
