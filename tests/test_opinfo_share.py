@@ -1,4 +1,4 @@
-"""How often our kernels run on torch's own samples: rows that move, make or compute elements leave few calls to ATen."""
+"""How often our kernels run on torch's own samples: rows that move, make or compute elements leave few to ATen."""
 
 from __future__ import annotations
 
