@@ -102,7 +102,7 @@ def compare(
 
 def keep_pages(count: int) -> None:
     """The process keeps what it frees, where the C library is glibc, and has so many touched bytes free: else it is
-    chance which candidate's results come in fresh pages, and those cost as much as a kernel that moves as many bytes."""
+    chance which candidate's results come in fresh pages, which cost as much as a kernel that moves as many bytes."""
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, size in ((-1, 1 << 30), (-3, 32 << 20)):  # when to trim the heap, from where on to map
