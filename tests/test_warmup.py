@@ -111,6 +111,6 @@ def test_every_dense_float32_program_loads_16_bytes() -> None:
     for name, row in ROWS.items():
         if row["family"] == "elementwise" and "float32" in row["dtypes"]:
             found = kernel(name, "float32", "sm_90a", "elementwise")
-            # The wider side is accessed by 16 bytes: results of bool are narrower, complex ones wider than what is read.
+            # The wider side is accessed by 16 bytes: bools are narrower than what is read, complex results wider.
             assert row["promotion"] == "float_to_complex" or found.has("LDG.E.128"), name
             assert row["promotion"] == "always_bool" or found.has("STG.E.128"), name
