@@ -16,8 +16,8 @@ A row covers an overload and, where named, its in-place, out and alias overloads
 compute in; any other runs ATen's kernel. Gradients: *formula* means that torch's own derivative applies, or that of the
 row in `flag_gems::` with `_backward` behind its name; *none* that the operator is not differentiable.
 
-Below each family stand the reasons for which its code leaves a call to ATen's kernel (`stats()` counts them, `explain` and the
-log name them), and at the end those of code that several families share.
+Below each family stand the reasons for which its code leaves a call to ATen's kernel (`stats()` counts them, `explain`
+and the log name them), and at the end those of code that several families share.
 """
 
 SHORT = {
@@ -59,7 +59,7 @@ def table(rows: list[Row]) -> str:
 
 
 def declines(families: list[str]) -> dict[str, list[str]]:
-    """The reasons in the source, by the family whose name a file of families/ begins with; those of other files by ""."""
+    """The reasons in the source, by the family whose name a file of families/ begins with; of other files by ""."""
     found: dict[str, list[str]] = {}
     for file, reason in _C.declines():
         path = PurePath(file)

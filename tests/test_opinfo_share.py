@@ -1,4 +1,4 @@
-"""How often our kernels run on torch's own samples: rows that move, make or compute elements leave next to none to ATen."""
+"""How often our kernels run on torch's own samples: rows that move, make or compute elements leave few to ATen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from opinfo import infos_of, rows, samples
 pytestmark = pytest.mark.usefixtures("registered")
 
 FAMILIES = ("elementwise", "copy", "index_map", "factory", "random")
-DTYPES = [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow), pytest.param(torch.int64, marks=pytest.mark.slow)]
+DTYPES = [
+    torch.float32,
+    pytest.param(torch.bfloat16, marks=pytest.mark.slow),
+    pytest.param(torch.int64, marks=pytest.mark.slow),
+]
 SHARE = 0.95
 
 
@@ -32,7 +36,9 @@ def test_nearly_all_calls_run_in_kernels(family: str, dtype: torch.dtype) -> Non
         if status == 1 and entry in entries:
             declined[entries[entry], reason] += 1
 
-    infos = {id(info): info for row in own for info in infos_of(row) if dtype in info.supported_dtypes(flag_gems.device)}
+    infos = {
+        id(info): info for row in own for info in infos_of(row) if dtype in info.supported_dtypes(flag_gems.device)
+    }
     flag_gems.reset_stats()
     flag_gems.observe.listen(see)
     try:
@@ -48,5 +54,9 @@ def test_nearly_all_calls_run_in_kernels(family: str, dtype: torch.dtype) -> Non
     ran, passed_on = (sum(count[kind] for count in counts) for kind in ("kernel", "fallback"))
     assert ran + passed_on, "no sample reaches the family"
     share = ran / (ran + passed_on)
-    print(f"{family} {dtype}: {ran} of {ran + passed_on} calls in kernels ({100 * share:.1f}%)", *declined.items(), sep="\n  ")
+    print(
+        f"{family} {dtype}: {ran} of {ran + passed_on} calls in kernels ({100 * share:.1f}%)",
+        *declined.items(),
+        sep="\n  ",
+    )
     assert share >= SHARE, declined.most_common(12)

@@ -31,7 +31,7 @@ gems_status gems_fail(gems_error error, const char *format, ...) {
     return GEMS_ERROR;
 }
 
-gems_status (gems_decline)(const char *why) {
+gems_status(gems_decline)(const char *why) {
     reason = why;
     return GEMS_DECLINE;
 }

@@ -78,8 +78,8 @@ static PyObject *names(const char *text) {
 }
 
 /* By number of gems_promotion. */
-static const char *const promotions[] = {"default",     "no_opmath",    "int_to_float",
-                                         "always_bool", "bool_to_long", "complex_to_float",
+static const char *const promotions[] = {"default",     "no_opmath",       "int_to_float",
+                                         "always_bool", "bool_to_long",    "complex_to_float",
                                          "keep",        "float_to_complex"};
 
 static PyObject *row_dict(int index) {

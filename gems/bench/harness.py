@@ -2,8 +2,8 @@
 
 Each round times every candidate once, in chunks of calls long enough for the clock; the ratio of two candidates is the
 median of their ratios round by round, so that whatever slows the machine for a while slows both. On a GPU a chunk lies
-between two CUDA events. With one thread on a CPU the clock is the processor time that the process has had, which does not
-count other processes in between; they still take memory's bandwidth, so that there the fastest rounds are compared.
+between two CUDA events. With one thread on a CPU the clock is the processor time that the process has had, which does
+not count other processes in between; they still take memory's bandwidth, so that there the fastest rounds are compared.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def compare(
 
 
 def keep_pages(count: int) -> None:
-    """The process keeps what it frees, where the C library is glibc, and has so many bytes free that it has touched: else it
-    is chance which candidate's results come in fresh pages, and those cost as much as a kernel that moves as many bytes."""
+    """The process keeps what it frees, where the C library is glibc, and has so many touched bytes free: else it is
+    chance which candidate's results come in fresh pages, which cost as much as a kernel that moves as many bytes."""
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, size in ((-1, 1 << 30), (-3, 32 << 20)):  # when to trim the heap, from where on to map
