@@ -102,7 +102,8 @@ def test_outer() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_rwkv_mm_sparsity(dtype: torch.dtype) -> None:
-    k, v = draw(257, dtype=torch.float32).relu().square().to(dtype), draw(257, 33, dtype=torch.float32, seed=1).to(dtype)
+    k = draw(257, dtype=torch.float32).relu().square().to(dtype)
+    v = draw(257, 33, dtype=torch.float32, seed=1).to(dtype)
     exact = k.double() @ v.double()
     torch.testing.assert_close(fused.rwkv_mm_sparsity(k, v).double(), exact, rtol=4 * torch.finfo(dtype).eps, atol=1e-4)
     wanted = k.double().requires_grad_(), v.double().requires_grad_()

@@ -15,14 +15,12 @@ enum { TUNE_KIND, TUNE_INNER };
 #define FLAG_WIDE 1 /* 64-bit index */
 #define FLAG_FAST 2
 
-/* Multiplications from which another is faster: oneDNN on a CPU, cuDNN on a GPU (but for depthwise
- * ones). */
+/* Multiplications from which another is faster: oneDNN on a CPU, cuDNN on a GPU. */
 #define MOST_CPU           6000.0
 #define MOST_CPU_BACKWARD  3000.0
 #define MOST_CPU_HALVES    40000.0
 #define MOST_CPU_DEPTHWISE 60000.0 /* the result alone */
-#define MOST_GPU           67108864.0
-#define MOST_GPU_TILES     2147483648.0 /* on the tensor cores */
+#define MOST_GPU           1048576.0
 
 /* Twins of Convolution in kernels/convolution.cu. */
 typedef struct sizes {
@@ -243,10 +241,8 @@ static gems_status run_bias(gems_call *call, const gems_convolution *c, const ge
 
 /* ---- the calls ---- */
 
-/* Declines what another is faster at; gradients: how many are wanted, 0 for the result. kind: the
- * product that counts. */
-static gems_status check_work(const gems_call *call, const gems_convolution *c, int kind,
-                              int gradients) {
+/* Declines what another is faster at; gradients: how many are wanted, 0 for the result. */
+static gems_status check_work(const gems_call *call, const gems_convolution *c, int gradients) {
     const gems_device_info *info = gems_device_information(call->device);
     bool depthwise = c->image_channels == 1 && c->result_channels <= 2;
     double most = GEMS_HALF_MASK & GEMS_BIT(c->dtype) ? MOST_CPU_HALVES
@@ -255,8 +251,7 @@ static gems_status check_work(const gems_call *call, const gems_convolution *c, 
                                                       : MOST_CPU;
     if (info->fast && c->work * (gradients ? gradients : 1) > most)
         return gems_decline("a size at which ATen is faster on a CPU");
-    double most_gpu = gems_convolution_tiles(c, kind, info) ? MOST_GPU_TILES : MOST_GPU;
-    if (info->arch && c->work > most_gpu && !depthwise)
+    if (info->arch && c->work > MOST_GPU)
         return gems_decline("a size at which ATen is faster on a GPU");
     return GEMS_OK;
 }
@@ -309,7 +304,7 @@ static gems_status forward(gems_call *call) {
               *made = c.transposed ? &c.image : &c.result;
     GEMS_TRY(check_vector(bias, made->sizes[1], c.dtype));
     int kind = c.transposed ? GEMS_CONVOLVE_IMAGE : GEMS_CONVOLVE_RESULT;
-    GEMS_TRY(check_work(call, &c, kind, 0));
+    GEMS_TRY(check_work(call, &c, 0));
     GEMS_TRY(gems_output(call, 0, c.rank + 2, made->sizes, made->strides, c.dtype));
     lay_out(call, &c, given, given);
     return convolve(call, &c, kind, call->out[0].data, x, given, w, bias ? bias->data : NULL);
@@ -333,7 +328,7 @@ static gems_status backward(gems_call *call) {
         return gems_decline("shape or dtype of the gradient");
     if (call->entry->variant == GEMS_OUT && !(wanted[0] && wanted[1] && wanted[2]))
         return gems_decline("results that are not wanted");
-    GEMS_TRY(check_work(call, &c, wanted[1] ? GEMS_CONVOLVE_WEIGHT : kind, wanted[0] + wanted[1]));
+    GEMS_TRY(check_work(call, &c, wanted[0] + wanted[1]));
     gems_side weight_made = c.weight, given_made = given;
     bool own =
         true; /* a weight that lies so already is followed to the strides of its dims of size 1 */

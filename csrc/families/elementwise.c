@@ -433,7 +433,7 @@ static gems_status launch(gems_call *call, const gems_device_info *info, const g
     bool wide = w->key.flags & GEMS_EW_WIDE;
     size_t index = wide ? sizeof(int64_t) : sizeof(int32_t);
     int vector = w->key.tune[GEMS_EW_VECTOR], class = w->key.kernel;
-    int64_t per_block = (int64_t)GEMS_EW_THREADS * gems_ew_unroll(class, all->inputs, vector);
+    int64_t per_block = (int64_t)GEMS_EW_THREADS * gems_ew_unroll(call->op, &w->key, all->inputs);
     if (class == GEMS_EW_DENSE) {
         for (int i = 0; i < 2; i++) {
             bytes[count] = (uint16_t)index;

@@ -124,7 +124,7 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
     for (int i = 0; i < row->inputs; i++)
         read += !((key->tune[GEMS_EW_NUMBERS] | key->tune[GEMS_EW_ABSENT]) >> i & 1);
     tensors += read;
-    int unroll = gems_ew_unroll(key->kernel, read, key->tune[GEMS_EW_VECTOR]);
+    int unroll = gems_ew_unroll(op, key, read);
     gems_text_add(
         text,
         "typedef %s compute_t;\ntypedef %s common_t;\ntypedef %s result_t;\ntypedef %s Index;\n",

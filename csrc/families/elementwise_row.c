@@ -12,7 +12,8 @@ static bool is_one_of(const char *name, const char *const *names) {
     return false;
 }
 
-static const char *const number_inputs[] = {"self", "other", "test_element", "exponent", "min", "max", NULL};
+static const char *const number_inputs[] = {"self", "other", "test_element", "exponent", "min",
+                                            "max",  NULL};
 static const char *const operands[] = {"self", "other", NULL};
 static const char *const masks[] = {"mask", "condition", NULL};
 

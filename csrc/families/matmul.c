@@ -360,7 +360,7 @@ static gems_status run(gems_call *call) {
     }
     const bool wgmma = takes_wgmma(info, &p, a->dtype);
     if (!wgmma && call->device_type != GEMS_CPU && !(bits & GEMS_MATMUL_VECTOR) &&
-        call->args[0].t.numel > (bits & GEMS_MATMUL_BATCHED ? MOST_BATCHED : MOST))
+        a->numel > (bits & GEMS_MATMUL_BATCHED ? MOST_BATCHED : MOST))
         return gems_decline("a size at which ATen is faster on a GPU");
     GEMS_TRY(gems_output(call, 0, dims, sizes, NULL, a->dtype));
     if (!call->nonempty) return GEMS_OK;

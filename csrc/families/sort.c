@@ -5,6 +5,11 @@
 
 #include "../base/dtype.h"
 
+/* Elements up to which a GPU takes any rows, and the row that it takes of more: what has been found
+ * faster than ATen there. */
+#define GPU_MOST (1 << 20)
+#define GPU_ROW  4096
+
 /* Of a call: the rows and the shape of its results. */
 typedef struct {
     const gems_tensor *self;
@@ -120,6 +125,8 @@ static gems_status run_rows(gems_call *call, const request *r) {
                          .rank = r->rank,
                          .in = self->data};
     memset(strides, 0, sizeof strides);
+    if (call->device_type != GEMS_CPU && self->numel > GPU_MOST && row_length(r) > GPU_ROW)
+        return gems_decline("long rows, which have not been found faster than ATen's on a GPU");
     if (self->numel && !gems_lines_make(&job.lines, self->sizes, self->ndim, r->dim, all))
         return gems_decline("more dimensions or elements than the kernels take");
     GEMS_TRY(gems_output(call, 0, ndim, sizes, layout, self->dtype));
