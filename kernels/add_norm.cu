@@ -1,14 +1,13 @@
 /* layer_norm and rms_norm of x + residual, the sum rounded to T as it would be if it were a tensor. The head gives T, W
- * (weight and bias), kRms, kWeight, kBias, kAdd (there is a residual), kSum (the sum is a result too), and what rows.cuh and
- * moments.cuh need, which come before this file.
+ * (weight and bias), kRms, kWeight, kBias, kAdd (there is a residual), kSum (the sum is a result too), and what rows.cuh,
+ * moments.cuh and normalize.cuh need, which come before this file.
  *
- * y may be x, and sum the residual: a thread writes elements that it alone has read. Has not run on a GPU yet.
+ * y may be x, and sum the residual: a thread writes elements that it alone has read.
  */
 GEMS_DI T added(const T* x, const T* residual, int c) {
     if constexpr (kAdd) return from_op<T>(to_op(x[c]) + to_op(residual[c]));
     else return x[c];
 }
-GEMS_DI C normalized(C v, C mean, C rstd) { return kRms ? v * rstd : (v - mean) * rstd; }
 
 /* ---- a team a row ---- */
 
@@ -55,28 +54,7 @@ GEMS_DI void team_norm(const T* x, const T* residual, const W* weight, const W* 
     row.sum = sum;
     if constexpr (kStage == kShared) row.shared = shared_row<T>(0, n);
     row.fetch(n);
-    C mean = 0, variance;
-    if constexpr (kRms) {
-        variance = team_sum(row, n, [](C v) { return v * v; }) / C(n);
-    } else {
-        Spread spread = team_spread(row, n);
-        mean = spread.mean;
-        variance = spread.variance;
-    }
-    C rstd = rsqrt(variance + eps);
-    each_vector(n, [&](int q, int c) {
-        Vec<T, kVec> v = row.at(q, c);
-        Vec<W, kVec> w{}, b{};
-        if constexpr (kWeight) w = load<kVec>(weight + c);
-        if constexpr (kBias) b = load<kVec>(bias + c);
-        GEMS_UNROLL for (int k = 0; k < kVec; k++) {
-            C r = normalized(to_op(v.v[k]), mean, rstd);
-            if constexpr (kWeight) r *= convert<C>(w.v[k]);
-            if constexpr (kBias) r += convert<C>(b.v[k]);
-            v.v[k] = from_op<T>(r);
-        }
-        store_row<kVec>(y + c, v);
-    });
+    team_normalize(row, weight, bias, y, n, eps);
 }
 
 /* ---- one thread a block ---- */

@@ -58,7 +58,8 @@ template <class Row> GEMS_DI Moments stream_moments(const Row& row, int n) {
     __shared__ Moments buf[33];
     Running<kVec> own;
     C base[kVec];
-    GEMS_UNROLL for (int k = 0; k < kVec; k++) base[k] = base_of(row.first());
+    base[0] = base_of(row.first());
+    GEMS_UNROLL for (int k = 1; k < kVec; k++) base[k] = base[0];
     own.clear();
     each_vector(n, [&](int q, int c) { own.take(row.at(q, c), base); });
     Moments all = team_reduce(own.joined(), JoinMoments{}, buf);

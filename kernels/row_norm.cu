@@ -1,7 +1,6 @@
 /* layer_norm and rms_norm along rows. The head gives T, W (weight and bias), Stat (mean and rstd), kRms, kWeight, kBias,
- * and what rows.cuh and moments.cuh need, which come before this file.
+ * and what rows.cuh, moments.cuh and normalize.cuh need, which come before this file.
  */
-GEMS_DI C normalized(C v, C mean, C rstd) { return kRms ? v * rstd : (v - mean) * rstd; }
 
 /* ---- a team a row ---- */
 
@@ -9,31 +8,10 @@ GEMS_DI void team_norm(const T* x, const W* weight, const W* bias, T* y, Stat* m
     Kept<T> row;
     if constexpr (kStage == kShared) row.shared = shared_row<T>(0, n);
     row.fetch(x, n);
-    C mean = 0, variance;
-    if constexpr (kRms) {
-        variance = team_sum(row, n, [](C v) { return v * v; }) / C(n);
-    } else {
-        Spread spread = team_spread(row, n);
-        mean = spread.mean;
-        variance = spread.variance;
-    }
-    C rstd = rsqrt(variance + eps);
-    each_vector(n, [&](int q, int c) {
-        Vec<T, kVec> v = row.at(q, c);
-        Vec<W, kVec> w{}, b{};
-        if constexpr (kWeight) w = load<kVec>(weight + c);
-        if constexpr (kBias) b = load<kVec>(bias + c);
-        GEMS_UNROLL for (int k = 0; k < kVec; k++) {
-            C r = normalized(to_op(v.v[k]), mean, rstd);
-            if constexpr (kWeight) r *= convert<C>(w.v[k]);
-            if constexpr (kBias) r += convert<C>(b.v[k]);
-            v.v[k] = from_op<T>(r);
-        }
-        store_row<kVec>(y + c, v);
-    });
+    Normal normal = team_normalize(row, weight, bias, y, n, eps);
     if (team_lane() == 0) {
-        if constexpr (!kRms) *mean_out = from_op<Stat>(opmath_t<Stat>(mean));
-        *rstd_out = from_op<Stat>(opmath_t<Stat>(rstd));
+        if constexpr (!kRms) *mean_out = from_op<Stat>(opmath_t<Stat>(normal.mean));
+        *rstd_out = from_op<Stat>(opmath_t<Stat>(normal.rstd));
     }
 }
 

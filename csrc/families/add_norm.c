@@ -152,7 +152,8 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
                   key->flags & WEIGHT ? "true" : "false", key->flags & BIAS ? "true" : "false");
     p->files[0] = "rows.cuh";
     p->files[1] = "moments.cuh";
-    p->files[2] = "add_norm.cu";
+    p->files[2] = "normalize.cuh";
+    p->files[3] = "add_norm.cu";
     p->entries[0] = "add_norm";
     p->entry_count = 1;
     snprintf(p->name, sizeof p->name, "%.*s rows %s x%d", (int)strcspn(op->schema, "("), op->schema,

@@ -126,7 +126,8 @@ gems_status gems_norm_program(const gems_op *op, const gems_key *key, gems_progr
                   key->flags & WEIGHT ? "true" : "false", key->flags & BIAS ? "true" : "false");
     p->files[0] = "rows.cuh";
     p->files[1] = "moments.cuh";
-    p->files[2] = "row_norm.cu";
+    p->files[2] = "normalize.cuh";
+    p->files[3] = "row_norm.cu";
     p->entries[0] = "normalize";
     p->entry_count = 1;
     snprintf(p->name, sizeof p->name, "%.*s rows %s x%d", (int)strcspn(op->schema, "("), op->schema,
