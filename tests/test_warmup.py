@@ -36,7 +36,7 @@ def test_dense_elementwise_programs(arch: str) -> None:
 # Instructions for each element, the ends of a range included: so few that memory is the limit, but for gelu.
 # (row, words of the program's name, most)
 EACH = [
-    ("add.Tensor", "dense float32,float32", 16),
+    ("add.Tensor", "dense float32,float32", 20),
     ("gelu", "dense float32", 80),
     ("clone", "copy_strided int32", 24),  # float32 moved as it is, four dims, vectors of 16 bytes
     ("clone", "copy_dense int32", 16),

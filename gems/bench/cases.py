@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from flag_gems.bench import moves, norms, places
+from flag_gems.bench import images, moves, norms, places
 from flag_gems.rows import Row, name_of
 from torch import Tensor
 
@@ -226,6 +226,9 @@ class Maker:
         if self.row["family"] in ("index", "scatter"):
             args, kwargs = places.arguments(name_of(self.row), self.tensor, self.index, self.rows, self.columns)
             return Case(name_of(self.row), f"{self.rows}x{self.columns}", args, kwargs)
+        if self.row["family"] in images.FAMILIES:
+            shape, args = images.arguments(name_of(self.row), self.tensor, self.n, self.columns)
+            return Case(name_of(self.row), shape, args, {})
         if self.row["family"] in ("group_norm", "batch_norm"):
             names = [argument.name for argument in schema_of(self.row).arguments]
             shape, args = norms.arguments(names, self.tensor, self.n, self.columns)
