@@ -142,8 +142,8 @@ class BuildExtension(build_ext):
         flags = [*FLAGS, *WARNINGS]
         if os.environ.get("GEMS_WERROR") == "1":
             flags.append("-Werror")
-        # The bounds of the section of reasons (gems_decline) stay inside.
-        link = ["-shared", "-ldl", "-lpthread", "-lm", "-Wl,-z,start-stop-visibility=hidden"]
+        # The module's entry alone is seen from outside.
+        link = ["-shared", "-ldl", "-lpthread", "-lm", f"-Wl,--version-script={ROOT / 'csrc/python/exports.map'}"]
         if os.environ.get("GEMS_SANITIZE") == "1":
             sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
             flags += ["-g", "-O1", "-fno-omit-frame-pointer", *sanitize]
