@@ -1,6 +1,5 @@
 // The gradients of attention of 16-bit floats on the tensor cores: the passes of attention_backward.cu, in one text. A block
 // has a tile of rows in shared memory, queries and dO or keys and values, and goes over the other side in a ring of two tiles.
-// Has not run on a GPU yet.
 //
 // The head gives, beside what attention_mma.cuh needs: kTileN, the rows of the other side.
 namespace {

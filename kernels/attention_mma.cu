@@ -1,6 +1,6 @@
 // Attention of 16-bit floats on the tensor cores. A block has a tile of queries, kept in shared memory, and goes over the keys
 // that they see in a ring of two tiles of keys and values: while one is multiplied the next comes. Weights go from the
-// first product to the second in registers. Has not run on a GPU yet.
+// first product to the second in registers.
 //
 // The head gives, beside what attention_mma.cuh needs: kTileN (keys), kEach (16-row pieces of a warp), kShared (the values are
 // the first columns of the keys).

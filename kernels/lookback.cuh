@@ -10,7 +10,7 @@
  * A block has its tile from a counter, not from its number: whoever it waits for has drawn before, is running or done, and
  * waits in turn only for those that drew before it.
  *
- * The order of memory between blocks has been checked on a CPU only; this has not run on a GPU yet.
+ * The checked mode does not see the order of memory between blocks; the tests of scans pass on an H200.
  */
 namespace gems {
 

@@ -5,7 +5,7 @@
 //
 // The head of the program gives: Scalar (storage type), kTileN, kStages (tiles in shared memory), kCluster (of a thin product: 2
 // stands for any number), kBuffers (boxes of results of each warp), kThin, kLinesA, kLinesB (the operand is contiguous along its
-// lines, not along k). Results stored by maps and clusters of thin products have not run on a GPU.
+// lines, not along k). Clusters of thin products have not been tested on a GPU.
 namespace {
 
 constexpr int kTileM = 128, kTileK = 64, kThreads = 384, kProducts = 8; // warps that multiply

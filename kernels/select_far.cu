@@ -1,6 +1,6 @@
 // One element of each of few rows that are so long that many blocks share them: the digits of the key of a rank, from the
 // highest, each by counting in all blocks those that agree with it so far; then the element among those of that key whose turn
-// it is, in the order of the row. Counts are sums of integers, so no order of blocks changes them. Has not run on a GPU yet.
+// it is, in the order of the row. Counts are sums of integers, so no order of blocks changes them.
 constexpr int kDigits = 256, kThreads = 256;
 
 struct Found { // of a row: the digits so far, and the rank among those that agree with them

@@ -1,6 +1,6 @@
 // Rows of up to kSize elements, a block each: a stable radix sort in shared memory. A warp has kItems times kWarp elements in a
 // row; lanes with the same digit find each other by ballots, so that equal keys keep their order. The head names kSize, a
-// multiple of kThreads (256 or more), and kWhat besides what kernels/sort.cuh needs. Has not run on a GPU yet.
+// multiple of kThreads (256 or more), and kWhat besides what kernels/sort.cuh needs.
 constexpr int kBits = 8, kDigits = 1 << kBits, kItems = kSize / kThreads, kWarps = kThreads / kWarp;
 
 extern "C" __global__ void __launch_bounds__(kThreads, kThreads > 256 || sizeof(Key) == 8 ? 2 : 3)
