@@ -10,6 +10,9 @@
 #define SMALL         (INT64_C(1) << 22)
 /* Pairs of blocks that share B. Without them every block brings its own. */
 #define CLUSTERS      true
+/* Clusters whose blocks have parts of k. They have once given wrong numbers on a GPU; what mends
+ * that has been tested on a CPU alone. */
+#define SHARED_K      false
 
 #define TILE_M 128
 #define TILE_K 64
@@ -109,7 +112,7 @@ static void configure_thin(const gems_matmul_shape *s, const gems_device_info *i
     const int64_t cluster = parts >= 8 ? 8 : parts >= 4 ? 4 : parts >= 2 ? 2 : 1;
     /* Parts in a cluster save a launch, of about so many steps; more parts save steps. */
     const int64_t saved = ceil_div(s->k, TILE_K) / cluster - ceil_div(s->k, TILE_K) / parts;
-    if (!CLUSTERS || !info->arch || parts == 1 || saved > 20) {
+    if (!CLUSTERS || !SHARED_K || !info->arch || parts == 1 || saved > 20) {
         divide(s, parts, c);
         c->grid = least(count * c->parts.split, info->processors);
         return;
@@ -164,7 +167,7 @@ void gems_matmul_wgmma_configure(const gems_matmul_shape *s, const gems_device_i
              cluster *= 2) {
             gems_matmul_config c;
             if (cluster > 1 && (!CLUSTERS || !info->arch)) continue;
-            if (tiles[i].thin && (tiles[i].tile_n < 64 || cluster == 1)) continue;
+            if (tiles[i].thin && (!SHARED_K || tiles[i].tile_n < 64 || cluster == 1)) continue;
             take(info, tiles[i].tile_n, cluster, tiles[i].thin, &c);
             int64_t cost = configure_tile(s, info, &c);
             if (cost < lowest) {

@@ -312,6 +312,8 @@ static gems_status run_filter(gems_call *call, request *r) {
 
 static gems_status run(gems_call *call) {
     request r;
+    if (call->device_type != GEMS_CPU)
+        return gems_decline("a GPU, which has given other pixels and weights than ATen");
     GEMS_TRY(resolve(call, &r));
     return r.kind >= GEMS_RESAMPLE_LINEAR ? run_filter(call, &r) : run_nearest(call, &r);
 }
