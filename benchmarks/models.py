@@ -339,7 +339,8 @@ def main() -> None:
     Console(width=160).print(f"{chip}, torch {torch.__version__}, {given.dtype}", table)
     if given.json:
         with open(given.json, "w") as file:
-            json.dump({"chip": chip, "torch": torch.__version__, **vars(given), "results": found}, file, indent=1)
+            asked = {name: value for name, value in vars(given).items() if name != "json"}
+            json.dump({"chip": chip, "torch": torch.__version__, **asked, "results": found}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -192,11 +192,7 @@ def scaled_dot_product_attention(
         out = ScaleDotProductAttention.apply(query, key, value, attn_mask, *options)
     else:
         out = _attend(query, key, value, attn_mask, *options)[0]
-    return out if len(shape) == 4 else out.reshape(*query.shape[:-1], value.shape[-1]).reshape(_shape_of(shape, out))
-
-
-def _shape_of(shape: Any, out: Any) -> tuple[int, ...]:
-    return (*shape[:-1], out.shape[-1])
+    return out if len(shape) == 4 else out.reshape(*shape[:-1], out.shape[-1])
 
 
 def _four(query: Any, key: Any, value: Any, mask: Any, gqa: bool) -> tuple[Any, Any, Any, Any]:
@@ -205,10 +201,7 @@ def _four(query: Any, key: Any, value: Any, mask: Any, gqa: bool) -> tuple[Any, 
         raise RuntimeError("scaled_dot_product_attention takes tensors of at least two dimensions")
     lead = 3 if gqa else 2
     outer = torch.broadcast_shapes(*(t.shape[:-lead] for t in (query, key, value)))
-    if not gqa:
-        query, key, value = (t.expand(*outer, *t.shape[-2:]) for t in (query, key, value))
-    else:
-        query, key, value = (t.expand(*outer, *t.shape[-3:]) for t in (query, key, value))
+    query, key, value = (t.expand(*outer, *t.shape[-lead:]) for t in (query, key, value))
     if query.dim() > 4:
         if mask is not None and mask.dim() > 2:
             mask = mask.expand(*query.shape[:-2], *mask.shape[-2:]).reshape(-1, query.shape[-3], *mask.shape[-2:])

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import flag_gems
@@ -20,6 +16,7 @@ from torch import Tensor
 
 import sass
 from compare import both, check, counts, kernels, same
+from cpu_modes import run_in_mode
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -283,11 +280,7 @@ def sweep(count: int) -> None:
 )
 def test_all_threads_of_a_block(mode: str, count: int) -> None:
     """The kernels of a GPU, thread by thread: no race, no access out of bounds, the results of float64."""
-    env = dict(os.environ, GEMS_CPU_MODE=mode, GEMS_VENDOR="cpu")
-    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *(p for p in sys.path if p)])
-    command = [sys.executable, "-c", f"import test_convolution; test_convolution.sweep({count})"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_in_mode(mode, "forward", "-c", f"import test_convolution; test_convolution.sweep({count})")
 
 
 @pytest.mark.parametrize("arch", sass.ARCHS)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from flag_gems import modules, warm
 from torch import Tensor
 
 from compare import FLOATS, kernels
+from cpu_modes import run_in_mode
 from layouts import LAYOUTS
 
 DEVICE = flag_gems.device
@@ -362,11 +360,7 @@ HERE = Path(__file__).resolve().parent
 )
 def test_own_rows_in_a_mode(mode: str, order: str) -> None:
     """No race and no access out of bounds; the results of what each is composed of."""
-    env = dict(os.environ, GEMS_CPU_MODE=mode, GEMS_CPU_ORDER=order, GEMS_VENDOR="cpu")
-    env["PYTHONPATH"] = os.pathsep.join([str(HERE), *(p for p in sys.path if p)])
-    command = [sys.executable, str(HERE / "own_rows.py")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    run_in_mode(mode, order, str(HERE / "own_rows.py"))
 
 
 ROWS = ["skip_layer_norm", "fused_add_rms_norm", "weighted_rms_norm", "rwkv_ka_fusion"]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import flag_gems
 import pytest
@@ -16,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sass
+from cpu_modes import run_in_mode
 from test_rope import draw
 
-HERE = Path(__file__).resolve().parent
 DEVICE = flag_gems.device
 quantise = fused.per_token_group_quant_fp8
 
@@ -136,10 +133,7 @@ def main() -> int:
     [("checked", "forward"), pytest.param("faithful", "random:7", marks=pytest.mark.slow)],
 )
 def test_with_every_thread_of_a_block(mode: str, order: str) -> None:
-    env = dict(os.environ, GEMS_CPU_MODE=mode, GEMS_CPU_ORDER=order, GEMS_VENDOR="cpu")
-    env["PYTHONPATH"] = os.pathsep.join([str(HERE), *(p for p in sys.path if p)])
-    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    run_in_mode(mode, order, __file__, seconds=600)
 
 
 if __name__ == "__main__":

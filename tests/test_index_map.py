@@ -5,8 +5,6 @@ As a program it runs `SMALL` in the cpu mode that the environment names.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +21,12 @@ from torch import Tensor
 
 import sass
 from compare import Raised, assert_same, outcome, tensors
+from cpu_modes import run_in_mode
 from layouts import LAYOUTS, crossed
 
 pytestmark = pytest.mark.usefixtures("registered")
 
 DEVICE = flag_gems.device
-HERE = Path(__file__).resolve().parent
 aten = torch.ops.aten
 DTYPES = (torch.bool, torch.uint8, torch.bfloat16, torch.float32, torch.int64, torch.complex128)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64)
@@ -533,10 +531,7 @@ def main() -> int:
     [("checked", "forward"), pytest.param("faithful", "random:7", marks=pytest.mark.slow)],
 )
 def test_with_every_thread_of_a_block(mode: str, order: str) -> None:
-    env = dict(os.environ, GEMS_CPU_MODE=mode, GEMS_CPU_ORDER=order, GEMS_VENDOR="cpu")
-    env["PYTHONPATH"] = os.pathsep.join([str(HERE), *(p for p in sys.path if p)])
-    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    run_in_mode(mode, order, __file__, seconds=600)
 
 
 if __name__ == "__main__":

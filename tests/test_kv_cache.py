@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import flag_gems
@@ -19,8 +16,8 @@ from torch import Tensor
 
 import sass
 from compare import counts
+from cpu_modes import run_in_mode
 
-HERE = Path(__file__).resolve().parent
 DEVICE = flag_gems.device
 OPS = torch.ops.flag_gems
 FP8 = {"fp8": torch.float8_e4m3fn, "fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
@@ -343,10 +340,7 @@ def main() -> int:
     [("checked", "forward"), pytest.param("faithful", "random:7", marks=pytest.mark.slow)],
 )
 def test_with_every_thread_of_a_block(mode: str, order: str) -> None:
-    env = dict(os.environ, GEMS_CPU_MODE=mode, GEMS_CPU_ORDER=order, GEMS_VENDOR="cpu")
-    env["PYTHONPATH"] = os.pathsep.join([str(HERE), *(p for p in sys.path if p)])
-    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    run_in_mode(mode, order, __file__, seconds=600)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from cpu_modes import run_in_mode
 
 HERE = Path(__file__).resolve().parent
 
@@ -21,8 +20,4 @@ HERE = Path(__file__).resolve().parent
     ],
 )
 def test_every_row(mode: str, order: str) -> None:
-    env = dict(os.environ, GEMS_CPU_MODE=mode, GEMS_CPU_ORDER=order, GEMS_VENDOR="cpu")
-    env["PYTHONPATH"] = os.pathsep.join([str(HERE), *(p for p in sys.path if p)])
-    command = [sys.executable, str(HERE / "every_row.py")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    run_in_mode(mode, order, str(HERE / "every_row.py"))

@@ -1,0 +1,18 @@
+"""Tests in a process of their own, whose cpu backend has another mode and order of threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def run_in_mode(mode: str, order: str, *command: str, seconds: int = 900) -> None:
+    """Runs Python with a command (a file, or -c and a text) that finds these tests; fails with what it printed."""
+    env = dict(os.environ, GEMS_CPU_MODE=mode, GEMS_CPU_ORDER=order, GEMS_VENDOR="cpu")
+    env["PYTHONPATH"] = os.pathsep.join([str(HERE), *(p for p in sys.path if p)])
+    done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=seconds)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
