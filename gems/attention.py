@@ -18,7 +18,6 @@ except ImportError:  # NumPy arrays alone
     torch = None  # type: ignore[assignment]
 
 _forward = own.function("attention_forward")
-_backward = own.function("attention_backward")
 _varlen = own.function("attention_varlen")
 
 
@@ -36,6 +35,49 @@ def _draw(query: Any, key: Any, dropout_p: float) -> tuple[int, int]:
     generator = torch.default_generator if query.device.type == "cpu" else None
     seed, offset = philox_backend_seed_offset(-(-key.shape[-2] // 4) * 4, generator)
     return _signed(seed), offset
+
+
+def _composed_backward(
+    grad: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    out: Any,
+    logsumexp: Any,
+    mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *drawn: int,
+) -> tuple[Any, Any, Any]:
+    """Gradients by matrix products, for head dimensions whose tiles no block has room for."""
+    wide = torch.promote_types(query.dtype, torch.float32)
+    group = query.shape[1] // key.shape[1]
+    q, k, v, g = (t.to(wide) for t in (query, key.repeat_interleave(group, 1), value.repeat_interleave(group, 1), grad))
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = q @ k.transpose(-1, -2) * factor
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    if is_causal:
+        hidden = scores.new_ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(hidden, -math.inf)
+    softmax = torch.exp(scores - logsumexp.to(wide).unsqueeze(-1)).nan_to_num(0.0)
+    weights = softmax
+    if dropout_p:  # the forward kernel over the identity's columns shows what it took
+        keys = key.shape[-2]
+        columns = torch.eye(keys, dtype=query.dtype, device=query.device).expand(*key.shape[:2], keys, keys)
+        options = (mask, dropout_p, is_causal, scale, enable_gqa, *drawn)
+        parts = [_forward(query, key, part.contiguous(), *options)[0] for part in columns.split(64, -1)]
+        weights = softmax * (torch.cat(parts, -1) != 0) / (1 - dropout_p)
+    of_scores = factor * (weights * (g @ v.transpose(-1, -2)) - softmax * (g * out.to(wide)).sum(-1, keepdim=True))
+    shared = (of_scores.transpose(-1, -2) @ q, weights.transpose(-1, -2) @ g)
+    grads = (of_scores @ k, *(t.unflatten(1, (-1, group)).sum(2) for t in shared))
+    return tuple(made.to(t.dtype) for made, t in zip(grads, (query, key, value), strict=True))  # type: ignore[return-value]
+
+
+own.COMPOSED["attention_backward"] = _composed_backward
+_backward = own.function("attention_backward")
 
 
 def _refuse_mask_gradient(attn_mask: Any) -> None:

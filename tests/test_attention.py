@@ -12,7 +12,7 @@ import flag_gems
 import pytest
 import torch
 import torch.nn.functional as F
-from flag_gems import _C
+from flag_gems import _C, attention
 from torch import Tensor
 
 import sass
@@ -156,6 +156,19 @@ def test_dropout() -> None:
     torch.manual_seed(4)
     again = flag_gems.scaled_dot_product_attention(*single, dropout_p=0.25, enable_gqa=True)
     assert torch.equal(again != 0, stays)
+
+
+@pytest.mark.parametrize("kind", ["none", "causal", "bool", "added"])
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_gradients_without_the_kernel(kind: str, dropout: float) -> None:
+    """What stands in where a device has no room for the tiles: the kernel's gradients."""
+    q, k, v = operands(2, 4, 2, 40, 70, 16, 24, torch.float64)
+    mask = None if kind in ("none", "causal") else mask_of(kind, (40, 70), torch.float64)
+    options = (dropout, kind == "causal", None, True)
+    out, lse, *drawn = attention._attend(q, k, v, mask, *options)
+    given = (draw(*out.shape, dtype=torch.float64, seed=6), q, k, v, out, lse, mask, *options, *drawn)
+    for mine, theirs in zip(attention._composed_backward(*given), attention._backward(*given), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_same_bits_twice() -> None:

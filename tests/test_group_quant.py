@@ -23,7 +23,8 @@ quantise = fused.per_token_group_quant_fp8
 def reference(x: Tensor, size: int, eps: float, dtype: torch.dtype, powers: bool) -> tuple[Tensor, Tensor]:
     limits = torch.finfo(dtype)
     groups = x.float().unflatten(-1, (-1, size))
-    scales = groups.abs().amax(-1, keepdim=True).clamp(min=eps) / limits.max
+    most = torch.tensor(limits.max, device=x.device)  # a GPU's ATen would multiply by the reciprocal of a number
+    scales = groups.abs().amax(-1, keepdim=True).clamp(min=eps) / most
     if powers:
         scales = torch.exp2(torch.ceil(torch.log2(scales)))
     return (groups / scales).clamp(limits.min, limits.max).to(dtype).flatten(-2), scales.squeeze(-1)

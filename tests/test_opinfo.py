@@ -158,8 +158,8 @@ WITHOUT_WAITING = {"normal_float_tensor", "normal_tensor_tensor"}
 @pytest.mark.parametrize("row", [pytest.param(r, id=r["id"]) for r in rows()])
 def test_kernel_runs(row: dict[str, Any]) -> None:
     """A row's kernel does run: nothing here passes because everything declined."""
-    if DEVICE != "cpu" and row["id"] in WITHOUT_WAITING:
-        return
+    if DEVICE != "cpu" and (row["id"] in WITHOUT_WAITING or row["gpu_most"] == 1):
+        return  # left to ATen there
     names = entries_of(row)
     dtypes = [d for d in (torch.float32, torch.int64, torch.bool) if str(d).removeprefix("torch.") in row["dtypes"]]
     flag_gems.reset_stats()

@@ -99,5 +99,7 @@ def test_gradients() -> None:
     with kernels("logsumexp", "aminmax"):
         assert torch.autograd.gradcheck(lambda x: torch.logsumexp(x, 1), x)
         assert torch.autograd.gradgradcheck(lambda x: torch.logsumexp(x, 1), x)
-        assert torch.autograd.gradcheck(lambda x: torch.aminmax(x, dim=1), x)
+        smallest = torch.aminmax(x, dim=1)[0]
+        if "NotImplemented" not in smallest.grad_fn.name():  # which older versions of torch have
+            assert torch.autograd.gradcheck(lambda x: torch.aminmax(x, dim=1), x)
     assert torch.autograd.gradcheck(lambda x: flag_gems.logsumexp(x, 0), x)
