@@ -49,7 +49,7 @@ bool gems_handle_write(void *handle, gems_tensor *t) {
 }
 
 void gems_torch_call_free(gems_torch_call *made, bool keep) {
-    for (int i = 0; i < GEMS_MAX_SCRATCH && made->scratch[i]; i++)
+    for (int i = 0; i < made->scratches; i++)
         gems_torch.delete_handle(made->scratch[i]);
     if (keep) return;
     for (int i = 0; i < GEMS_MAX_OUTS; i++) {
@@ -74,6 +74,7 @@ static gems_status empty(gems_call *call, int slot, int ndim, const int64_t *siz
         return gems_fail(GEMS_MEMORY_ERROR, "%s",
                          text && *text ? text : "torch could not allocate the output");
     }
+    if (slot < 0) made->scratches = -slot;
     t->handle = *handle;
     if (call->device_type == GEMS_CPU && gems_fields_read(gems_handle_impl(*handle), t))
         return GEMS_OK;

@@ -75,17 +75,19 @@ bool gems_handle_write(void *handle, gems_tensor *t);
  */
 typedef struct gems_torch_call {
     void *out[GEMS_MAX_OUTS]; /* new handles, NULL where none; the route takes them */
-    void *scratch[GEMS_MAX_SCRATCH];
+    int scratches;
+    void *scratch[GEMS_MAX_SCRATCH]; /* so many of them; on the hot path, thus not cleared */
 } gems_torch_call;
 static inline void gems_torch_call_open(gems_torch_call *made) {
-    *made = (gems_torch_call){{NULL}, {NULL}};
+    for (int i = 0; i < GEMS_MAX_OUTS; i++) made->out[i] = NULL;
+    made->scratches = 0;
 }
 void gems_torch_call_free(gems_torch_call *made, bool keep);
 /* Frees the scratch handles, and the outputs too unless keep. */
 static inline void gems_torch_call_close(gems_torch_call *made, bool keep) {
     bool outputs = false;
     for (int i = 0; i < GEMS_MAX_OUTS; i++) outputs |= made->out[i] != NULL;
-    if (made->scratch[0] || (outputs && !keep)) gems_torch_call_free(made, keep);
+    if (made->scratches || (outputs && !keep)) gems_torch_call_free(made, keep);
 }
 
 /* Calls whose arguments came as Python objects, and through the stable shim. */
