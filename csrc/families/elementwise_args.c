@@ -224,6 +224,38 @@ static gems_status take_view(const gems_ew_row *row, const gems_call *call, gems
     return GEMS_OK;
 }
 
+#define LOOK(T) \
+    for (int64_t i = 0; i < count; i++) zero |= ((const T *)first)[i * stride] == 0
+
+/* Whether an element of a CPU tensor of integers is 0. */
+static bool has_zero(const gems_tensor *t) {
+    const int64_t *operands[1] = {t->strides};
+    int64_t place[GEMS_MAX_DIMS] = {0}, at = 0;
+    const size_t size = gems_dtype_size(t->dtype);
+    bool zero = false;
+    gems_iter iter;
+    if (!t->numel) return false;
+    gems_iter_make(&iter, t->sizes, t->ndim, operands, 1);
+    for (int d = 0; d < iter.ndim && !zero;) {
+        const int64_t stride = iter.stride[0][0], count = iter.size[0];
+        const char *first = (const char *)t->data + at * (int64_t)size;
+        switch (size) {
+        case 1: LOOK(int8_t); break;
+        case 2: LOOK(int16_t); break;
+        case 4: LOOK(int32_t); break;
+        default: LOOK(int64_t); break;
+        }
+        for (d = 1; d < iter.ndim; d++) { /* the next line */
+            at += iter.stride[0][d];
+            if (++place[d] < iter.size[d]) break;
+            at -= iter.stride[0][d] * iter.size[d];
+            place[d] = 0;
+        }
+    }
+    return zero;
+}
+#undef LOOK
+
 static gems_status take_tensor(const gems_ew_row *row, const gems_call *call,
                                gems_ew_arguments *out, int i, bool dimensioned) {
     const gems_ew_input *input = &row->input[i];
@@ -248,9 +280,11 @@ static gems_status take_tensor(const gems_ew_row *row, const gems_call *call,
         return add_input_number(row, out, i, &value);
     }
     if (t->device_type != call->device_type) return gems_decline("a tensor on another device");
+    if (row->op->promotion == GEMS_ALWAYS_BOOL && !(row->op->dtypes & GEMS_BIT(t->dtype)))
+        return gems_decline("dtype"); /* promoted it may be one that the row takes */
     if (call->device_type == GEMS_CPU && i == 1 && row->choice[out->choice].divides &&
-        is_whole(out->types.common))
-        return gems_decline("integers divided by a tensor: ATen looks for zeros");
+        is_whole(out->types.common) && has_zero(t))
+        return gems_decline("integer division by zero");
     out->tensor[i] = t;
     return GEMS_OK;
 }

@@ -110,6 +110,8 @@ static gems_status pad_edges(gems_call *call, const gems_tensor *self, bool refl
     int64_t sizes[GEMS_MAX_DIMS], strides[GEMS_MAX_DIMS];
     gems_index_map_of(&map, self);
     const gems_value *pads = ints_arg(call, 1);
+    if (call->device_type != GEMS_CPU && GEMS_INTS_MASK & GEMS_BIT(self->dtype))
+        return gems_decline("integers on a GPU");
     /* "reflection_pad2d": the rank stands before the last letter */
     int rank = call->op->schema[strcspn(call->op->schema, "(") - 2] - '0';
     if (!pads || pads->ints.n != 2 * rank) return gems_decline("the pads");
