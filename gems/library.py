@@ -151,6 +151,8 @@ def install() -> None:
     class Namespace(torch._ops._OpNamespace):  # type: ignore[misc]
         """`torch.ops.flag_gems`."""
 
+        __module__ = torch._ops._OpNamespace.__module__  # operators say by it where they are found
+
         def __getattr__(self, name: str) -> Callable[..., Any]:
             if name.startswith("__"):
                 raise AttributeError(f"'_OpNamespace' 'flag_gems' object has no attribute '{name}'")
