@@ -10,6 +10,7 @@ import llama_generate
 import llava_describe
 import serve_llama
 import side_by_side
+import tokens
 
 SHARE = 0.95
 
@@ -69,3 +70,12 @@ def test_pages_are_given_and_come_back() -> None:
             server.step()
     assert [len(r.made) for r in requests] == [6] * 4 and not any(r.pages for r in requests)
     assert sorted(server.pages.free) == list(range(12))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_benchmark_of_tokens_compares_like_with_like(dtype: torch.dtype) -> None:
+    names = set()
+    for case in tokens.cases(dtype):
+        tokens.check(case)
+        names.add(case.name)
+    assert len(names) == 24
