@@ -136,15 +136,36 @@ def test_own_functions(name: str, backend: str) -> None:
         torch.testing.assert_close(torch.compile(function, backend=backend, fullgraph=True)(x), expected)
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_gradients_of_explicit_functions(backend: str) -> None:
-    def call(x: Tensor) -> Tensor:
-        return ops.mm(ops.mul(x, 2.0), x).sum()
+def differentiable() -> dict[str, Callable[[Tensor], Tensor]]:
+    weight, ids, angles = draw(8), torch.arange(8, device=DEVICE), draw(9, 4)
+    norm = GemsRMSNorm(8, device=DEVICE)
 
-    x = draw(8, 8).requires_grad_()
-    expected = torch.autograd.grad(call(x), x)
-    compiled = torch.compile(call, backend=backend, fullgraph=True)
-    torch.testing.assert_close(torch.autograd.grad(compiled(x), x), expected)
+    def attended(x: Tensor) -> Tensor:
+        return flag_gems.scaled_dot_product_attention(x[None], x[None] * 2, x[None] * 3, is_causal=True)
+
+    def turned(x: Tensor) -> Tensor:
+        rows = x.view(4, 2, 8)
+        return flag_gems.apply_rotary_pos_emb(rows, rows * 2, angles.cos(), angles.sin())[1]
+
+    return {
+        "ops": lambda x: ops.mm(ops.mul(x, 2.0), x),
+        "GemsRMSNorm": lambda x: norm(x.clone(), x * 2)[0],
+        "silu_and_mul": lambda x: flag_gems.silu_and_mul(x, x + 1),
+        "skip_layer_norm": lambda x: flag_gems.skip_layer_norm(x, x * 2, [8], weight, weight),
+        "cross_entropy_loss": lambda x: flag_gems.cross_entropy_loss(x, ids),
+        "apply_rotary_pos_emb": turned,
+        "scaled_dot_product_attention": attended,
+    }
+
+
+@pytest.mark.parametrize("backend", SLOW_INDUCTOR)
+@pytest.mark.parametrize("name", differentiable())
+def test_gradients_of_own_functions(name: str, backend: str) -> None:
+    function, x = differentiable()[name], draw(8, 8).requires_grad_()
+    expected = torch.autograd.grad((function(x) ** 2).sum(), x)
+    with torch._inductor.config.patch(fx_graph_cache=False):
+        compiled = torch.compile(function, backend=backend, fullgraph=True)
+        torch.testing.assert_close(torch.autograd.grad((compiled(x) ** 2).sum(), x), expected)
 
 
 def test_what_torch_breaks_at_is_right() -> None:

@@ -44,7 +44,9 @@ def test_gradients_and_weights(kind: str, fused: str, found: list[dict[str, Any]
         # Adam divides by the gradient's size: where that is near 0, a weight's step is what rounding says.
         close = {name: (w - aten["weights"][name]).abs() for name, w in ours["weights"].items()}
         assert all((d < 1e-4).float().mean() > (0.5 if halves else 0.99) for d in close.values())
-        for name in (*ROWS, *(FUSED if fused else ())):
+        # There the loss is taken apart into other operators.
+        rows = [name for name in ROWS if kind != "loss_parallel" or name not in ("_log_softmax", "nll_loss_backward")]
+        for name in (*rows, *(FUSED if fused else ())):
             assert stats[name]["kernel"] and not stats[name]["fallback"], (name, stats)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import traceback
 from pathlib import Path
@@ -119,6 +120,15 @@ def sequence_parallel(model: Any, mesh: DeviceMesh) -> nn.Module:
     )
 
 
+def loss_parallel(model: Any, mesh: DeviceMesh) -> nn.Module:
+    """Tensor parallel, and each process has the logits of a part of the words."""
+    from torch.distributed.tensor import Shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    head = ColwiseParallel(output_layouts=Shard(-1), use_local_output=False)
+    return parallelize_module(tensor_parallel(model, mesh), mesh, {"head": head})
+
+
 KINDS = {
     "alone": alone,
     "ddp": ddp,
@@ -126,9 +136,10 @@ KINDS = {
     "fsdp_in_halves": fsdp_in_halves,
     "tensor_parallel": tensor_parallel,
     "sequence_parallel": sequence_parallel,
+    "loss_parallel": loss_parallel,
 }
 # In these every process sees the same batch.
-OF_ONE_BATCH = ("tensor_parallel", "sequence_parallel")
+OF_ONE_BATCH = ("tensor_parallel", "sequence_parallel", "loss_parallel")
 
 
 def whole(t: Tensor) -> Tensor:
@@ -150,6 +161,8 @@ def batch(kind: str, mesh: DeviceMesh) -> Tensor:
 
 def trained(kind: str, model: nn.Module, tokens: Tensor, mesh: DeviceMesh) -> dict[str, Any]:
     """Loss and gradients of a first step, and weights after two steps of AdamW with clipped gradients."""
+    from torch.distributed.tensor.parallel import loss_parallel as losses
+
     names = [name for name, _ in model.named_parameters()]
     model = KINDS[kind](model, mesh)
     parameters = list(model.parameters())
@@ -157,12 +170,16 @@ def trained(kind: str, model: nn.Module, tokens: Tensor, mesh: DeviceMesh) -> di
     found: dict[str, Any] = {}
     for _ in range(2):
         optimizer.zero_grad()
-        loss = loss_of(model, tokens)
-        loss.backward()
+        with losses() if kind == "loss_parallel" else contextlib.nullcontext():
+            loss = loss_of(model, tokens)
+            loss.backward()
         if not found:
             gradients = {name: whole(p.grad) for name, p in zip(names, parameters, strict=True)}
             found = {"loss": float(whole(loss)), "gradients": gradients}
-        if kind != "tensor_parallel":  # torch takes no norm of tensors of which some are shared out and some are not
+        if kind not in (
+            "tensor_parallel",
+            "loss_parallel",
+        ):  # torch takes no norm of tensors of which some are shared out and some are not
             torch.nn.utils.clip_grad_norm_(parameters, 0.5)
         optimizer.step()
     found["weights"] = {name: whole(p) for name, p in zip(names, parameters, strict=True)}
