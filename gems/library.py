@@ -104,16 +104,6 @@ def _define(name: str) -> None:
         _library().impl(key, function, "CompositeImplicitAutograd")
 
 
-def _tags(entry: dict[str, Any], outputs: int) -> tuple[Any, ...]:
-    """What torch may know of an overload: that its output is written and not read, which lets it be compiled.
-
-    Not of several outputs: inductor (torch 2.13) then writes programs that lack those which nobody reads.
-    """
-    import torch
-
-    return (torch.Tag.out,) if entry["variant"] == "out" and outputs == 1 and hasattr(torch.Tag, "out") else ()
-
-
 def _define_row(row: dict[str, Any], operator: Any) -> None:
     """Defines the overloads of a row: our kernel on the devices, the shapes of results, gradients, vmap."""
     import torch
@@ -124,7 +114,8 @@ def _define_row(row: dict[str, Any], operator: Any) -> None:
     for entry in row["entries"]:
         qualified = entry["name"]
         key = qualified.removeprefix("flag_gems::")
-        library.define(entry["schema"].removeprefix("flag_gems::"), tags=_tags(entry, operator.outputs))
+        # No Tag.out: inductor (torch 2.13) makes calls of forms that have it from others', and fails at dynamic shapes.
+        library.define(entry["schema"].removeprefix("flag_gems::"))
         function = _C.library_function(entry["index"])
         for backend in ("CPU", "CUDA"):
             library.impl(key, function, backend)

@@ -10,6 +10,7 @@ from typing import Any
 import flag_gems
 import pytest
 import torch
+import torch._dynamo.utils
 import torch.nn.functional as F
 from flag_gems import ops
 from flag_gems.modules import GemsRMSNorm, GemsRope
@@ -187,3 +188,31 @@ def test_explicit_functions_are_known_whenever_dynamo_comes() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+def of_any_length() -> dict[str, Callable[[Tensor], Any]]:
+    def attended(x: Tensor) -> Tensor:
+        rows, n = torch.stack((x, x + 1), 1), x.shape[0]
+        starts = torch.arange(2, dtype=torch.int32, device=DEVICE) * n
+        return flag_gems.flash_attn_varlen_func(rows, rows, rows, n, starts, n, starts, causal=True)
+
+    return {
+        "silu_and_mul": lambda x: flag_gems.silu_and_mul(x, x + 1),
+        "skip_layer_norm": lambda x: flag_gems.skip_layer_norm(x.t(), x.t(), [x.shape[0]], None, None),
+        "ops.mm": lambda x: ops.mm(x, x.t()),
+        "flash_attn_varlen_func": attended,
+        "per_token_group_quant_fp8": lambda x: flag_gems.per_token_group_quant_fp8(x, 8)[1],
+    }
+
+
+@pytest.mark.parametrize("backend", SLOW_INDUCTOR)
+@pytest.mark.parametrize("name", of_any_length())
+def test_one_graph_for_all_lengths(name: str, backend: str) -> None:
+    function = of_any_length()[name]
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(function, backend=backend, fullgraph=True, dynamic=True)
+    with torch._inductor.config.patch(fx_graph_cache=False):
+        for length in (6, 9, 12):
+            x = draw(length, 8)
+            torch.testing.assert_close(compiled(x), function(x))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
