@@ -18,16 +18,21 @@ ROWS = ("mm", "embedding", "embedding_dense_backward", "_log_softmax", "nll_loss
 FUSED = ("flag_gems::silu_and_mul", "flag_gems::silu_and_mul_backward", "flag_gems::attention_forward")
 
 
+def run(backend: str, folder: Path, names: list[str], compiled: bool = False) -> list[dict[str, Any]]:
+    """What each process found."""
+    size = 2 if backend == "gloo" else min(2, torch.cuda.device_count())
+    with pytest.MonkeyPatch.context() as patch:
+        if backend == "gloo":
+            patch.setenv("GEMS_VENDOR", "cpu")
+        mp.spawn(two_processes.work, (size, backend, str(folder), tuple(names), compiled), nprocs=size)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(size)]
+
+
 @pytest.fixture(scope="module", params=BACKENDS)
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each process found."""
-    size = 2 if request.param == "gloo" else min(2, torch.cuda.device_count())
-    folder: Path = tmp_path_factory.mktemp(request.param)
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "gloo":
-            patch.setenv("GEMS_VENDOR", "cpu")
-        mp.spawn(two_processes.work, (size, request.param, str(folder)), nprocs=size)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(size)]
+    kinds = list(two_processes.KINDS)
+    names = [*kinds, *(f"{kind} fused" for kind in kinds), "explicit"]
+    return run(request.param, tmp_path_factory.mktemp(request.param), names)
 
 
 @pytest.mark.parametrize("fused", ["", " fused"])
@@ -73,3 +78,15 @@ def test_explicit_functions_of_shared_tensors(found: list[dict[str, Any]]) -> No
         assert isinstance(run, dict), run
         torch.testing.assert_close(run["ours"], run["aten"].cpu(), rtol=1e-5, atol=1e-5)
         assert run["stats"]["mm"]["kernel"] and run["stats"]["add.Tensor"]["kernel"]
+
+
+@pytest.mark.slow
+def test_compiled(tmp_path: Path) -> None:
+    """The same models under torch.compile."""
+    names = ["ddp", "fsdp fused", "tensor_parallel"]
+    for result in run("gloo", tmp_path, names, True):
+        for name in names:
+            assert isinstance(result[name], dict), result[name]
+            ours, aten = result[name]["ours"], result[name]["aten"]
+            torch.testing.assert_close(ours["gradients"], aten["gradients"], rtol=1e-4, atol=1e-6)
+            assert sum(counts["kernel"] for counts in result[name]["stats"].values()) > 500

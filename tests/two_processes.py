@@ -159,13 +159,16 @@ def batch(kind: str, mesh: DeviceMesh) -> Tensor:
     return torch.cat([torch.randint(WORDS, (3, 9), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
-def trained(kind: str, model: nn.Module, tokens: Tensor, mesh: DeviceMesh) -> dict[str, Any]:
+def trained(kind: str, model: nn.Module, tokens: Tensor, mesh: DeviceMesh, compiled: bool) -> dict[str, Any]:
     """Loss and gradients of a first step, and weights after two steps of AdamW with clipped gradients."""
     from torch.distributed.tensor.parallel import loss_parallel as losses
 
     names = [name for name, _ in model.named_parameters()]
     model = KINDS[kind](model, mesh)
     parameters = list(model.parameters())
+    if compiled:
+        torch.compiler.reset()
+        model = torch.compile(model, backend="aot_eager")
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
     found: dict[str, Any] = {}
     for _ in range(2):
@@ -186,16 +189,16 @@ def trained(kind: str, model: nn.Module, tokens: Tensor, mesh: DeviceMesh) -> di
     return found
 
 
-def compared(kind: str, fused: bool, mesh: DeviceMesh, device: str) -> dict[str, Any]:
+def compared(kind: str, fused: bool, mesh: DeviceMesh, device: str, compiled: bool) -> dict[str, Any]:
     # ATen's generator of a CPU gives other numbers than ours: both runs get the same weights.
     torch.manual_seed(0)
     plain, other = Decoder(False), Decoder(fused)
     other.load_state_dict(plain.state_dict())
     tokens = batch(kind, mesh).to(device)
     flag_gems.reset_stats()
-    aten = trained(kind, plain.to(device), tokens, mesh)
+    aten = trained(kind, plain.to(device), tokens, mesh, compiled)
     with flag_gems.use_gems():
-        ours = trained(kind, other.to(device), tokens, mesh)
+        ours = trained(kind, other.to(device), tokens, mesh, compiled)
     return {"aten": aten, "ours": ours, "stats": flag_gems.stats()}
 
 
@@ -213,8 +216,8 @@ def explicit(mesh: DeviceMesh, device: str) -> dict[str, Any]:
     return {"aten": a @ (b + 1), "ours": whole(product), "stats": stats}
 
 
-def work(rank: int, size: int, backend: str, folder: str) -> None:
-    """Writes what each kind gave, or the text of its error, to `folder`/`rank`.pt."""
+def work(rank: int, size: int, backend: str, folder: str, names: tuple[str, ...], compiled: bool) -> None:
+    """Writes what each of `names` gave, or the text of its error, to `folder`/`rank`.pt."""
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     device = "cuda" if backend == "nccl" else "cpu"
@@ -224,10 +227,13 @@ def work(rank: int, size: int, backend: str, folder: str) -> None:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     mesh = init_device_mesh(device, (size,))
     found: dict[str, Any] = {}
-    for name in (*KINDS, *(f"{kind} fused" for kind in KINDS), "explicit"):
+    for name in names:
         kind, _, fused = name.partition(" ")
         try:
-            found[name] = explicit(mesh, device) if kind == "explicit" else compared(kind, bool(fused), mesh, device)
+            if kind == "explicit":
+                found[name] = explicit(mesh, device)
+            else:
+                found[name] = compared(kind, bool(fused), mesh, device, compiled)
         except Exception:
             found[name] = traceback.format_exc()
     torch.save(found, Path(folder, f"{rank}.pt"))
