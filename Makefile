@@ -59,7 +59,7 @@ sanitize: build
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0:use_sigaltstack=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	PYTHONMALLOC=malloc GEMS_SANITIZED=1 PYTHONPATH="$(CURDIR)/$(SANITIZE_LIB)" \
-	$(PYTEST) -o pythonpath="$(SANITIZE_LIB) tests benchmarks" -m "not slow and not gpu" $(SANITIZE_TESTS)
+	$(PYTEST) -o pythonpath="$(SANITIZE_LIB) tests benchmarks examples" -m "not slow and not gpu" $(SANITIZE_TESTS)
 
 bench: build
 	$(PY) -m flag_gems bench

@@ -39,6 +39,7 @@ from .fused import *  # noqa: E402, F403
 from .ops import *  # noqa: E402, F403
 
 if has_torch:
+    from . import compiled
     from .overrides import (
         all_ops,
         all_registered_keys,
@@ -52,6 +53,7 @@ if has_torch:
     from .runtime import device as _device
 
     library.install()
+    compiled.install()
     device: str = _device.name
     vendor_name: str = _device.vendor_name
 

@@ -114,6 +114,7 @@ def _define_row(row: dict[str, Any], operator: Any) -> None:
     for entry in row["entries"]:
         qualified = entry["name"]
         key = qualified.removeprefix("flag_gems::")
+        # No Tag.out: inductor (torch 2.13) makes calls of forms that have it from others', and fails at dynamic shapes.
         library.define(entry["schema"].removeprefix("flag_gems::"))
         function = _C.library_function(entry["index"])
         for backend in ("CPU", "CUDA"):
@@ -131,7 +132,7 @@ def _define_row(row: dict[str, Any], operator: Any) -> None:
                 default = getattr(torch.ops.flag_gems, key).default
                 torch.library.register_vmap(qualified, torch_rules.vmap(operator, default), lib=library)
         else:
-            torch.library.register_fake(qualified, torch_rules.fake_out(operator), lib=library)
+            torch.library.register_fake(qualified, torch_rules.fake_out(entry["schema"]), lib=library)
             library.impl(key, torch_rules.refuses_gradient(operator.name, qualified), "Autograd", with_keyset=True)
 
 
@@ -150,6 +151,8 @@ def install() -> None:
 
     class Namespace(torch._ops._OpNamespace):  # type: ignore[misc]
         """`torch.ops.flag_gems`."""
+
+        __module__ = torch._ops._OpNamespace.__module__  # operators say by it where they are found
 
         def __getattr__(self, name: str) -> Callable[..., Any]:
             if name.startswith("__"):

@@ -107,6 +107,9 @@ class Function:
         self.outputs: int = self.schema.rpartition("->")[2].count("Tensor")
         arguments = self.schema[self.schema.index("(") + 1 :]
         self.tensors = [part.strip().startswith("Tensor") for part in arguments.split(",")]
+        written = [re.findall(r"Tensor\(\w+!\) (\w+)", e["schema"]) for e in row["entries"] if e["variant"] == "out"]
+        # A builtin takes the first by the name of out too.
+        self.out_names = tuple(dict.fromkeys(("out", *(written[0] if written else ()))))
         self._function = _C.own_function(row["index"])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -135,9 +138,8 @@ class Function:
             for i, arg in enumerate(args)
         )
 
-        names = ["out", *(f"out{i}" for i in range(self.outputs))]
-        outs = [kwargs[name] for name in names if name in kwargs]
-        rest = {name: value for name, value in kwargs.items() if name not in names}
+        outs = [kwargs[name] for name in self.out_names if name in kwargs]
+        rest = {name: value for name, value in kwargs.items() if name not in self.out_names}
         result = getattr(torch.ops.flag_gems, self.name)(*args, **rest)
         if not outs:
             return result

@@ -46,12 +46,16 @@ def fake(operator: Any) -> Callable[..., Any]:
     return of
 
 
-def fake_out(operator: Any) -> Callable[..., Any]:
+def fake_out(schema: str) -> Callable[..., Any]:
+    """Of an overload that writes: the tensors that it is given to write to, or nothing where it gives nothing back."""
+    parsed = torch._C.parse_schema(schema)
+    names = [a.name for a in parsed.arguments if a.kwarg_only and a.alias_info is not None and a.alias_info.is_write]
+
     def of(*args: Any, **kwargs: Any) -> Any:
-        outs = tuple(value for name, value in kwargs.items() if name.startswith("out"))
-        if not operator.outputs:
+        if not parsed.returns:
             return None
-        return outs[0] if operator.outputs == 1 else outs
+        outs = tuple(kwargs[name] for name in names)
+        return outs[0] if len(outs) == 1 else outs
 
     return of
 

@@ -1,0 +1,94 @@
+"""What the examples share: models of the transformers package with random weights, and what is told of two runs."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flag_gems
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+DEVICE = flag_gems.device
+
+
+def llama_config(full: bool, layers: int | None = None) -> Any:
+    """Llama-2-7b's configuration, or a small one."""
+    from transformers import LlamaConfig
+
+    size = {} if full else {
+        "vocab_size": 512, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+    }  # fmt: skip
+    return with_layers(LlamaConfig(**size, pad_token_id=0, bos_token_id=1, eos_token_id=None), layers)
+
+
+def with_layers(config: Any, layers: int | None) -> Any:
+    if layers:
+        config.num_hidden_layers = layers
+    return config
+
+
+def made(kind: Any, config: Any, dtype: torch.dtype) -> nn.Module:
+    """A model of the configuration on the device, with the same random weights in every call."""
+    torch.manual_seed(20)
+    with torch.device(DEVICE):
+        return kind(config).to(dtype)
+
+
+def parser(description: str | None, full: str) -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--full", action="store_true", help=full)
+    found.add_argument("--layers", type=int, help="fewer layers")
+    found.add_argument("--dtype", default="float32")
+    found.add_argument("--rounds", type=int, default=3, help="that are timed")
+    return found
+
+
+def clock() -> float:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def timed(call: Callable[[], Any], rounds: int) -> tuple[Any, float]:
+    """What the first call gives, which compiles, and the median of the seconds that `rounds` further ones take."""
+    result, seconds = call(), []
+    for _ in range(rounds):
+        begin = clock()
+        call()
+        seconds.append(clock() - begin)
+    return result, statistics.median(seconds) if seconds else float("nan")
+
+
+def both(call: Callable[[], Any], rounds: int) -> tuple[tuple[Any, float], tuple[Any, float]]:
+    """`timed` with ATen's kernels, and with ours behind `torch.*`."""
+    aten = timed(call, rounds)
+    with flag_gems.use_gems():
+        return aten, timed(call, rounds)
+
+
+def difference(ours: Tensor, atens: Tensor) -> float:
+    """The largest difference by the largest value."""
+    return float((ours.double() - atens.double()).abs().max() / atens.double().abs().max())
+
+
+def tell_model(console: Console, name: str, model: nn.Module, dtype: str) -> None:
+    chip = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
+    parameters = sum(p.numel() for p in model.parameters())
+    where = f"{dtype}, {chip}, torch {torch.__version__}"
+    console.print(f"{name} of {parameters:,} parameters with random weights; {where}")
+
+
+def tell_share(console: Console, call: Callable[[], Any]) -> float:
+    """Says which share of the calls of operators, views left out, ran in our kernels, and what did not."""
+    report = flag_gems.explain(call)
+    console.print(f"{report.kernel_share:.1%} of the calls of operators ran in our kernels", highlight=False)
+    for line in report:
+        if line.ran != "kernel":
+            console.print(f"    {line.calls} x {line.operator}: {line.ran}", highlight=False)
+    return report.kernel_share
