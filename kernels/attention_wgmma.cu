@@ -1,0 +1,272 @@
+// Attention of 16-bit floats on sm_90a. A block has a tile of queries, 64 rows for each of its warpgroups that multiply, and goes
+// over the tiles of keys that they see, the last one first; one more warpgroup brings tiles by tensor maps, keys and values in a
+// ring each. A warpgroup starts the scores of a tile, then the product of the weights before with their values, and takes
+// exponentials while that runs. Warpgroups start their products in turns, so that the exponentials of one lie under the products
+// of another. Weights go from the first product to the second in registers.
+//
+// The head gives, beside what attention.cuh needs: kD (head dimension, rounded up), kTileN (keys), kGroups (warpgroups that
+// multiply), kStages (tiles of keys, and of values, in shared memory). Has not run on a GPU.
+namespace {
+
+constexpr int kTileM = kGroups * 64, kThreads = kGroups * 128 + 128, kChunks = kD / 64; // of 64 columns
+constexpr int kQueryBytes = kTileM * kD * 2, kTileBytes = kTileN * kD * 2;
+constexpr int kQueryChunk = kTileM * 128, kChunk = kTileN * 128; // bytes of 64 columns of a tile
+constexpr int kFewRegisters = kGroups == 3 ? 32 : 24, kManyRegisters = kGroups == 3 ? 160 : 240;
+static_assert(kD % 64 == 0 && kTileN % 16 == 0, "a tile has rows of 128 bytes, and 16 keys are multiplied at a time");
+
+// A place in a ring, and the parity of its barriers' phase there.
+struct Place {
+    int stage = 0;
+    uint32_t parity = 0;
+    GEMS_DI void next() {
+        if (++stage == kStages) stage = 0, parity ^= 1;
+    }
+};
+
+// A ring of tiles and its barriers: full when a tile has come, empty when all warps have left it.
+struct Ring {
+    unsigned char *tiles;
+    uint64_t *full, *empty;
+    GEMS_DI Ring(unsigned char *tiles, uint64_t *bars) : tiles(tiles), full(bars), empty(bars + kStages) {}
+    // Starts to bring the tile that begins at row y.
+    GEMS_DI void bring(Place &at, const TensorMap &map, int y, int head, int batch) const {
+        mbarrier_await(empty + at.stage, at.parity ^ 1);
+        mbarrier_expect(full + at.stage, kTileBytes);
+        GEMS_UNROLL for (int c = 0; c < kChunks; c++)
+            tensor_copy(tiles + at.stage * kTileBytes + c * kChunk, map, full + at.stage, c * 64, y, head, batch);
+        at.next();
+    }
+    GEMS_DI void await(const Place &at) const { mbarrier_await(full + at.stage, at.parity); }
+    GEMS_DI void leave(Place &at, int lane) const {
+        if (lane == 0) mbarrier_arrive(empty + at.stage);
+        at.next();
+    }
+};
+
+// Four lanes that hold a 4 x 4 square of words, a row each, exchange it: then each holds a column.
+GEMS_DI void turn(uint32_t (&w)[4], int lane) {
+    const bool odd = lane & 1, high = lane & 2;
+    GEMS_UNROLL for (int i = 0; i < 4; i += 2) {
+        uint32_t got = shuffle_xor(odd ? w[i] : w[i + 1], 1);
+        if (odd) w[i] = got;
+        else w[i + 1] = got;
+    }
+    GEMS_UNROLL for (int i = 0; i < 2; i++) {
+        uint32_t got = shuffle_xor(high ? w[i] : w[i + 2], 2);
+        if (high) w[i] = got;
+        else w[i + 2] = got;
+    }
+}
+
+// What a thread has of the 64 rows of its warpgroup: rows lane / 4 and 8 below of its warp's 16, and of 8 columns two.
+struct Rows {
+    float top[2], sum[2], change[2];
+    GEMS_DI Rows() {
+        GEMS_UNROLL for (int h = 0; h < 2; h++) top[h] = -Limits<float>::inf(), sum[h] = 0, change[h] = 1;
+    }
+    // Makes weights of scores: exponentials below the largest score so far. change: of what was summed before.
+    GEMS_DI void weigh(float (&score)[kTileN / 2], float scale) {
+        GEMS_UNROLL for (int h = 0; h < 2; h++) {
+            float largest = top[h];
+            GEMS_UNROLL for (int i = 0; i < kTileN / 8; i++)
+                largest = max_nan(largest, max_nan(score[4 * i + 2 * h], score[4 * i + 2 * h + 1]));
+            largest = max_nan(largest, shuffle_xor(largest, 1));
+            largest = max_nan(largest, shuffle_xor(largest, 2));
+            const float base = largest == -Limits<float>::inf() ? 0.0f : largest * scale;
+            change[h] = exp2_near(top[h] * scale - base);
+            top[h] = largest;
+            float added[2] = {0, 0};
+            GEMS_UNROLL for (int i = 0; i < kTileN / 8; i++)
+                GEMS_UNROLL for (int e = 0; e < 2; e++) {
+                    float &v = score[4 * i + 2 * h + e];
+                    v = exp2_near(gems::fma(v, scale, -base));
+                    added[e] += v;
+                }
+            sum[h] = sum[h] * change[h] + (added[0] + added[1]);
+        }
+    }
+    GEMS_DI void rescale(float (&out)[kD / 2]) const {
+        GEMS_UNROLL for (int i = 0; i < kD / 8; i++)
+            GEMS_UNROLL for (int e = 0; e < 4; e++) out[4 * i + e] *= change[e >> 1];
+    }
+};
+
+// Takes the scores away that a row does not see. first: of the thread's first row; column: its first key.
+GEMS_DI void hide(const AttentionParams &p, const Sequence &s, float (&score)[kTileN / 2], int position, int column) {
+    GEMS_UNROLL for (int h = 0; h < 2; h++) {
+        const int place = position + h * 8 + s.shift;
+        const int last = lesser(s.keys - 1, place + p.right) - column, first = place - p.left - column;
+        GEMS_UNROLL for (int i = 0; i < kTileN / 8; i++)
+            GEMS_UNROLL for (int e = 0; e < 2; e++)
+                if (i * 8 + e > last || i * 8 + e < first) score[4 * i + 2 * h + e] = -Limits<float>::inf();
+    }
+}
+
+// Starts score = Q K^T.
+GEMS_DI void start_scores(float (&score)[kTileN / 2], uint64_t queries, uint64_t keys) {
+    wgmma_keep(score);
+    wgmma_fence();
+    GEMS_UNROLL for (int k = 0; k < kD / 16; k++)
+        wgmma<Scalar, kTileN, false, false>(score, queries + ((k / 4 * kQueryChunk + k % 4 * 32) >> 4),
+                                            keys + ((k / 4 * kChunk + k % 4 * 32) >> 4), k);
+    wgmma_commit();
+}
+
+// Starts out += P V.
+GEMS_DI void start_sums(float (&out)[kD / 2], const uint32_t (&weights)[kTileN / 16][4], uint64_t values) {
+    wgmma_keep(out);
+    wgmma_fence();
+    GEMS_UNROLL for (int k = 0; k < kTileN / 16; k++)
+        wgmma_registers<Scalar, kD, true>(out, weights[k], values + (k * 2048 >> 4), 1);
+    wgmma_commit();
+}
+
+GEMS_DI void round_weights(uint32_t (&weights)[kTileN / 16][4], const float (&score)[kTileN / 2]) {
+    GEMS_UNROLL for (int k = 0; k < kTileN / 16; k++)
+        GEMS_UNROLL for (int i = 0; i < 4; i++) weights[k][i] = round_pair<Scalar>(score[8 * k + 2 * i], score[8 * k + 2 * i + 1]);
+}
+
+// The values behind the end of a sequence, which are those of another one, become 0: a weight of 0 would not hide a NaN.
+GEMS_DI void clear_values(unsigned char *tile, int rows, int thread, int group) {
+    constexpr Vec<uint32_t, 4> kZero = {};
+    for (int i = rows * 8 + thread; i < kTileN * 8; i += 128)
+        GEMS_UNROLL for (int c = 0; c < kChunks; c++) store<4>(reinterpret_cast<uint32_t *>(tile + c * kChunk + i * 16), kZero);
+    copy_fence();
+    part_wait(8 + group, 128);
+}
+
+GEMS_DI void write_rows(const AttentionParams &p, const Sequence &s, const float (&out)[kD / 2], const Rows &rows, int position,
+                        int lane) {
+    GEMS_UNROLL for (int h = 0; h < 2; h++) {
+        float total = rows.sum[h];
+        total += shuffle_xor(total, 1);
+        total += shuffle_xor(total, 2);
+        const float inverse = total == 0 ? 0.0f : 1.0f / total;
+        const int row = position + h * 8;
+        const bool exists = row < s.queries;
+        Scalar *to = s.rows(static_cast<Scalar *>(p.o), p.os, s.head, s.first_q) + row * p.os.row;
+        GEMS_UNROLL for (int g = 0; g < kD / 32; g++) {
+            uint32_t w[4];
+            GEMS_UNROLL for (int i = 0; i < 4; i++) {
+                const int at = (g * 4 + i) * 4 + h * 2;
+                w[i] = round_pair<Scalar>(out[at] * inverse, out[at + 1] * inverse);
+            }
+            turn(w, lane);
+            const int column = (g * 4 + (lane & 3)) * 8;
+            if (exists && column < p.dim_v) store<4>(reinterpret_cast<uint32_t *>(to + column), Vec<uint32_t, 4>{w[0], w[1], w[2], w[3]});
+        }
+        if (exists && (lane & 3) == 0)
+            static_cast<float *>(p.lse)[s.lse_place(p, s.head, row)] = logsumexp(p, rows.top[h] * ((float)p.scale * kLog2E), total);
+    }
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
+    attention(const __grid_constant__ AttentionParams p, const __grid_constant__ TensorMap map_q,
+              const __grid_constant__ TensorMap map_k, const __grid_constant__ TensorMap map_v) {
+    GEMS_DYN_SMEM(unsigned char, given);
+    unsigned char *queries = given + (-shared_address(given) & 1023), *tiles = queries + kQueryBytes;
+    uint64_t *bars = reinterpret_cast<uint64_t *>(tiles + 2 * kStages * kTileBytes);
+    const Ring keys(tiles, bars + 1), values(tiles + kStages * kTileBytes, bars + 1 + 2 * kStages);
+
+    // Blocks go over the heads of a section, whose keys and values fit in the cache, tile by tile: those that see most first.
+    const int x = (int)blockIdx.x, section = x / (p.tiles * p.section), within = x - section * p.tiles * p.section;
+    const int heads = lesser(p.section, p.batch * p.heads - section * p.section);
+    const int line = section * p.section + within % heads, batch = line / p.heads;
+    const Sequence s(p, batch, line - batch * p.heads);
+    const int first = (p.tiles - 1 - within / heads) * kTileM;
+    if (first >= s.queries) return;
+    const int begin = s.first_key(p, first), end = s.last_key(p, lesser(first + kTileM, s.queries) - 1);
+    const int tile0 = begin / kTileN, count = end > begin ? (end - 1) / kTileN + 1 - tile0 : 0;
+
+    const int warp = shuffle_from((int)threadIdx.x >> 5, 0), lane = (int)threadIdx.x & 31;
+    if (threadIdx.x == 0) {
+        mbarrier_init(bars, 1);
+        GEMS_UNROLL for (int i = 0; i < kStages; i++) {
+            mbarrier_init(keys.full + i, 1), mbarrier_init(keys.empty + i, kGroups * 4);
+            mbarrier_init(values.full + i, 1), mbarrier_init(values.empty + i, kGroups * 4);
+        }
+        mbarrier_init_done();
+    }
+    __syncthreads();
+
+    if (warp < 4) {
+        registers_down<kFewRegisters>();
+        if (warp == 0 && count && elect_one()) {
+            const int q_batch = p.cu_q ? 0 : batch, k_batch = p.cu_k ? 0 : batch;
+            const int q0 = (int)s.first_q + first, k0 = (int)s.first_k + tile0 * kTileN;
+            mbarrier_expect(bars, kQueryBytes);
+            GEMS_UNROLL for (int c = 0; c < kChunks; c++)
+                tensor_copy(queries + c * kQueryChunk, map_q, bars, c * 64, q0, s.head, q_batch);
+            Place key_at, value_at;
+#pragma unroll 1
+            for (int j = count - 1; j >= -1; j--) {
+                if (j >= 0) keys.bring(key_at, map_k, k0 + j * kTileN, s.kv, k_batch);
+                if (j + 1 < count) values.bring(value_at, map_v, k0 + (j + 1) * kTileN, s.kv, k_batch);
+            }
+        }
+    } else {
+        registers_up<kManyRegisters>();
+        const int group = (warp >> 2) - 1, low = first + group * 64, position = low + (warp & 3) * 16 + (lane >> 2);
+        const int next = group + 1 == kGroups ? 0 : group + 1;
+        const float scale = (float)p.scale * kLog2E;
+        const uint64_t query_tile = tile_descriptor(shared_address(queries) + group * 8192);
+        const uint64_t key_tiles = tile_descriptor(shared_address(keys.tiles));
+        const uint64_t value_tiles = chunk_descriptor(shared_address(values.tiles), kChunk);
+        // Whether every row of the warpgroup sees every key of a tile.
+        const auto whole = [&](int key) {
+            return key + kTileN <= s.keys && key + kTileN - 1 - low - s.shift <= p.right && key - (low + 63) - s.shift >= -p.left;
+        };
+        Rows rows;
+        float out[kD / 2];
+        GEMS_UNROLL for (int i = 0; i < kD / 2; i++) out[i] = 0.0f;
+        if (count) {
+            float score[kTileN / 2];
+            uint32_t weights[kTileN / 16][4];
+            Place key_at, value_at;
+            int key = (tile0 + count - 1) * kTileN;
+            if (group + 1 == kGroups) part_arrive(1, 256);
+            mbarrier_await(bars, 0);
+            keys.await(key_at);
+            start_scores(score, query_tile, key_tiles + (key_at.stage * kTileBytes >> 4));
+            wgmma_wait<0>();
+            wgmma_keep(score);
+            keys.leave(key_at, lane);
+            if (!whole(key)) hide(p, s, score, position, key + (lane & 3) * 2);
+            rows.weigh(score, scale);
+            round_weights(weights, score);
+            if ((p.cu_k || p.used_k) && key + kTileN > s.keys) {
+                values.await(value_at);
+                clear_values(values.tiles + value_at.stage * kTileBytes, s.keys - key, (int)threadIdx.x & 127, group);
+            }
+#pragma unroll 1
+            for (int j = 1; j < count; j++) {
+                key -= kTileN;
+                keys.await(key_at);
+                part_wait(1 + group, 256);
+                start_scores(score, query_tile, key_tiles + (key_at.stage * kTileBytes >> 4));
+                rows.rescale(out);
+                values.await(value_at);
+                start_sums(out, weights, value_tiles + (value_at.stage * kTileBytes >> 4));
+                part_arrive(1 + next, 256);
+                wgmma_wait<1>();
+                wgmma_keep(score);
+                keys.leave(key_at, lane);
+                if (!whole(key)) hide(p, s, score, position, key + (lane & 3) * 2);
+                rows.weigh(score, scale);
+                wgmma_wait<0>();
+                wgmma_keep(out);
+                values.leave(value_at, lane);
+                round_weights(weights, score);
+            }
+            rows.rescale(out);
+            values.await(value_at);
+            start_sums(out, weights, value_tiles + (value_at.stage * kTileBytes >> 4));
+            if (group == 0) part_wait(1, 256);
+            wgmma_wait<0>();
+            wgmma_keep(out);
+        }
+        write_rows(p, s, out, rows, position, lane);
+    }
+}
