@@ -240,10 +240,10 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
                 values.await(value_at);
                 clear_values(values.tiles + value_at.stage * kTileBytes, s.keys - key, (int)threadIdx.x & 127, group);
             }
+            if (count > 1) keys.await(key_at);
 #pragma unroll 1
             for (int j = 1; j < count; j++) {
                 key -= kTileN;
-                keys.await(key_at);
                 part_wait(1 + group, 256);
                 start_scores(score, query_tile, key_tiles + (key_at.stage * kTileBytes >> 4));
                 rows.rescale(out);
@@ -255,6 +255,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
                 keys.leave(key_at, lane);
                 if (!whole(key)) hide(p, s, score, position, key + (lane & 3) * 2);
                 rows.weigh(score, scale);
+                // The exponentials stay before the wait for the sums because this one stands between.
+                wgmma_keep(score);
+                if (j + 1 < count) keys.await(key_at);
                 wgmma_wait<0>();
                 wgmma_keep(out);
                 values.leave(value_at, lane);
