@@ -11,7 +11,7 @@ namespace {
 constexpr int kTileM = kGroups * 64, kThreads = kGroups * 128 + 128, kChunks = kD / 64; // of 64 columns
 constexpr int kQueryBytes = kTileM * kD * 2, kTileBytes = kTileN * kD * 2;
 constexpr int kQueryChunk = kTileM * 128, kChunk = kTileN * 128; // bytes of 64 columns of a tile
-constexpr int kFewRegisters = kGroups == 3 ? 32 : 24, kManyRegisters = kGroups == 3 ? 160 : 240;
+constexpr int kFewRegisters = kGroups == 3 ? 32 : 40, kManyRegisters = kGroups == 3 ? 160 : 232;
 static_assert(kD % 64 == 0 && kTileN % 16 == 0, "a tile has rows of 128 bytes, and 16 keys are multiplied at a time");
 
 // A place in a ring, and the parity of its barriers' phase there.
@@ -91,7 +91,7 @@ struct Rows {
     }
 };
 
-// Takes the scores away that a row does not see. first: of the thread's first row; column: its first key.
+// Takes the scores away that a row does not see. position: of the thread's first row; column: its first key.
 GEMS_DI void hide(const AttentionParams &p, const Sequence &s, float (&score)[kTileN / 2], int position, int column) {
     GEMS_UNROLL for (int h = 0; h < 2; h++) {
         const int place = position + h * 8 + s.shift;
@@ -160,6 +160,35 @@ GEMS_DI void write_rows(const AttentionParams &p, const Sequence &s, const float
     }
 }
 
+// What a block does between two results: a tile of the queries of a head, and the tiles of keys that they see.
+struct Unit : Sequence {
+    int first, tile0, count;
+    // Units go over the heads of a section, whose keys and values fit in the cache, tile by tile: those that see most first.
+    GEMS_DI static Unit at(const AttentionParams &p, uint32_t x) {
+        const uint32_t each = (uint32_t)p.tiles * p.section, section = x / each, within = x - section * each;
+        const uint32_t heads = lesser(p.section, p.batch * p.heads - (int)section * p.section), tile = within / heads;
+        const int line = (int)(section * p.section + within - tile * heads), batch = line / p.heads;
+        return Unit(p, batch, line - batch * p.heads, (p.tiles - 1 - (int)tile) * kTileM);
+    }
+    GEMS_DI Unit(const AttentionParams &p, int batch, int head, int row) : Sequence(p, batch, head), first(row) {
+        const int begin = first_key(p, first), end = last_key(p, lesser(first + kTileM, queries) - 1);
+        tile0 = begin / kTileN;
+        count = end > begin ? (end - 1) / kTileN + 1 - tile0 : 0;
+    }
+    GEMS_DI bool exists() const { return first < queries; }
+};
+
+// The units of a block: every other round goes backwards, so that no block has the longest of each.
+struct Turns {
+    uint32_t start, units;
+    GEMS_DI explicit Turns(const AttentionParams &p) : start(0), units((uint32_t)p.tiles * p.batch * p.heads) {}
+    GEMS_DI uint32_t unit() const {
+        return start + (start / gridDim.x & 1 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+    }
+    GEMS_DI bool valid() const { return start < units && unit() < units; }
+    GEMS_DI void next() { start += gridDim.x; }
+};
+
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
@@ -167,22 +196,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
               const __grid_constant__ TensorMap map_k, const __grid_constant__ TensorMap map_v) {
     GEMS_DYN_SMEM(unsigned char, given);
     unsigned char *queries = given + (-shared_address(given) & 1023), *tiles = queries + kQueryBytes;
-    uint64_t *bars = reinterpret_cast<uint64_t *>(tiles + 2 * kStages * kTileBytes);
-    const Ring keys(tiles, bars + 1), values(tiles + kStages * kTileBytes, bars + 1 + 2 * kStages);
-
-    // Blocks go over the heads of a section, whose keys and values fit in the cache, tile by tile: those that see most first.
-    const int x = (int)blockIdx.x, section = x / (p.tiles * p.section), within = x - section * p.tiles * p.section;
-    const int heads = lesser(p.section, p.batch * p.heads - section * p.section);
-    const int line = section * p.section + within % heads, batch = line / p.heads;
-    const Sequence s(p, batch, line - batch * p.heads);
-    const int first = (p.tiles - 1 - within / heads) * kTileM;
-    if (first >= s.queries) return;
-    const int begin = s.first_key(p, first), end = s.last_key(p, lesser(first + kTileM, s.queries) - 1);
-    const int tile0 = begin / kTileN, count = end > begin ? (end - 1) / kTileN + 1 - tile0 : 0;
-
+    uint64_t *full = reinterpret_cast<uint64_t *>(tiles + 2 * kStages * kTileBytes), *empty = full + 1; // of the queries
+    const Ring keys(tiles, full + 2), values(tiles + kStages * kTileBytes, full + 2 + 2 * kStages);
     const int warp = shuffle_from((int)threadIdx.x >> 5, 0), lane = (int)threadIdx.x & 31;
     if (threadIdx.x == 0) {
-        mbarrier_init(bars, 1);
+        mbarrier_init(full, 1), mbarrier_init(empty, kGroups * 4);
         GEMS_UNROLL for (int i = 0; i < kStages; i++) {
             mbarrier_init(keys.full + i, 1), mbarrier_init(keys.empty + i, kGroups * 4);
             mbarrier_init(values.full + i, 1), mbarrier_init(values.empty + i, kGroups * 4);
@@ -191,85 +209,102 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     }
     __syncthreads();
 
+    Place key_at, value_at;
+    uint32_t parity = 0; // of the queries
     if (warp < 4) {
         registers_down<kFewRegisters>();
-        if (warp == 0 && count && elect_one()) {
-            const int q_batch = p.cu_q ? 0 : batch, k_batch = p.cu_k ? 0 : batch;
-            const int q0 = (int)s.first_q + first, k0 = (int)s.first_k + tile0 * kTileN;
-            mbarrier_expect(bars, kQueryBytes);
-            GEMS_UNROLL for (int c = 0; c < kChunks; c++)
-                tensor_copy(queries + c * kQueryChunk, map_q, bars, c * 64, q0, s.head, q_batch);
-            Place key_at, value_at;
+        if (warp == 0 && elect_one()) {
 #pragma unroll 1
-            for (int j = count - 1; j >= -1; j--) {
-                if (j >= 0) keys.bring(key_at, map_k, k0 + j * kTileN, s.kv, k_batch);
-                if (j + 1 < count) values.bring(value_at, map_v, k0 + (j + 1) * kTileN, s.kv, k_batch);
+            for (Turns t(p); t.valid(); t.next()) {
+                const Unit u = Unit::at(p, t.unit());
+                if (!u.exists() || !u.count) continue;
+                const int q_batch = p.cu_q ? 0 : u.batch, k_batch = p.cu_k ? 0 : u.batch;
+                const int q0 = (int)u.first_q + u.first, k0 = (int)u.first_k + u.tile0 * kTileN;
+                mbarrier_await(empty, parity ^ 1);
+                mbarrier_expect(full, kQueryBytes);
+                GEMS_UNROLL for (int c = 0; c < kChunks; c++)
+                    tensor_copy(queries + c * kQueryChunk, map_q, full, c * 64, q0, u.head, q_batch);
+                parity ^= 1;
+#pragma unroll 1
+                for (int j = u.count - 1; j >= -1; j--) {
+                    if (j >= 0) keys.bring(key_at, map_k, k0 + j * kTileN, u.kv, k_batch);
+                    if (j + 1 < u.count) values.bring(value_at, map_v, k0 + (j + 1) * kTileN, u.kv, k_batch);
+                }
             }
         }
     } else {
         registers_up<kManyRegisters>();
-        const int group = (warp >> 2) - 1, low = first + group * 64, position = low + (warp & 3) * 16 + (lane >> 2);
-        const int next = group + 1 == kGroups ? 0 : group + 1;
+        const int group = (warp >> 2) - 1, next = group + 1 == kGroups ? 0 : group + 1;
         const float scale = (float)p.scale * kLog2E;
         const uint64_t query_tile = tile_descriptor(shared_address(queries) + group * 8192);
         const uint64_t key_tiles = tile_descriptor(shared_address(keys.tiles));
         const uint64_t value_tiles = chunk_descriptor(shared_address(values.tiles), kChunk);
-        // Whether every row of the warpgroup sees every key of a tile.
-        const auto whole = [&](int key) {
-            return key + kTileN <= s.keys && key + kTileN - 1 - low - s.shift <= p.right && key - (low + 63) - s.shift >= -p.left;
-        };
-        Rows rows;
-        float out[kD / 2];
-        GEMS_UNROLL for (int i = 0; i < kD / 2; i++) out[i] = 0.0f;
-        if (count) {
-            float score[kTileN / 2];
-            uint32_t weights[kTileN / 16][4];
-            Place key_at, value_at;
-            int key = (tile0 + count - 1) * kTileN;
-            if (group + 1 == kGroups) part_arrive(1, 256);
-            mbarrier_await(bars, 0);
-            keys.await(key_at);
-            start_scores(score, query_tile, key_tiles + (key_at.stage * kTileBytes >> 4));
-            wgmma_wait<0>();
-            wgmma_keep(score);
-            keys.leave(key_at, lane);
-            if (!whole(key)) hide(p, s, score, position, key + (lane & 3) * 2);
-            rows.weigh(score, scale);
-            round_weights(weights, score);
-            if ((p.cu_k || p.used_k) && key + kTileN > s.keys) {
-                values.await(value_at);
-                clear_values(values.tiles + value_at.stage * kTileBytes, s.keys - key, (int)threadIdx.x & 127, group);
-            }
-            if (count > 1) keys.await(key_at);
+        if (group + 1 == kGroups) part_arrive(1, 256);
 #pragma unroll 1
-            for (int j = 1; j < count; j++) {
-                key -= kTileN;
-                part_wait(1 + group, 256);
+        for (Turns t(p); t.valid(); t.next()) {
+            const Unit u = Unit::at(p, t.unit());
+            if (!u.exists()) continue;
+            const int low = u.first + group * 64, position = low + (warp & 3) * 16 + (lane >> 2);
+            Rows rows;
+            float out[kD / 2];
+            GEMS_UNROLL for (int i = 0; i < kD / 2; i++) out[i] = 0.0f;
+            if (u.count) {
+                // Whether every row of the warpgroup sees every key of a tile.
+                const auto whole = [&](int key) {
+                    return key + kTileN <= u.keys && key + kTileN - 1 - low - u.shift <= p.right &&
+                           key - (low + 63) - u.shift >= -p.left;
+                };
+                float score[kTileN / 2];
+                uint32_t weights[kTileN / 16][4];
+                int key = (u.tile0 + u.count - 1) * kTileN;
+                mbarrier_await(full, parity);
+                parity ^= 1;
+                keys.await(key_at);
                 start_scores(score, query_tile, key_tiles + (key_at.stage * kTileBytes >> 4));
+                wgmma_wait<0>();
+                wgmma_keep(score);
+                keys.leave(key_at, lane);
+                if (u.count == 1 && lane == 0) mbarrier_arrive(empty);
+                if (!whole(key)) hide(p, u, score, position, key + (lane & 3) * 2);
+                rows.weigh(score, scale);
+                round_weights(weights, score);
+                if ((p.cu_k || p.used_k) && key + kTileN > u.keys) {
+                    values.await(value_at);
+                    clear_values(values.tiles + value_at.stage * kTileBytes, u.keys - key, (int)threadIdx.x & 127, group);
+                }
+                if (u.count > 1) keys.await(key_at);
+#pragma unroll 1
+                for (int j = u.count - 2; j >= 0; j--) {
+                    key -= kTileN;
+                    part_wait(1 + group, 256);
+                    start_scores(score, query_tile, key_tiles + (key_at.stage * kTileBytes >> 4));
+                    rows.rescale(out);
+                    values.await(value_at);
+                    start_sums(out, weights, value_tiles + (value_at.stage * kTileBytes >> 4));
+                    part_arrive(1 + next, 256);
+                    wgmma_wait<1>();
+                    wgmma_keep(score);
+                    keys.leave(key_at, lane);
+                    if (!j && lane == 0) mbarrier_arrive(empty);
+                    if (!whole(key)) hide(p, u, score, position, key + (lane & 3) * 2);
+                    rows.weigh(score, scale);
+                    // The exponentials stay before the wait for the sums because this one stands between.
+                    wgmma_keep(score);
+                    if (j) keys.await(key_at);
+                    wgmma_wait<0>();
+                    wgmma_keep(out);
+                    values.leave(value_at, lane);
+                    round_weights(weights, score);
+                }
                 rows.rescale(out);
                 values.await(value_at);
                 start_sums(out, weights, value_tiles + (value_at.stage * kTileBytes >> 4));
-                part_arrive(1 + next, 256);
-                wgmma_wait<1>();
-                wgmma_keep(score);
-                keys.leave(key_at, lane);
-                if (!whole(key)) hide(p, s, score, position, key + (lane & 3) * 2);
-                rows.weigh(score, scale);
-                // The exponentials stay before the wait for the sums because this one stands between.
-                wgmma_keep(score);
-                if (j + 1 < count) keys.await(key_at);
                 wgmma_wait<0>();
                 wgmma_keep(out);
                 values.leave(value_at, lane);
-                round_weights(weights, score);
             }
-            rows.rescale(out);
-            values.await(value_at);
-            start_sums(out, weights, value_tiles + (value_at.stage * kTileBytes >> 4));
-            if (group == 0) part_wait(1, 256);
-            wgmma_wait<0>();
-            wgmma_keep(out);
+            write_rows(p, u, out, rows, position, lane);
         }
-        write_rows(p, s, out, rows, position, lane);
+        if (group == 0) part_wait(1, 256);
     }
 }

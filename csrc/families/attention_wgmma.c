@@ -101,7 +101,8 @@ gems_status gems_attention_wgmma_launch(gems_call *call, gems_attention_params *
     gems_key key = gems_attention_key(&config, dtype, GEMS_NO_DTYPE, 0);
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
-    const uint32_t grid[3] = {(uint32_t)(p->tiles * lines), 1, 1},
+    const int64_t units = p->tiles * lines;
+    const uint32_t grid[3] = {(uint32_t)least(units, info->processors), 1, 1},
                    block[3] = {config.threads, 1, 1};
     void *args[] = {p, maps[0], maps[1], maps[2]};
     return gems_call_launch(call, plan, 0, grid, block, config.shared, args);
