@@ -127,12 +127,12 @@ GEMS_DI void round_weights(uint32_t (&weights)[kTileN / 16][4], const float (&sc
 }
 
 // The values behind the end of a sequence, which are those of another one, become 0: a weight of 0 would not hide a NaN.
-GEMS_DI void clear_values(unsigned char *tile, int rows, int thread, int group) {
+GEMS_DI void clear_values(unsigned char *tile, int rows, int thread) {
     constexpr Vec<uint32_t, 4> kZero = {};
-    for (int i = rows * 8 + thread; i < kTileN * 8; i += 128)
+    for (int i = rows * 8 + thread; i < kTileN * 8; i += kGroups * 128)
         GEMS_UNROLL for (int c = 0; c < kChunks; c++) store<4>(reinterpret_cast<uint32_t *>(tile + c * kChunk + i * 16), kZero);
     copy_fence();
-    part_wait(8 + group, 128);
+    part_sync<8>(kGroups * 128);
 }
 
 GEMS_DI void write_rows(const AttentionParams &p, const Sequence &s, const float (&out)[kD / 2], const Rows &rows, int position,
@@ -270,7 +270,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
                 round_weights(weights, score);
                 if ((p.cu_k || p.used_k) && key + kTileN > u.keys) {
                     values.await(value_at);
-                    clear_values(values.tiles + value_at.stage * kTileBytes, u.keys - key, (int)threadIdx.x & 127, group);
+                    clear_values(values.tiles + value_at.stage * kTileBytes, u.keys - key, (int)threadIdx.x - 128);
                 }
                 if (u.count > 1) keys.await(key_at);
 #pragma unroll 1
