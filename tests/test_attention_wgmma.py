@@ -79,6 +79,7 @@ def extremes() -> None:
 GROUPS = {
     "few": lambda: check((1, 2, 1, 130, 300, 64, 64), BF16, "causal", False),
     "long": lambda: check((1, 1, 1, 130, 700, 64, 64), BF16, "none", False),  # more tiles than the ring has places
+    "short": lambda: check((1, 8, 1, 40, 100, 64, 64), BF16, "none", False),  # one tile each, several for a block
     "heads": lambda: across(2, 4, 2, 70, 129, 64, 64, dtype=F16),
     "middle": lambda: across(1, 2, 1, 129, 400, 128, 128),
     "wide": lambda: across(1, 1, 1, 66, 200, 256, 256),
@@ -105,6 +106,7 @@ def run(mode: str, groups: list[str], tmp_path: Path, **environment: str) -> sub
             "GEMS_VENDOR": "cpu",
             "GEMS_STRICT": "1",
             "GEMS_LOG": "info",
+            "OMP_NUM_THREADS": "2",  # so that a block has several tiles
             "FLAGGEMS_CACHE_DIR": str(tmp_path / "cache"),
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             **environment,
@@ -137,12 +139,13 @@ WAIT = ["wgmma_wait<0>();", "wgmma_keep(out);", "values.leave(value_at, lane);",
 
 
 def lines(*order: int) -> str:
-    return ("\n" + " " * 16).join(WAIT[i] for i in order)
+    return ("\n" + " " * 20).join(WAIT[i] for i in order)
 
 
 MISTAKES = {
     "no wait for a tile": ("mbarrier_await(full + at.stage, at.parity);", ""),
-    "no wait for the queries": ("mbarrier_await(bars, 0);", ""),
+    "no wait for the queries": ("mbarrier_await(full, parity);", ""),
+    "no wait for the place of queries": ("mbarrier_await(empty, parity ^ 1);", ""),
     "no wait for a place": ("mbarrier_await(empty + at.stage, at.parity ^ 1);", ""),
     "a place left before its products are complete": (lines(0, 1, 2), lines(2, 0, 1)),
     "scores read before they are complete": ("wgmma_wait<1>();", ""),
@@ -150,7 +153,7 @@ MISTAKES = {
     "a turn that nobody gives": ("part_arrive(1 + next, 256);", ""),
     "too few bytes": ("expect(full + at.stage, kTileBytes);", "expect(full + at.stage, kChunk / 2);"),
     "the wrong parity": ("stage = 0, parity ^= 1;", "stage = 0;"),
-    "sums that are not waited for": ("256);\n            wgmma_wait<0>();", "256);"),
+    "sums that are not waited for": ("4));\n                wgmma_wait<0>();", "4));"),
     "values of other keys": ("values + (k * 2048 >> 4)", "values + (k * 1024 >> 4)"),
     "half a step along the head": ("kChunk + k % 4 * 32", "kChunk + k % 4 * 16"),
 }
@@ -167,7 +170,7 @@ def test_planted_mistakes_are_found(mistake: str, tmp_path: Path) -> None:
     text = (texts / FILE).read_text()
     assert right in text, "the text to change is not there"
     (texts / FILE).write_text(text.replace(right, wrong))
-    done = run("faithful", ["few", "long"], tmp_path, GEMS_KERNEL_DIR=str(texts))
+    done = run("faithful", ["few", "long", "short"], tmp_path, GEMS_KERNEL_DIR=str(texts))
     assert not passed(done)
     found = ("AssertionError", "a box is copied", "more arrivals", "deadlock")
     assert any(text in done.stderr for text in found), done.stderr

@@ -328,7 +328,7 @@ MISTAKES = {
         "",
     ),
     "half a step along k": ("matmul_wgmma.cu", "2048 >> 4 : 32 >> 4", "2048 >> 4 : 16 >> 4"),
-    "lanes that exchange wrongly": ("matmul_wgmma.cu", "high ? w[i] : w[i + 2], 2)", "high ? w[i + 2] : w[i], 2)"),
+    "lanes that exchange wrongly": ("hopper.cuh", "high ? w[i] : w[i + 2], 2)", "high ? w[i + 2] : w[i], 2)"),
     "a stride of the descriptor": ("hopper.cuh", "(uint64_t)(1024 >> 4) << 32", "(uint64_t)(512 >> 4) << 32"),
 }
 
