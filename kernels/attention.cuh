@@ -18,6 +18,7 @@ struct AttentionParams {
     void *o, *lse, *partial, *dq, *dk, *dv;
     const int32_t *cu_q, *cu_k, *used_k, *table;
     const float *alibi;
+    uint32_t *counter; // of tiles that blocks draw; null: they are divided beforehand
     Strides qs, ks, vs, os, gs, dqs, dks, dvs;
     int64_t mask_batch, mask_head, mask_row, mask_col;
     int64_t lse_batch, lse_head, lse_row;

@@ -163,17 +163,6 @@ struct Unit : Sequence {
     GEMS_DI bool exists() const { return first < queries; }
 };
 
-// The units of a block: every other round goes backwards, so that no block has the longest of each.
-struct Turns {
-    uint32_t start, units;
-    GEMS_DI explicit Turns(const AttentionParams &p) : start(0), units((uint32_t)p.tiles * p.batch * p.heads) {}
-    GEMS_DI uint32_t unit() const {
-        return start + (start / gridDim.x & 1 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
-    }
-    GEMS_DI bool valid() const { return start < units && unit() < units; }
-    GEMS_DI void next() { start += gridDim.x; }
-};
-
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
@@ -182,10 +171,14 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     GEMS_DYN_SMEM(unsigned char, given);
     unsigned char *queries = given + (-shared_address(given) & 1023), *tiles = queries + kQueryBytes;
     uint64_t *full = reinterpret_cast<uint64_t *>(tiles + 2 * kStages * kTileBytes), *empty = full + 1; // of the queries
-    const Ring keys(tiles, full + 2), values(tiles + kStages * kTileBytes, full + 2 + 2 * kStages);
+    uint64_t *told = full + 2, *heard = full + 3;                                                       // of the next unit
+    const Ring keys(tiles, full + 4), values(tiles + kStages * kTileBytes, full + 4 + 2 * kStages);
+    uint32_t *unit = reinterpret_cast<uint32_t *>(values.empty + kStages);
+    const uint32_t units = (uint32_t)p.tiles * p.batch * p.heads;
     const int warp = shuffle_from((int)threadIdx.x >> 5, 0), lane = (int)threadIdx.x & 31;
     if (threadIdx.x == 0) {
         mbarrier_init(full, 1), mbarrier_init(empty, kGroups * 4);
+        mbarrier_init(told, 1), mbarrier_init(heard, kGroups * 4);
         GEMS_UNROLL for (int i = 0; i < kStages; i++) {
             mbarrier_init(keys.full + i, 1), mbarrier_init(keys.empty + i, kGroups * 4);
             mbarrier_init(values.full + i, 1), mbarrier_init(values.empty + i, kGroups * 4);
@@ -195,26 +188,31 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     __syncthreads();
 
     Place key_at, value_at;
-    uint32_t parity = 0; // of the queries
+    uint32_t parity = 0, turn_parity = 0; // of the queries, of the units
     if (warp < 4) {
         registers_down<kFewRegisters>();
         if (warp == 0 && elect_one()) {
 #pragma unroll 1
-            for (Turns t(p); t.valid(); t.next()) {
-                const Unit u = Unit::at(p, t.unit());
-                if (!u.exists() || !u.count) continue;
-                const int q_batch = p.cu_q ? 0 : u.batch, k_batch = p.cu_k ? 0 : u.batch;
-                const int q0 = (int)u.first_q + u.first, k0 = (int)u.first_k + u.tile0 * kTileN;
-                mbarrier_await(empty, parity ^ 1);
-                mbarrier_expect(full, kQueryBytes);
-                GEMS_UNROLL for (int c = 0; c < kChunks; c++)
-                    tensor_copy(queries + c * kQueryChunk, map_q, full, c * 64, q0, u.head, q_batch);
-                parity ^= 1;
+            for (uint32_t x = blockIdx.x, next; x < units; x = next, turn_parity ^= 1) {
+                const Unit u = Unit::at(p, x);
+                next = gridDim.x + (p.counter ? atomicAdd(p.counter, 1u) : x);
+                if (u.exists() && u.count) {
+                    const int q_batch = p.cu_q ? 0 : u.batch, k_batch = p.cu_k ? 0 : u.batch;
+                    const int q0 = (int)u.first_q + u.first, k0 = (int)u.first_k + u.tile0 * kTileN;
+                    mbarrier_await(empty, parity ^ 1);
+                    mbarrier_expect(full, kQueryBytes);
+                    GEMS_UNROLL for (int c = 0; c < kChunks; c++)
+                        tensor_copy(queries + c * kQueryChunk, map_q, full, c * 64, q0, u.head, q_batch);
+                    parity ^= 1;
 #pragma unroll 1
-                for (int j = u.count - 1; j >= -1; j--) {
-                    if (j >= 0) keys.bring(key_at, map_k, k0 + j * kTileN, u.kv, k_batch);
-                    if (j + 1 < u.count) values.bring(value_at, map_v, k0 + (j + 1) * kTileN, u.kv, k_batch);
+                    for (int j = u.count - 1; j >= -1; j--) {
+                        if (j >= 0) keys.bring(key_at, map_k, k0 + j * kTileN, u.kv, k_batch);
+                        if (j + 1 < u.count) values.bring(value_at, map_v, k0 + (j + 1) * kTileN, u.kv, k_batch);
+                    }
                 }
+                mbarrier_await(heard, turn_parity ^ 1);
+                atomicExch(unit, next);
+                mbarrier_arrive(told);
             }
         }
     } else {
@@ -226,70 +224,79 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
         const uint64_t value_tiles = chunk_descriptor(shared_address(values.tiles), kChunk);
         if (group + 1 == kGroups) part_arrive(1, 256);
 #pragma unroll 1
-        for (Turns t(p); t.valid(); t.next()) {
-            const Unit u = Unit::at(p, t.unit());
-            if (!u.exists()) continue;
-            const int low = u.first + group * 64, position = low + (warp & 3) * 16 + (lane >> 2);
-            Rows rows;
-            float out[kD / 2];
-            GEMS_UNROLL for (int i = 0; i < kD / 2; i++) out[i] = 0.0f;
-            if (u.count) {
-                // Whether every row of the warpgroup sees every key of a tile.
-                const auto whole = [&](int key) {
-                    return key + kTileN <= u.keys && key + kTileN - 1 - low - u.shift <= p.right &&
-                           key - (low + 63) - u.shift >= -p.left;
-                };
-                float score[kTileN / 2];
-                uint32_t weights[kTileN / 16][4];
-                int key = (u.tile0 + u.count - 1) * kTileN;
-                mbarrier_await(full, parity);
-                parity ^= 1;
-                keys.await(key_at);
-                start_scores(score, query_tile, key_tiles + (key_at.stage * kTileBytes >> 4));
-                wgmma_wait<0>();
-                wgmma_keep(score);
-                keys.leave(key_at, lane);
-                if (u.count == 1 && lane == 0) mbarrier_arrive(empty);
-                if (!whole(key)) hide(p, u, score, position, key + (lane & 3) * 2);
-                rows.weigh(score, scale);
-                round_weights(weights, score);
-                if ((p.cu_k || p.used_k) && key + kTileN > u.keys) {
-                    values.await(value_at);
-                    clear_values(values.tiles + value_at.stage * kTileBytes, u.keys - key, (int)threadIdx.x - 128);
-                }
-                if (u.count > 1) keys.await(key_at);
-#pragma unroll 1
-                for (int j = u.count - 2; j >= 0; j--) {
-                    key -= kTileN;
-                    part_wait(1 + group, 256);
+        for (uint32_t x = blockIdx.x; x < units; turn_parity ^= 1) {
+            const Unit u = Unit::at(p, x);
+            if (u.exists()) {
+                const int low = u.first + group * 64, position = low + (warp & 3) * 16 + (lane >> 2);
+                Rows rows;
+                float out[kD / 2];
+                GEMS_UNROLL for (int i = 0; i < kD / 2; i++) out[i] = 0.0f;
+                if (u.count) {
+                    // Whether every row of the warpgroup sees every key of a tile.
+                    const auto whole = [&](int key) {
+                        return key + kTileN <= u.keys && key + kTileN - 1 - low - u.shift <= p.right &&
+                               key - (low + 63) - u.shift >= -p.left;
+                    };
+                    float score[kTileN / 2];
+                    uint32_t weights[kTileN / 16][4];
+                    int key = (u.tile0 + u.count - 1) * kTileN;
+                    mbarrier_await(full, parity);
+                    parity ^= 1;
+                    keys.await(key_at);
                     start_scores(score, query_tile, key_tiles + (key_at.stage * kTileBytes >> 4));
+                    wgmma_wait<0>();
+                    wgmma_keep(score);
+                    keys.leave(key_at, lane);
+                    if (u.count == 1 && lane == 0) mbarrier_arrive(empty);
+                    if (!whole(key)) hide(p, u, score, position, key + (lane & 3) * 2);
+                    rows.weigh(score, scale);
+                    round_weights(weights, score);
+                    if ((p.cu_k || p.used_k) && key + kTileN > u.keys) {
+                        values.await(value_at);
+                        clear_values(values.tiles + value_at.stage * kTileBytes, u.keys - key, (int)threadIdx.x - 128);
+                    }
+                    if (u.count > 1) keys.await(key_at);
+#pragma unroll 1
+                    for (int j = u.count - 2; j >= 0; j--) {
+                        key -= kTileN;
+                        part_wait(1 + group, 256);
+                        start_scores(score, query_tile, key_tiles + (key_at.stage * kTileBytes >> 4));
+                        rows.rescale(out);
+                        values.await(value_at);
+                        start_sums(out, weights, value_tiles + (value_at.stage * kTileBytes >> 4));
+                        part_arrive(1 + next, 256);
+                        wgmma_wait<1>();
+                        wgmma_keep(score);
+                        keys.leave(key_at, lane);
+                        if (!j && lane == 0) mbarrier_arrive(empty);
+                        if (!whole(key)) hide(p, u, score, position, key + (lane & 3) * 2);
+                        rows.weigh(score, scale);
+                        // The exponentials stay before the wait for the sums because this one stands between.
+                        wgmma_keep(score);
+                        if (j) keys.await(key_at);
+                        wgmma_wait<0>();
+                        wgmma_keep(out);
+                        values.leave(value_at, lane);
+                        round_weights(weights, score);
+                    }
                     rows.rescale(out);
                     values.await(value_at);
                     start_sums(out, weights, value_tiles + (value_at.stage * kTileBytes >> 4));
-                    part_arrive(1 + next, 256);
-                    wgmma_wait<1>();
-                    wgmma_keep(score);
-                    keys.leave(key_at, lane);
-                    if (!j && lane == 0) mbarrier_arrive(empty);
-                    if (!whole(key)) hide(p, u, score, position, key + (lane & 3) * 2);
-                    rows.weigh(score, scale);
-                    // The exponentials stay before the wait for the sums because this one stands between.
-                    wgmma_keep(score);
-                    if (j) keys.await(key_at);
                     wgmma_wait<0>();
                     wgmma_keep(out);
                     values.leave(value_at, lane);
-                    round_weights(weights, score);
                 }
-                rows.rescale(out);
-                values.await(value_at);
-                start_sums(out, weights, value_tiles + (value_at.stage * kTileBytes >> 4));
-                wgmma_wait<0>();
-                wgmma_keep(out);
-                values.leave(value_at, lane);
+                write_rows(p, u, out, rows, position, lane);
             }
-            write_rows(p, u, out, rows, position, lane);
+            mbarrier_await(told, turn_parity);
+            x = shuffle_from(lane == 0 ? atomicAdd(unit, 0u) : 0u, 0);
+            if (lane == 0) mbarrier_arrive(heard);
         }
         if (group == 0) part_wait(1, 256);
     }
+}
+
+// Before it, where blocks draw their tiles.
+extern "C" __global__ void attention_begin(uint32_t *counter) {
+    if (threadIdx.x == 0) *counter = 0;
 }

@@ -37,6 +37,7 @@ typedef struct gems_attention_params {
     const void *q, *k, *v, *mask, *grad, *delta;
     void *o, *lse, *partial, *dq, *dk, *dv;
     const void *cu_q, *cu_k, *used_k, *table, *alibi;
+    void *counter;
     gems_attention_strides qs, ks, vs, os, gs, dqs, dks, dvs;
     int64_t mask_batch, mask_head, mask_row, mask_col;
     int64_t lse_batch, lse_head, lse_row;

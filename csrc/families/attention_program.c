@@ -208,7 +208,8 @@ gems_status gems_attention_program(const gems_op *op, const gems_key *key, gems_
         p->files[files++] = "hopper.cuh";
         p->files[files++] = "attention_wgmma.cu";
         p->entries[0] = "attention";
-        p->entry_count = 1;
+        p->entries[1] = "attention_begin";
+        p->entry_count = 2;
         snprintf(p->name, sizeof p->name, "attention wgmma %s %dx%d",
                  gems_dtype_name(key->dtype[0]), tune[DIM] * 16, tune[TILE_N] * 16);
         return GEMS_OK;

@@ -3,6 +3,7 @@
 #include "attention.h"
 
 #define SLACK 1024 /* to begin the tiles at a multiple of so many bytes */
+#define BARS  256  /* bytes of the barriers behind them */
 /* Queries below which a GPU leaves a problem to the kernel that parts the keys. */
 #define FEW   64
 
@@ -22,7 +23,7 @@ bool gems_attention_wgmma_configure(const gems_device_info *info, int dtype, int
                                                  : 128,
                   tile_m = groups * 64;
     const int64_t stage = 4 * tile_n * d, queries = 2 * tile_m * d;
-    const int64_t stages = least((info->shared_bytes - SLACK - 128 - queries) / stage, 3);
+    const int64_t stages = least((info->shared_bytes - SLACK - BARS - queries) / stage, 3);
     *c = (gems_attention_config){
         .kernel = GEMS_ATTENTION_WGMMA,
         .warps = (uint8_t)(groups * 4 + 4),
@@ -32,7 +33,7 @@ bool gems_attention_wgmma_configure(const gems_device_info *info, int dtype, int
         .tile_m = tile_m,
         .tile_n = tile_n,
         .threads = (uint32_t)(groups * 128 + 128),
-        .shared = (uint32_t)(SLACK + queries + stages * stage + 128),
+        .shared = (uint32_t)(SLACK + queries + stages * stage + BARS),
     };
     return stages >= 2;
 }
@@ -56,7 +57,9 @@ bool gems_attention_wgmma_takes(const gems_device_info *info, const gems_attenti
         !has_map(&p->vs, p->cu_k ? 1 : p->batch, p->heads / p->group, p->keys))
         return false;
     if (!info->arch) return true; /* a CPU that plays the device */
-    return p->queries >= FEW && most(p->dim, p->dim_v) > 32;
+    /* Few blocks would go over many keys: a kernel that parts the keys is faster. */
+    const int64_t blocks = ceil_div(p->queries, 128) * p->batch * p->heads;
+    return p->queries >= FEW && (blocks * 2 >= info->processors || p->keys <= 1024);
 }
 
 /* rows: of a sequence, or of all of them one behind another. */
@@ -86,7 +89,8 @@ gems_status gems_attention_wgmma_launch(gems_call *call, gems_attention_params *
     const int64_t lines = (int64_t)p->batch * p->heads, kv_heads = p->heads / p->group;
     /* Half of the cache keeps the keys and values of the heads that are at work. */
     const int64_t fit = info->l2_bytes / 2 / ((int64_t)p->keys * (p->dim + p->dim_v) * 2);
-    p->section = (int32_t)least(most(fit, 1) * p->group, lines);
+    const int64_t sections = ceil_div(lines, least(most(fit, 1) * p->group, lines));
+    p->section = (int32_t)(ceil_div(ceil_div(lines, sections), p->group) * p->group);
     p->tiles = (int32_t)ceil_div(p->queries, config.tile_m);
     if (p->tiles * lines > INT32_MAX) return gems_decline("more tiles than a grid takes");
     _Alignas(64) unsigned char maps[3][GEMS_TENSOR_MAP_BYTES];
@@ -101,9 +105,15 @@ gems_status gems_attention_wgmma_launch(gems_call *call, gems_attention_params *
     gems_key key = gems_attention_key(&config, dtype, GEMS_NO_DTYPE, 0);
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
-    const int64_t units = p->tiles * lines;
-    const uint32_t grid[3] = {(uint32_t)least(units, info->processors), 1, 1},
-                   block[3] = {config.threads, 1, 1};
-    void *args[] = {p, maps[0], maps[1], maps[2]};
+    const int64_t units = p->tiles * lines, blocks = least(units, info->processors);
+    const uint32_t grid[3] = {(uint32_t)blocks, 1, 1}, block[3] = {config.threads, 1, 1},
+                   one[3] = {1, 1, 1}, few[3] = {32, 1, 1};
+    void *args[] = {p, maps[0], maps[1], maps[2]}, *begins[] = {&p->counter};
+    /* Tiles of unequal length are drawn by the block that is ready for one. */
+    p->counter = NULL;
+    if (units > blocks && (narrow || p->cu_q || p->cu_k || p->used_k)) {
+        GEMS_TRY(gems_scratch(call, sizeof(uint32_t), &p->counter));
+        GEMS_TRY(gems_call_launch(call, plan, 1, one, few, 0, begins));
+    }
     return gems_call_launch(call, plan, 0, grid, block, config.shared, args);
 }
