@@ -156,6 +156,22 @@ def why_not(name: str, schema: str, key: str) -> str | None:
     return None
 
 
+def shortened(name: str, schema: str) -> tuple[str, int]:
+    """A schema without the last arguments that an older torch does not have, and how many arguments are left.
+
+    Those are keyword arguments that are None when left out; a schema that differs otherwise stays as it is.
+    """
+    arguments, arrow, results = schema.rpartition(") -> ")
+    head, _, arguments = arguments.partition("(")
+    ours = arguments.split(", ")
+    theirs = (_schema_of_torch(name) or "").rpartition(") -> ")[0].count(", ") + 1
+    given = [argument for argument in ours if argument != "*"]
+    if "*" in ours[:theirs] and theirs < len(ours) and all(part.endswith("=None") for part in ours[theirs:]):
+        schema = f"{head}({', '.join(ours[:theirs])}{arrow}{results}"
+        return schema, len(given) - len(ours) + theirs
+    return schema, len(given)
+
+
 def has_kernel(name: str, key: str) -> bool:
     """Whether torch itself runs an overload on a backend; where it does not, it is to go on saying so."""
     return torch._C._dispatch_has_computed_kernel_for_dispatch_key("aten::" + name, key)
@@ -209,7 +225,10 @@ class _Registrations:
         for index in sorted(entries):
             if index not in self.refused:
                 entry = table.entries[index]
-                reason = why_not(entry["name"], entry["schema"], self.key)
+                schema, count = shortened(entry["name"], entry["schema"])
+                reason = why_not(entry["name"], schema, self.key)
+                if reason is None and schema != entry["schema"] and not _C.shorten(index, count):
+                    reason = "this torch's schema has fewer arguments"
                 # functional ones may stand in where torch has none: gradients of our own forward kernels
                 if reason is None and entry["variant"] == "out" and not has_kernel(entry["name"], self.key):
                     reason = "torch has no kernel of it on this backend"

@@ -18,15 +18,16 @@ struct AttentionParams {
     void *o, *lse, *partial, *dq, *dk, *dv;
     const int32_t *cu_q, *cu_k, *used_k, *table;
     const float *alibi;
+    uint32_t *counter; // of tiles that blocks draw; null: they are divided beforehand
     Strides qs, ks, vs, os, gs, dqs, dks, dvs;
     int64_t mask_batch, mask_head, mask_row, mask_col;
     int64_t lse_batch, lse_head, lse_row;
-    int64_t table_row, alibi_batch;
+    int64_t table_row, alibi_batch, rows_q, rows_k;
     uint64_t seed, offset;
     double scale, cap, keep, empty_lse;
     int32_t batch, heads, group, queries, keys, dim, dim_v;
     int32_t left, right, from_end; // a query sees the keys from left before to right after its own place
-    int32_t splits, split_keys, tiles, wide, wide_o;
+    int32_t splits, split_keys, tiles, section, wide, wide_o;
     FastDiv pack, page;
 };
 

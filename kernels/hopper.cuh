@@ -16,6 +16,11 @@ GEMS_DI uint64_t tile_descriptor(uint32_t address) {
     return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)(8192 >> 4) << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }
 
+// The same of a tile that lies along lines, whose next 64 lines are `lead` bytes behind.
+GEMS_DI uint64_t chunk_descriptor(uint32_t address, uint32_t lead) {
+    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)(lead >> 4) << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+}
+
 #if !GEMS_CPU
 GEMS_DI void mbarrier_init(uint64_t* bar, int count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0],%1;" ::"r"(shared_address(bar)), "r"(count) : "memory");
@@ -44,6 +49,13 @@ GEMS_DI void mbarrier_wait(uint64_t* bar, uint32_t parity) {
         if (tries == 1u << 26) asm volatile("trap;");
     }
 }
+// The same without the trap: where a kernel has one, no warpgroup is compiled for more registers than the kernel begins with.
+GEMS_DI void mbarrier_await(uint64_t* bar, uint32_t parity) {
+    uint32_t at = shared_address(bar), done = 0;
+    while (!done)
+        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p,[%1],%2;\nselp.u32 %0,1,0,p;\n}"
+                     : "=r"(done) : "r"(at), "r"(parity) : "memory");
+}
 GEMS_DI void tensor_map_prefetch(const TensorMap& map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"((uint64_t)&map) : "memory");
 }
@@ -51,6 +63,12 @@ GEMS_DI void tensor_map_prefetch(const TensorMap& map) {
 GEMS_DI void tensor_copy(void* to, const TensorMap& map, uint64_t* bar, int x, int y, int z) {
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0],[%1,{%3,%4,%5}],[%2];"
                  ::"r"(shared_address(to)), "l"((uint64_t)&map), "r"(shared_address(bar)), "r"(x), "r"(y), "r"(z) : "memory");
+}
+// The same of a tensor of four dimensions.
+GEMS_DI void tensor_copy(void* to, const TensorMap& map, uint64_t* bar, int x, int y, int z, int w) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0],[%1,{%3,%4,%5,%6}],[%2];"
+                 ::"r"(shared_address(to)), "l"((uint64_t)&map), "r"(shared_address(bar)), "r"(x), "r"(y), "r"(z), "r"(w)
+                 : "memory");
 }
 // The same into every block of `mask` in the cluster, at the same place, told to the barrier at the same place there.
 GEMS_DI void tensor_copy_to(void* to, const TensorMap& map, uint64_t* bar, int x, int y, int z, uint16_t mask) {
@@ -101,6 +119,9 @@ GEMS_DI Vec<float, 4> cluster_load(const float* p, int block) {
 }
 // A barrier of some whole warps of a block, `threads` threads; ID is 1 to 15.
 template <int ID> GEMS_DI void part_sync(int threads) { asm volatile("bar.sync %0,%1;" ::"n"(ID), "r"(threads) : "memory"); }
+// The same with a number that is known as it runs; and to arrive there without waiting.
+GEMS_DI void part_wait(int id, int threads) { asm volatile("bar.sync %0,%1;" ::"r"(id), "r"(threads) : "memory"); }
+GEMS_DI void part_arrive(int id, int threads) { asm volatile("bar.arrive %0,%1;" ::"r"(id), "r"(threads) : "memory"); }
 template <int N> GEMS_DI void registers_down() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> GEMS_DI void registers_up() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 
@@ -119,7 +140,11 @@ template <int N> GEMS_DI void wgmma_keep(float (&d)[N]) {
 #define GEMS_NAMES_8_ GEMS_ONES_
 #define GEMS_NAMES_16_ GEMS_ONES_ ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define GEMS_NAMES_32_ GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) "%30,%31"
+#define GEMS_NAMES_40_ GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) "%30,%31,%32,%33,%34,%35,%36,%37,%38,%39"
 #define GEMS_NAMES_64_ GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) GEMS_TEN_(3) GEMS_TEN_(4) GEMS_TEN_(5) "%60,%61,%62,%63"
+#define GEMS_NAMES_88_                                                                                                      \
+    GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) GEMS_TEN_(3) GEMS_TEN_(4) GEMS_TEN_(5) GEMS_TEN_(6) GEMS_TEN_(7)           \
+        "%80,%81,%82,%83,%84,%85,%86,%87"
 #define GEMS_NAMES_128_                                                                                                     \
     GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) GEMS_TEN_(3) GEMS_TEN_(4) GEMS_TEN_(5) GEMS_TEN_(6) GEMS_TEN_(7) GEMS_TEN_(8) \
         GEMS_TEN_(9) GEMS_TEN_(10) GEMS_TEN_(11) "%120,%121,%122,%123,%124,%125,%126,%127"
@@ -127,7 +152,9 @@ template <int N> GEMS_DI void wgmma_keep(float (&d)[N]) {
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define GEMS_REGS_16_(i) GEMS_REGS_8_(i), GEMS_REGS_8_(i + 8)
 #define GEMS_REGS_32_(i) GEMS_REGS_16_(i), GEMS_REGS_16_(i + 16)
+#define GEMS_REGS_40_(i) GEMS_REGS_32_(i), GEMS_REGS_8_(i + 32)
 #define GEMS_REGS_64_(i) GEMS_REGS_32_(i), GEMS_REGS_32_(i + 32)
+#define GEMS_REGS_88_(i) GEMS_REGS_64_(i), GEMS_REGS_16_(i + 64), GEMS_REGS_8_(i + 80)
 #define GEMS_REGS_128_(i) GEMS_REGS_64_(i), GEMS_REGS_64_(i + 64)
 // n: columns; count: accumulators of a thread; a, b, keep, ta, tb: numbers of the operands behind them.
 #define GEMS_WGMMA_(type, n, count, a, b, keep, ta, tb)                                                                     \
@@ -138,6 +165,8 @@ template <int N> GEMS_DI void wgmma_keep(float (&d)[N]) {
     if constexpr (N == 16) GEMS_WGMMA_(type, 16, 8, 8, 9, 10, 11, 12);         \
     else if constexpr (N == 32) GEMS_WGMMA_(type, 32, 16, 16, 17, 18, 19, 20); \
     else if constexpr (N == 64) GEMS_WGMMA_(type, 64, 32, 32, 33, 34, 35, 36); \
+    else if constexpr (N == 80) GEMS_WGMMA_(type, 80, 40, 40, 41, 42, 43, 44); \
+    else if constexpr (N == 176) GEMS_WGMMA_(type, 176, 88, 88, 89, 90, 91, 92); \
     else if constexpr (N == 128) GEMS_WGMMA_(type, 128, 64, 64, 65, 66, 67, 68); \
     else GEMS_WGMMA_(type, 256, 128, 128, 129, 130, 131, 132)
 
@@ -146,9 +175,29 @@ template <int N> GEMS_DI void wgmma_keep(float (&d)[N]) {
 // lane l of the warpgroup's warp w.
 template <class T, int N, bool LINES_A, bool LINES_B>
 GEMS_DI void wgmma(float (&d)[N / 2], uint64_t first, uint64_t second, int add) {
-    static_assert(N == 16 || N == 32 || N == 64 || N == 128 || N == 256, "no such product");
+    static_assert(N == 16 || N == 32 || N == 64 || N == 80 || N == 128 || N == 176 || N == 256, "no such product");
     if constexpr (is_same<T, bf16>) { GEMS_WGMMA_N_("bf16"); }
     else { GEMS_WGMMA_N_("f16"); }
+}
+
+// n, count, b, keep, tb: as above; a0 to a3: numbers of the registers of a.
+#define GEMS_WGMMA_A_(type, n, count, a0, a1, a2, a3, b, keep, tb)                                                           \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p,%" #keep ",0;\nwgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type \
+                 " {" GEMS_NAMES_##count##_ "},{%" #a0 ",%" #a1 ",%" #a2 ",%" #a3 "},%" #b ",p,1,1,%" #tb ";\n}"             \
+                 : GEMS_REGS_##count##_(0)                                                                                   \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(second), "r"(add), "n"((int)LINES_B))
+#define GEMS_WGMMA_A_N_(type)                                                            \
+    if constexpr (N == 64) GEMS_WGMMA_A_(type, 64, 32, 32, 33, 34, 35, 36, 37, 38);      \
+    else if constexpr (N == 128) GEMS_WGMMA_A_(type, 128, 64, 64, 65, 66, 67, 68, 69, 70); \
+    else GEMS_WGMMA_A_(type, 256, 128, 128, 129, 130, 131, 132, 133, 134)
+
+// The same with a in registers, which are not written before the product is complete: two neighbours in a register, a[2 j + h]
+// is row 16 w + l / 4 + 8 h, columns 8 j + l % 4 * 2 and behind it.
+template <class T, int N, bool LINES_B>
+GEMS_DI void wgmma_registers(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t second, int add) {
+    static_assert(N == 64 || N == 128 || N == 256, "no such product");
+    if constexpr (is_same<T, bf16>) { GEMS_WGMMA_A_N_("bf16"); }
+    else { GEMS_WGMMA_A_N_("f16"); }
 }
 
 // Two neighbours, rounded once.
@@ -164,29 +213,38 @@ namespace gems_cpu {
 using gems::TensorMap;
 
 // The twin of gems_tensor_map in csrc/backend/backend.h.
-struct Map { const unsigned char* data; int64_t sizes[3], strides[2]; int32_t box[2]; uint8_t dtype; };
+struct Map { const unsigned char* data; int64_t sizes[4], strides[3]; int32_t box[2]; uint8_t dtype; }; // sizes[3] 0: three dimensions
 struct Barrier { uint16_t count, pending; int32_t bytes; };         // bit 15 of count: the phase
-struct BoxCopy { Barrier* bar; unsigned char* to; Map map; int at[3]; }; // has not landed
+struct BoxCopy { Barrier* bar; unsigned char* to; Map map; int at[4]; }; // has not landed
 struct Wanted { Barrier* bar; uint32_t parity; bool (*ready)(void*); };
-struct Product { float* d; uint64_t a, b; int n, group; bool brain, lines_a, lines_b, add; };
+struct Product { float* d; uint64_t a, b; int n, group; bool brain, lines_a, lines_b, add; const uint32_t* registers; };
 struct BoxStore { Map map; const unsigned char* from; int at[3]; };
-struct Worker { Product product[16]; int count, group; BoxStore store[8]; int stores; };
+struct Worker { Product product[64]; int count, group; BoxStore store[8]; int stores; };
+// What products from registers read of a thread, as they come; the other threads of four read it too.
+struct Shown { uint32_t words[64][4]; int count; };
 
 static BoxCopy box_copies[256];
 static int box_copy_count;
 static Worker workers[1024];
+static Shown shown[1024];
 static struct { int arrived, turn; } parts[16];
 static Wanted wanted[1024];
 
 GEMS_UNSEEN inline int box_bytes(const Map& m) { return m.box[0] * m.box[1] * 2; }
 GEMS_UNSEEN inline uint64_t swizzled(uint64_t address) { return address ^ (address >> 7 & 7) << 4; }
+GEMS_UNSEEN inline bool outside(const BoxCopy& c) {
+    const Map& m = c.map;
+    return c.at[2] < 0 || c.at[2] >= m.sizes[2] || (m.sizes[3] && (c.at[3] < 0 || c.at[3] >= m.sizes[3]));
+}
+GEMS_UNSEEN inline const unsigned char* line_of(const BoxCopy& c, int64_t y) {
+    return c.map.data + y * c.map.strides[0] + c.at[2] * c.map.strides[1] + (c.map.sizes[3] ? c.at[3] * c.map.strides[2] : 0);
+}
 GEMS_UNSEEN __noinline__ static void land(const BoxCopy& c) {
     for (int y = 0; y < c.map.box[1]; y++) {
         for (int x = 0; x < c.map.box[0]; x++) {
-            int64_t i = (int64_t)c.at[0] + x, j = (int64_t)c.at[1] + y, k = c.at[2];
+            int64_t i = (int64_t)c.at[0] + x, j = (int64_t)c.at[1] + y;
             uint16_t v = 0;
-            if (i >= 0 && i < c.map.sizes[0] && j >= 0 && j < c.map.sizes[1] && k >= 0 && k < c.map.sizes[2])
-                memcpy(&v, c.map.data + i * 2 + j * c.map.strides[0] + k * c.map.strides[1], 2);
+            if (i >= 0 && i < c.map.sizes[0] && j >= 0 && j < c.map.sizes[1] && !outside(c)) memcpy(&v, line_of(c, j) + i * 2, 2);
             memcpy((void*)swizzled((uint64_t)(c.to + (y * c.map.box[0] + x) * 2)), &v, 2);
         }
     }
@@ -228,25 +286,32 @@ GEMS_UNSEEN inline unsigned char* tile_of(uint64_t descriptor) {
     uint64_t base = (uint64_t)gems_cpu_runtime->self->dynamic, low = (descriptor & 0x3fff) << 4;
     return (unsigned char*)(base + ((low - base) & 0x3ffff));
 }
-GEMS_UNSEEN inline bool overlaps(uint64_t tile, int lines, const unsigned char* to, int bytes) {
-    const unsigned char* from = (const unsigned char*)((uint64_t)tile_of(tile) & ~(uint64_t)1023);
-    return to < from + lines * 128 && from < to + bytes;
+// Whether a product reads from such bytes: rows of k, or 16 rows of each 64 lines.
+GEMS_UNSEEN inline bool overlaps(uint64_t tile, int count, bool lines, const unsigned char* to, int bytes) {
+    const unsigned char* from = tile_of(tile);
+    if (!lines) {
+        from = (const unsigned char*)((uint64_t)from & ~(uint64_t)1023);
+        return to < from + count * 128 && from < to + bytes;
+    }
+    for (int i = 0; i < count; i += 64, from += (tile >> 16 & 0x3fff) << 4)
+        if (to < from + 2048 && from < to + bytes) return true;
+    return false;
 }
-GEMS_UNSEEN __noinline__ static void copy_box(void* to, const TensorMap& map, void* bar, int x, int y, int z) {
-    BoxCopy c{(Barrier*)bar, (unsigned char*)to, {}, {x, y, z}};
+GEMS_UNSEEN __noinline__ static void copy_box(void* to, const TensorMap& map, void* bar, int x, int y, int z, int w) {
+    BoxCopy c{(Barrier*)bar, (unsigned char*)to, {}, {x, y, z, w}};
     memcpy(&c.map, &map, sizeof c.map);
     if ((uint64_t)to & 1023) gems_cpu_runtime->stop("a box is copied to a place that is no multiple of 1024 bytes");
     if (c.map.box[0] != 64) gems_cpu_runtime->stop("a row of a box is not 128 bytes");
-    for (const Worker& w : workers)
-        for (int i = 0; i < w.count; i++)
-            if (overlaps(w.product[i].a, 64, c.to, box_bytes(c.map)) || overlaps(w.product[i].b, w.product[i].n, c.to, box_bytes(c.map)))
+    for (const Worker& worker : workers)
+        for (const Product* p = worker.product; p < worker.product + worker.count; p++)
+            if ((!p->registers && overlaps(p->a, 64, p->lines_a, c.to, box_bytes(c.map))) ||
+                overlaps(p->b, p->n, p->lines_b, c.to, box_bytes(c.map)))
                 gems_cpu_runtime->stop("a box is copied over a tile that a product which has not been waited for reads");
 #if GEMS_CHECKED
     for (int r = 0; r < c.map.box[1]; r++) {
         int64_t width = c.map.sizes[0] - x < 64 ? c.map.sizes[0] - x : 64;
-        if (x < 0 || y < 0 || width <= 0 || y + r >= c.map.sizes[1] || z >= c.map.sizes[2]) continue;
-        gems_cpu_runtime->access(c.map.data + x * 2ll + (y + r) * c.map.strides[0] + z * c.map.strides[1], (size_t)width * 2, 0,
-                                 __builtin_return_address(0));
+        if (x < 0 || y < 0 || width <= 0 || y + r >= c.map.sizes[1] || outside(c)) continue;
+        gems_cpu_runtime->access(line_of(c, y + r) + x * 2ll, (size_t)width * 2, 0, __builtin_return_address(0));
     }
 #endif
     if (box_copy_count == 256) gems_cpu_runtime->stop("too many boxes are copied at once");
@@ -260,12 +325,35 @@ GEMS_UNSEEN inline float tile_value(uint64_t descriptor, bool lines, int line, i
     memcpy(&v, (const void*)swizzled(at), 2);
     return half_value(v, brain);
 }
+struct Four { int first, count; };
+GEMS_UNSEEN __noinline__ static bool four_shown(void* p) {
+    const Four* f = (const Four*)p;
+    for (int i = 0; i < 4; i++)
+        if (shown[f->first + i].count < f->count) return false;
+    return true;
+}
+// Shows what the product reads of this thread's registers, and takes what it reads of its neighbours'.
+GEMS_UNSEEN __noinline__ static void read_registers(const Product& p, float (&a)[2][16]) {
+    int rank = (int)gems_cpu_runtime->self->rank;
+    Shown& mine = shown[rank];
+    int place = mine.count % 64;
+    memcpy(mine.words[place], p.registers, 16);
+    Four four{rank & ~3, ++mine.count};
+    if (!four_shown(&four)) gems_cpu_runtime->wait_for(four_shown, &four, "wgmma_wait", 0);
+    for (int h = 0; h < 2; h++)
+        for (int k = 0; k < 16; k++) {
+            uint32_t word = shown[four.first + k % 8 / 2].words[place][k / 8 * 2 + h];
+            a[h][k] = half_value((uint16_t)(k % 2 ? word >> 16 : word), p.brain);
+        }
+}
 GEMS_UNSEEN __noinline__ static void multiply(const Product& p) {
     int rank = (int)gems_cpu_runtime->self->rank % 128, row = rank / 32 * 16 + rank % 32 / 4;
     float a[2][16];
-    if (p.a >> 62 != 1 || p.b >> 62 != 1) gems_cpu_runtime->stop("a descriptor of another swizzle");
-    for (int h = 0; h < 2; h++)
-        for (int k = 0; k < 16; k++) a[h][k] = tile_value(p.a, p.lines_a, row + h * 8, k, p.brain);
+    if ((!p.registers && p.a >> 62 != 1) || p.b >> 62 != 1) gems_cpu_runtime->stop("a descriptor of another swizzle");
+    if (p.registers) read_registers(p, a);
+    else
+        for (int h = 0; h < 2; h++)
+            for (int k = 0; k < 16; k++) a[h][k] = tile_value(p.a, p.lines_a, row + h * 8, k, p.brain);
     for (int i = 0; i < p.n / 8; i++) {
         for (int e = 0; e < 2; e++) {
             float b[16];
@@ -280,17 +368,18 @@ GEMS_UNSEEN __noinline__ static void multiply(const Product& p) {
     }
 }
 GEMS_UNSEEN __noinline__ static void start_product(float* d, uint64_t a, uint64_t b, int n, bool brain, bool lines_a, bool lines_b,
-                                                   bool add) {
+                                                   bool add, const uint32_t* registers) {
     Worker& w = workers[gems_cpu_runtime->self->rank];
-    if (w.count == 16) gems_cpu_runtime->stop("too many products have not been waited for");
-    w.product[w.count++] = {d, a, b, n, w.group, brain, lines_a, lines_b, add};
+    if (w.count == 64) gems_cpu_runtime->stop("too many products have not been waited for");
+    w.product[w.count++] = {d, a, b, n, w.group, brain, lines_a, lines_b, add, registers};
 }
 GEMS_UNSEEN __noinline__ static void wait_products(int groups) {
     Worker& w = workers[gems_cpu_runtime->self->rank];
     int kept = 0;
     for (int i = 0; i < w.count; i++) {
-        if (w.product[i].group < w.group - groups) multiply(w.product[i]);
-        else w.product[kept++] = w.product[i];
+        const Product p = w.product[i];
+        if (p.group < w.group - groups) multiply(p);
+        else w.product[kept++] = p;
     }
     w.count = kept;
 }
@@ -328,19 +417,21 @@ GEMS_UNSEEN __noinline__ static void init_barrier(void* p, int count) {
         if (box_copies[i].bar != bar) box_copies[kept++] = box_copies[i];
     box_copy_count = kept;
     for (Worker& w : workers) w.count = w.stores = 0;
+    for (Shown& s : shown) s.count = 0;
     for (auto& part : parts) part.arrived = 0;
+}
+GEMS_UNSEEN __noinline__ static bool part_came(int id, int threads) {
+    if (++parts[id].arrived != threads) return false;
+    parts[id].arrived = 0;
+    parts[id].turn++;
+    return true;
 }
 struct Turn { int id, turn; };
 GEMS_UNSEEN __noinline__ static bool turned(void* p) { return parts[((Turn*)p)->id].turn != ((Turn*)p)->turn; }
 GEMS_UNSEEN __noinline__ static void part_barrier(int id, int threads, int line) {
     Turn t{id, parts[id].turn};
-    if (++parts[id].arrived == threads) {
-        parts[id].arrived = 0;
-        parts[id].turn++;
-        gems_cpu_runtime->ordered();
-    } else {
-        gems_cpu_runtime->wait_for(turned, &t, "part_sync", line);
-    }
+    if (part_came(id, threads)) gems_cpu_runtime->ordered();
+    else gems_cpu_runtime->wait_for(turned, &t, "part_sync", line);
 }
 GEMS_UNSEEN __noinline__ static void wait_barrier(void* p, uint32_t parity, int line) {
     Wanted& w = wanted[gems_cpu_runtime->self->rank];
@@ -355,9 +446,13 @@ GEMS_DI void mbarrier_init_done() {}
 GEMS_DI void mbarrier_arrive(uint64_t* bar) { gems_cpu::arrive(bar, 0); }
 GEMS_DI void mbarrier_expect(uint64_t* bar, int bytes) { gems_cpu::arrive(bar, bytes); }
 GEMS_DI void mbarrier_wait(uint64_t* bar, uint32_t parity, GEMS_LINE_) { gems_cpu::wait_barrier(bar, parity, line); }
+GEMS_DI void mbarrier_await(uint64_t* bar, uint32_t parity, GEMS_LINE_) { gems_cpu::wait_barrier(bar, parity, line); }
 GEMS_DI void tensor_map_prefetch(const TensorMap&) {}
 GEMS_DI void tensor_copy(void* to, const TensorMap& map, uint64_t* bar, int x, int y, int z) {
-    gems_cpu::copy_box(to, map, bar, x, y, z);
+    gems_cpu::copy_box(to, map, bar, x, y, z, 0);
+}
+GEMS_DI void tensor_copy(void* to, const TensorMap& map, uint64_t* bar, int x, int y, int z, int w) {
+    gems_cpu::copy_box(to, map, bar, x, y, z, w);
 }
 GEMS_DI void copy_fence() {}
 GEMS_DI void tensor_store(const TensorMap& map, const void* from, int x, int y, int z) {
@@ -373,7 +468,11 @@ template <int N> GEMS_DI void wgmma_wait() { gems_cpu::wait_products(N); }
 template <int N> GEMS_DI void wgmma_keep(float (&d)[N]) { asm volatile("" : : "r"(d) : "memory"); }
 template <class T, int N, bool LINES_A, bool LINES_B>
 GEMS_DI void wgmma(float (&d)[N / 2], uint64_t first, uint64_t second, int add) {
-    gems_cpu::start_product(d, first, second, N, is_same<T, bf16>, LINES_A, LINES_B, add != 0);
+    gems_cpu::start_product(d, first, second, N, is_same<T, bf16>, LINES_A, LINES_B, add != 0, nullptr);
+}
+template <class T, int N, bool LINES_B>
+GEMS_DI void wgmma_registers(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t second, int add) {
+    gems_cpu::start_product(d, 0, second, N, is_same<T, bf16>, false, LINES_B, add != 0, a);
 }
 template <class T> GEMS_DI uint32_t pack_two(float low, float high) {
     return (uint32_t)from_op<T>(low).x | (uint32_t)from_op<T>(high).x << 16;
@@ -385,10 +484,27 @@ GEMS_DI void cluster_sync() {}
 GEMS_DI void cluster_sync_memory() {}
 GEMS_DI Vec<float, 4> cluster_load(const float* p, int) { return load<4>(p); }
 template <int ID> GEMS_DI void part_sync(int threads, GEMS_LINE_) { gems_cpu::part_barrier(ID, threads, line); }
+GEMS_DI void part_wait(int id, int threads, GEMS_LINE_) { gems_cpu::part_barrier(id, threads, line); }
+GEMS_DI void part_arrive(int id, int threads) { gems_cpu::part_came(id, threads); }
 GEMS_DI void mbarrier_arrive_at(uint64_t* bar, int) { mbarrier_arrive(bar); }
 GEMS_DI void tensor_copy_to(void* to, const TensorMap& map, uint64_t* bar, int x, int y, int z, uint16_t) {
     tensor_copy(to, map, bar, x, y, z);
 }
 #endif
+
+// Four lanes that hold a 4 x 4 square of words, a row each, exchange it: then each holds a column.
+GEMS_DI void turn(uint32_t (&w)[4], int lane) {
+    const bool odd = lane & 1, high = lane & 2;
+    GEMS_UNROLL for (int i = 0; i < 4; i += 2) {
+        uint32_t got = shuffle_xor(odd ? w[i] : w[i + 1], 1);
+        if (odd) w[i] = got;
+        else w[i + 1] = got;
+    }
+    GEMS_UNROLL for (int i = 0; i < 2; i++) {
+        uint32_t got = shuffle_xor(high ? w[i] : w[i + 2], 2);
+        if (high) w[i] = got;
+        else w[i + 2] = got;
+    }
+}
 
 }  // namespace gems

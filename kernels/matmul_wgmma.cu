@@ -55,21 +55,6 @@ GEMS_DI void copy_tile(unsigned char *to, const TensorMap &a, const TensorMap &b
     }
 }
 
-// Four lanes that hold a 4 x 4 square of words, a row each, exchange it: then each holds a column.
-GEMS_DI void turn(uint32_t (&w)[4], int lane) {
-    const bool odd = lane & 1, high = lane & 2;
-    GEMS_UNROLL for (int i = 0; i < 4; i += 2) {
-        uint32_t got = shuffle_xor(odd ? w[i] : w[i + 1], 1);
-        if (odd) w[i] = got;
-        else w[i + 1] = got;
-    }
-    GEMS_UNROLL for (int i = 0; i < 2; i++) {
-        uint32_t got = shuffle_xor(high ? w[i] : w[i + 2], 2);
-        if (high) w[i] = got;
-        else w[i + 2] = got;
-    }
-}
-
 GEMS_DI float low_of(uint32_t w) { return to_op(Scalar{(uint16_t)w}); }
 GEMS_DI float high_of(uint32_t w) { return to_op(Scalar{(uint16_t)(w >> 16)}); }
 

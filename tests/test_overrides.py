@@ -296,6 +296,31 @@ def test_what_may_not_be_registered() -> None:
     assert "cut its gradient" in str(why("outer", composite, "CPU"))
 
 
+OLDER = """
+import torch, flag_gems
+from flag_gems import _C, overrides
+entry = next(e for e in _C.entries() if e["name"] == "_flash_attention_forward")
+assert overrides.shortened(entry["name"], entry["schema"]) == (entry["schema"], 17)
+theirs = "aten::" + entry["schema"].replace(", Tensor? block_table=None, int? num_splits=None", "")
+overrides._schema_of_torch = lambda name: theirs
+assert overrides.shortened(entry["name"], entry["schema"]) == (theirs[6:], 15)
+assert overrides.shortened("x", entry["schema"].replace("int? num_splits=None", "int num_splits=1"))[1] == 17
+overrides.has_kernel = lambda *args: True
+registrations = overrides._Registrations()
+assert registrations.usable([entry["index"]]) == [entry["index"]], registrations.refused
+assert not _C.shorten(entry["index"], 9) and _C.shorten(entry["index"], 15)
+q = torch.randn(1, 5, 2, 8)
+out = flag_gems.flash_attention_forward(q, q, q, None, None, 5, 5, 0.0, False, False, scale=0.5)[0]
+exact = torch.nn.functional.scaled_dot_product_attention(*[q.transpose(1, 2)] * 3, scale=0.5)
+torch.testing.assert_close(out, exact.transpose(1, 2))
+"""
+
+
+def test_an_older_torch_has_fewer_arguments() -> None:
+    done = subprocess.run([sys.executable, "-c", OLDER], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_torch_has_no_kernel_of_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """narrow_copy.out is the CPU's alone: elsewhere torch's own error is to be raised."""
     index = next(entry["index"] for entry in _C.entries() if entry["name"] == "narrow_copy.out")

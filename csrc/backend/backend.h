@@ -53,12 +53,12 @@ typedef struct gems_extent {
     bool writable;
 } gems_extent;
 
-/* A tensor of three dimensions, as copies by boxes see it (kernels/hopper.cuh): the innermost first, contiguous. */
+/* A tensor of three or four dimensions, as copies by boxes see it (kernels/hopper.cuh): the innermost first, contiguous. */
 typedef struct gems_tensor_map {
     const void *data;      /* at a multiple of 16 bytes */
-    int64_t sizes[3];      /* at least 1 */
-    int64_t strides[2];    /* of the outer dimensions, bytes: multiples of 16, not 0 */
-    int32_t box[2];        /* of the inner dimensions, elements; a row of the box is 128 bytes. The outermost: 1 */
+    int64_t sizes[4];      /* at least 1; the last 0: three dimensions */
+    int64_t strides[3];    /* of the outer dimensions, bytes: multiples of 16, not 0 */
+    int32_t box[2];        /* of the inner dimensions, elements; a row of the box is 128 bytes. The others: 1 */
     uint8_t dtype;         /* GEMS_F16 or GEMS_BF16 */
 } gems_tensor_map;
 #define GEMS_TENSOR_MAP_BYTES 128 /* what a kernel is given; at a multiple of 64 */

@@ -58,6 +58,7 @@ static gems_status run_family(gems_call *call) {
     call->nonempty = false;
     call->launches = 0;
     call->keeping = NULL;
+    for (int i = 0; i < call->entry->lacks; i++) call->args[call->nargs + i].kind = GEMS_NONE;
     GEMS_TRY(check_arguments(call));
     call->device = gems_device_get(call->device_type, call->device_index);
     if (!call->device) return GEMS_DECLINE;

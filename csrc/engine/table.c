@@ -86,6 +86,20 @@ static gems_status add(int op, const char *text) {
     return GEMS_OK;
 }
 
+bool gems_entry_shorten(gems_entry *entry, int count) {
+    gems_schema *schema = &entry->schema;
+    if (entry->variant != GEMS_FUNCTIONAL || count < 1) return false;
+    for (int i = count; i < schema->nargs; i++)
+        if (!schema->args[i].keyword_only || !schema->args[i].has_default ||
+            schema->args[i].fallback.kind != GEMS_NONE)
+            return false;
+    if (count >= schema->nargs) return true;
+    entry->lacks = (uint8_t)(entry->lacks + schema->nargs - count);
+    schema->nargs = count;
+    entry->inputs = (uint8_t)count;
+    return true;
+}
+
 /* Where the arguments of a schema text end: its last ") ->". */
 static const char *arguments_end(const char *text) {
     const char *end = NULL;

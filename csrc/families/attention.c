@@ -114,6 +114,10 @@ static int64_t parts_of(const gems_device_info *info, int64_t blocks, int64_t ke
 gems_status gems_attention_launch(gems_call *call, gems_attention_params *p, int dtype, int mask,
                                   int flags, int splits) {
     const gems_device_info *info = gems_device_information(call->device);
+    if (gems_attention_wgmma_takes(info, p, dtype, mask, flags, splits)) {
+        gems_status status = gems_attention_wgmma_launch(call, p, dtype);
+        if (status != GEMS_DECLINE) return status;
+    }
     /* Few queries of several heads share a tile. */
     const int32_t pack = p->group > 1 && p->queries <= 16 ? p->group : 1;
     const int64_t rows = (int64_t)p->queries * pack;

@@ -14,7 +14,8 @@ enum {
     GEMS_ATTENTION_FAST, /* fast cpu mode */
     GEMS_ATTENTION_BACK, /* the gradients, multiply and add */
     GEMS_ATTENTION_BACK_FAST,
-    GEMS_ATTENTION_BACK_MMA
+    GEMS_ATTENTION_BACK_MMA,
+    GEMS_ATTENTION_WGMMA /* sm_90a: 16-bit floats */
 };
 
 /* gems_key.flags */
@@ -36,15 +37,17 @@ typedef struct gems_attention_params {
     const void *q, *k, *v, *mask, *grad, *delta;
     void *o, *lse, *partial, *dq, *dk, *dv;
     const void *cu_q, *cu_k, *used_k, *table, *alibi;
+    void *counter;
     gems_attention_strides qs, ks, vs, os, gs, dqs, dks, dvs;
     int64_t mask_batch, mask_head, mask_row, mask_col;
     int64_t lse_batch, lse_head, lse_row;
     int64_t table_row, alibi_batch;
+    int64_t rows_q, rows_k; /* of packed tensors */
     uint64_t seed, offset;
     double scale, cap, keep, empty_lse;
     int32_t batch, heads, group, queries, keys, dim, dim_v;
     int32_t left, right, from_end;
-    int32_t splits, split_keys, tiles, wide, wide_o;
+    int32_t splits, split_keys, tiles, section, wide, wide_o;
     gems_fastdiv pack, page;
 } gems_attention_params;
 
@@ -89,6 +92,17 @@ void gems_attention_follow(const gems_tensor *t, const int64_t *sizes, int64_t *
  * many as fill the device. */
 gems_status gems_attention_launch(gems_call *call, gems_attention_params *p, int dtype, int mask,
                                   int flags, int splits);
+
+/* ---- attention_wgmma.c ---- */
+/* The kernel of sm_90a for a head dimension, rounded up; narrow: rows see other keys than their
+ * neighbours do. false: none. */
+bool gems_attention_wgmma_configure(const gems_device_info *info, int dtype, int dim, bool narrow,
+                                    gems_attention_config *config);
+/* Whether it takes a problem, as far as what is read says. */
+bool gems_attention_wgmma_takes(const gems_device_info *info, const gems_attention_params *p,
+                                int dtype, int mask, int flags, int splits);
+/* Launches it. GEMS_DECLINE: nothing was launched, and another kernel may do it. */
+gems_status gems_attention_wgmma_launch(gems_call *call, gems_attention_params *p, int dtype);
 
 gems_status gems_attention_backward_run(gems_call *call);
 gems_status gems_attention_varlen_run(gems_call *call);

@@ -181,7 +181,7 @@ static const char *word(int flags, int bit) { return flags & bit ? "true" : "fal
 
 gems_status gems_attention_program(const gems_op *op, const gems_key *key, gems_program *p) {
     static const char *const names[] = {
-        "fma", "mma", "fast", "gradients", "gradients fast", "gradients mma"};
+        "fma", "mma", "fast", "gradients", "gradients fast", "gradients mma", "wgmma"};
     (void)op;
     if (key->kernel == GEMS_PACK_KERNEL) return gems_pack_program(key, p);
     const uint8_t *tune = key->tune;
@@ -201,6 +201,19 @@ gems_status gems_attention_program(const gems_op *op, const gems_key *key, gems_
                       key->kernel == GEMS_ATTENTION_BACK_FAST;
     int files = 0;
     p->files[files++] = "attention.cuh";
+    if (key->kernel == GEMS_ATTENTION_WGMMA) {
+        gems_text_add(&p->head, "constexpr int kD = %d, kTileN = %d, kGroups = %d, kStages = %d;\n",
+                      tune[DIM] * 16, tune[TILE_N] * 16, tune[WARPS] / 4 - 1, tune[EACH]);
+        p->files[files++] = "pair.cuh";
+        p->files[files++] = "hopper.cuh";
+        p->files[files++] = "attention_wgmma.cu";
+        p->entries[0] = "attention";
+        p->entries[1] = "attention_begin";
+        p->entry_count = 2;
+        snprintf(p->name, sizeof p->name, "attention wgmma %s %dx%d",
+                 gems_dtype_name(key->dtype[0]), tune[DIM] * 16, tune[TILE_N] * 16);
+        return GEMS_OK;
+    }
     if (fast) {
         gems_text_add(&p->head, "constexpr int kTileM = %d, kTileN = %d;\n", tune[TILE_M] * 16,
                       tune[TILE_N] * 16);
@@ -248,8 +261,20 @@ bool gems_attention_warm(const gems_op *op, int dtype, int i, const gems_device_
                       op->mode == GEMS_ATTENTION_MODE_FOR_CPU_BACKWARD;
     const bool varlen = op->mode == GEMS_ATTENTION_MODE_VARLEN;
     const int kinds = back || info->fast || !is_half(dtype) ? 1 : 2; /* many queries, few */
+    const int count = (info->fast ? 1 : 2) * kinds;
     gems_attention_config config;
-    if (i >= (info->fast ? 1 : 2) * kinds) return false;
+    uint16_t row = key->op;
+    if (i >= count) {
+        /* Those of sm_90a. */
+        static const uint16_t sizes[][2] = {{64, 1}, {128, 1}, {128, 0}, {256, 1}};
+        i -= count;
+        if (back || varlen || i >= (int)(sizeof sizes / sizeof *sizes)) return false;
+        if (!gems_attention_wgmma_configure(info, dtype, sizes[i][0], sizes[i][1], &config))
+            return false;
+        *key = gems_attention_key(&config, dtype, GEMS_NO_DTYPE, 0);
+        key->op = row;
+        return true;
+    }
     const int dim = dims[i / kinds],
               flags = GEMS_ATTENTION_ALIGNED | (varlen ? GEMS_ATTENTION_PAGED : 0);
     gems_status status =
@@ -257,7 +282,6 @@ bool gems_attention_warm(const gems_op *op, int dtype, int i, const gems_device_
              : gems_attention_configure(info, dtype, dim, dim, i % kinds ? 16 : 4096, true, false,
                                         &config);
     if (status != GEMS_OK) return false;
-    uint16_t row = key->op;
     *key = gems_attention_key(&config, dtype, GEMS_NO_DTYPE, flags);
     key->op = row;
     return true;

@@ -139,6 +139,8 @@ gems_status gems_attention_varlen_run(gems_call *call) {
         .keys = (int32_t)max_k,
         .dim = (int32_t)q->sizes[q->ndim - 1],
         .dim_v = (int32_t)v->sizes[v->ndim - 1],
+        .rows_q = q->sizes[0],
+        .rows_k = k->sizes[0],
         .left = window(whole(call, at[LEFT], -1)),
         .right = causal ? 0 : window(whole(call, at[RIGHT], -1)),
         .from_end = 1,
@@ -168,16 +170,26 @@ gems_status gems_attention_varlen_run(gems_call *call) {
         p.alibi_batch = alibi->ndim == 2 ? alibi->strides[0] : 0;
         flags |= GEMS_ATTENTION_ALIBI;
     }
+    if (aten && (q->strides[q->ndim - 1] != 1 || k->strides[k->ndim - 1] != 1 ||
+                 v->strides[v->ndim - 1] != 1))
+        return gems_decline("a last dimension that is not contiguous");
     GEMS_TRY(read_rows(call, q, false, &p.q, &p.qs));
     GEMS_TRY(read_rows(call, k, table, &p.k, &p.ks));
     GEMS_TRY(read_rows(call, v, table, &p.v, &p.vs));
 
-    int64_t sizes[4], lse[3];
+    const int splits = (int)whole(call, at[SPLITS], 0);
+    if (aten && call->device_type != GEMS_CPU &&
+        !gems_attention_wgmma_takes(gems_device_information(call->device), &p, q->dtype,
+                                    GEMS_NO_DTYPE, flags, splits))
+        return gems_decline("a case in which ATen is faster on a GPU");
+
+    int64_t sizes[4], strides[4], lse[3];
     for (int d = 0; d < q->ndim; d++) sizes[d] = q->sizes[d];
     sizes[q->ndim - 1] = p.dim_v;
     const int packed = cu_q != NULL;
     lse[0] = batch, lse[1 - packed] = heads, lse[2 - packed] = packed ? q->sizes[0] : max_q;
-    GEMS_TRY(gems_output(call, 0, q->ndim, sizes, NULL, q->dtype));
+    if (aten) gems_output_strides(sizes, q->ndim, &q->strides, 1, strides);
+    GEMS_TRY(gems_output(call, 0, q->ndim, sizes, aten ? strides : NULL, q->dtype));
     GEMS_TRY(gems_output(call, 1, 3 - packed, lse, NULL, gems_dtype_opmath(q->dtype)));
     if (aten) GEMS_TRY(make_rest(call, q->dtype));
     const gems_tensor *out = &call->out[0];
@@ -189,6 +201,5 @@ gems_status gems_attention_varlen_run(gems_call *call) {
                                     out->strides[out->ndim - 3]};
     const int64_t *ls = call->out[1].strides;
     p.lse_batch = packed ? 0 : ls[0], p.lse_head = ls[1 - packed], p.lse_row = ls[2 - packed];
-    return gems_attention_launch(call, &p, q->dtype, GEMS_NO_DTYPE, flags,
-                                 (int)whole(call, at[SPLITS], 0));
+    return gems_attention_launch(call, &p, q->dtype, GEMS_NO_DTYPE, flags, splits);
 }

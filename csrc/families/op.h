@@ -59,6 +59,7 @@ typedef struct gems_entry {
     uint8_t nouts;             /* results */
     int8_t out_arg;            /* index of the first written argument; -1 for functional */
     uint8_t inputs;            /* arguments without the out ones: those that the family sees */
+    uint8_t lacks;             /* arguments behind them that this torch does not know: the family sees None */
     bool scalar;               /* an argument is a Scalar: takes the torch.library route */
     bool own;                  /* an operator of flag_gems:: : nothing of ATen's stands behind it */
     char qualified[112];       /* "add.Tensor", "mm", without aten::; "flag_gems::silu_and_mul" */
@@ -92,6 +93,9 @@ int gems_entry_count(void);
 int gems_entry_total(void);
 int gems_entry_room(void);
 gems_entry *gems_entry_at(int index);
+/* Takes the last arguments of a functional entry away, which this torch's operator does not have: `count` are left. Those
+ * are keyword arguments that are None when left out; false: they are not. */
+bool gems_entry_shorten(gems_entry *entry, int count);
 int gems_entry_find(const char *qualified); /* -1 */
 
 /* ---- families (csrc/families/) ---- */

@@ -263,6 +263,15 @@ static PyObject *set_kernel(PyObject *self, PyObject *const *args, Py_ssize_t co
     Py_RETURN_NONE;
 }
 
+/* shorten(entry, count) -> bool: gems_entry_shorten */
+static PyObject *shorten(PyObject *self, PyObject *args) {
+    PyObject *entry;
+    int index, count;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "Oi", &entry, &count) || !entry_index(entry, &index)) return NULL;
+    return PyBool_FromLong(gems_entry_shorten(gems_entry_at(index), count));
+}
+
 /* register_shim(key, entries) -> library: a number for close_shim */
 static PyObject *register_shim(PyObject *self, PyObject *args) {
     const char *key;
@@ -319,6 +328,8 @@ PyMethodDef gems_attach_methods[] = {
      "library_function(entry): a builtin for torch.library."},
     {"set_kernel", (PyCFunction)(void (*)(void))set_kernel, METH_FASTCALL,
      "set_kernel(entry, call_boxed)"},
+    {"shorten", shorten, METH_VARARGS,
+     "shorten(entry, count): leaves it its first arguments, where this torch has no more."},
     {"register_shim", register_shim, METH_VARARGS,
      "register_shim(key, entries): the number of an open library."},
     {"close_shim", close_shim, METH_O, "close_shim(library)"},

@@ -333,9 +333,11 @@ static gems_status read_memory(int device, void *stream, const void *from, size_
 static gems_status tensor_map(int device, const gems_tensor_map *tensor, void *map) {
     (void)device;
     _Static_assert(sizeof *tensor <= GEMS_TENSOR_MAP_BYTES, "a map has room for all of it");
+    for (int i = 0; i < (tensor->sizes[3] ? 3 : 2); i++)
+        if (tensor->strides[i] <= 0 || tensor->strides[i] % 16)
+            return gems_decline("a tensor of which there is no map");
     for (int i = 0; i < 2; i++)
-        if (tensor->strides[i] <= 0 || tensor->strides[i] % 16 || tensor->box[i] < 1 ||
-            tensor->box[i] > 256)
+        if (tensor->box[i] < 1 || tensor->box[i] > 256)
             return gems_decline("a tensor of which there is no map");
     memset(map, 0, GEMS_TENSOR_MAP_BYTES);
     memcpy(map, tensor, sizeof *tensor);

@@ -358,12 +358,13 @@ gems_status gems_cuda_tensor_map(int device, const gems_tensor_map *tensor, void
     const gems_cuda_driver *d = gems_cuda_driver_open();
     (void)device;
     if (!d || !d->tensor_map) return gems_decline("the driver makes no tensor maps");
-    uint64_t sizes[3], strides[2];
-    const unsigned box[3] = {(unsigned)tensor->box[0], (unsigned)tensor->box[1], 1},
-                   steps[3] = {1, 1, 1};
-    for (int i = 0; i < 3; i++) sizes[i] = (uint64_t)tensor->sizes[i];
-    for (int i = 0; i < 2; i++) strides[i] = (uint64_t)tensor->strides[i];
-    int result = d->tensor_map(map, tensor->dtype == GEMS_BF16 ? MAP_BF16 : MAP_F16, 3,
+    const unsigned ndim = tensor->sizes[3] ? 4 : 3;
+    uint64_t sizes[4], strides[3];
+    const unsigned box[4] = {(unsigned)tensor->box[0], (unsigned)tensor->box[1], 1, 1},
+                   steps[4] = {1, 1, 1, 1};
+    for (int i = 0; i < 4; i++) sizes[i] = (uint64_t)tensor->sizes[i];
+    for (int i = 0; i < 3; i++) strides[i] = (uint64_t)tensor->strides[i];
+    int result = d->tensor_map(map, tensor->dtype == GEMS_BF16 ? MAP_BF16 : MAP_F16, ndim,
                                (void *)(uintptr_t)tensor->data, sizes, strides, box, steps, 0,
                                MAP_SWIZZLE_128, MAP_PROMOTE_256, 0);
     return result ? gems_decline("a tensor of which the driver makes no map") : GEMS_OK;
