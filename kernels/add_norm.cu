@@ -14,6 +14,7 @@ GEMS_DI T added(const T* x, const T* residual, int c) {
 struct Added {
     const T *x, *residual;
     T *sum, *shared;
+    int begin; /* column of the block's part */
     Vec<T, kVec> held[kStage == kRegisters ? kItems : 1];
 
     GEMS_DI Vec<T, kVec> add(int c) const {
@@ -25,25 +26,24 @@ struct Added {
         return a;
     }
     GEMS_DI void fetch(int n) {
+        begin = team_part(n).first;
         if constexpr (kStage != kAgain || kSum)
             each_vector(n, [&](int q, int c) {
                 Vec<T, kVec> v = add(c);
                 if constexpr (kStage == kRegisters) held[q] = v;
-                if constexpr (kStage == kShared) store<kVec>(shared + c, v);
+                if constexpr (kStage == kShared) store<kVec>(shared + (c - begin), v);
                 if constexpr (kSum) store<kVec>(sum + c, v);
             });
     }
     GEMS_DI Vec<T, kVec> at(int q, int c) const {
         if constexpr (kStage == kRegisters) return held[q];
-        else if constexpr (kStage == kShared) return load<kVec>(shared + c);
+        else if constexpr (kStage == kShared) return load<kVec>(shared + (c - begin));
         else if constexpr (kSum) return load<kVec>(sum + c);
         else return add(c);
     }
-    GEMS_DI T first() const { // of a block: others' elements may be written already
-        __shared__ T one;
-        if (threadIdx.x == 0) one = at(0, 0).v[0];
-        __syncthreads();
-        return one;
+    GEMS_DI T some() const {
+        static_assert(kRms || !kSum, "the sum is not where the inputs were");
+        return add(0).v[0];
     }
 };
 
@@ -111,7 +111,7 @@ struct Apart {
     int64_t x, residual, y, sum;
 };
 
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
+extern "C" __global__ void __launch_bounds__(kThreads, kResident)
 add_norm(const T* x, const T* residual, const W* __restrict__ weight, const W* __restrict__ bias, T* y, T* sum, Apart apart,
          int64_t rows, int32_t n, double eps) {
     each_row(rows, [&](int64_t row) {

@@ -66,7 +66,7 @@ GEMS_DI void fast_backward(const T* g, const T* x, const W* weight, T* dx, C mea
 }
 
 /* The gradient of x. */
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
+extern "C" __global__ void __launch_bounds__(kThreads, kResident)
 backward(const T* __restrict__ g, const T* __restrict__ x, const Stat* __restrict__ mean, const Stat* __restrict__ rstd,
          const W* __restrict__ weight, T* __restrict__ dx, int64_t rows, int32_t n) {
     each_row(rows, [&](int64_t row) {

@@ -84,18 +84,10 @@ static gems_status give(gems_call *call, const gems_tensor *t, const void *data)
                            (gems_view){(void *)data, contiguous, t->dtype});
 }
 
-/* As for two rows, so that a thread has the registers for both tensors; one of them is kept. */
+/* A thread has the registers for both tensors; one of them is kept. */
 static gems_team make_team(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
                            bool aligned) {
-    gems_team team = gems_team_make(info, rows, n, size, 2, aligned);
-    bool crowded = size == 2 && team.threads == 1024 && team.items == 4; /* halves widen */
-    if (info->fast || (team.stage == GEMS_STAGE_REGISTERS && !crowded)) return team;
-    int64_t bytes = n * (int64_t)size;
-    bool fits = bytes + 4096 <= info->shared_bytes;
-    team.stage = fits ? GEMS_STAGE_SHARED : GEMS_STAGE_AGAIN;
-    team.shared = fits ? (uint32_t)bytes : 0;
-    team.items = 1;
-    return team;
+    return gems_team_of(info, &(gems_rows){rows, n, size, 2, 1, aligned});
 }
 
 static gems_status run(gems_call *call) {
@@ -133,8 +125,7 @@ static gems_status run(gems_call *call) {
     void *args[] = {&x.data, &residual.data, &weight,     &bias, &y,
                     &sum,    &far,           &norm.count, &n,    &norm.eps};
     static const uint16_t bytes[] = {8, 8, 8, 8, 8, 8, sizeof far, 8, 4, 8};
-    uint32_t grid[3] = {team.grid, 1, 1}, block[3] = {team.threads, 1, 1};
-    GEMS_TRY(gems_call_launch_kept(call, plan, grid, block, team.shared, args, 6, bytes, 10));
+    GEMS_TRY(gems_team_launch_kept(call, plan, &team, args, 6, bytes, 10));
     if (!in_place) return GEMS_OK;
     GEMS_TRY(give(call, t, x.data));
     return give(call, norm.residual, residual.data);
@@ -150,10 +141,11 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
                   op->mode != GEMS_PLAIN_RMS_NORM ? "true" : "false",
                   op->mode == GEMS_ADD_RMS_NORM ? "true" : "false",
                   key->flags & WEIGHT ? "true" : "false", key->flags & BIAS ? "true" : "false");
-    p->files[0] = "rows.cuh";
-    p->files[1] = "moments.cuh";
-    p->files[2] = "normalize.cuh";
-    p->files[3] = "add_norm.cu";
+    p->files[0] = "cluster.cuh";
+    p->files[1] = "rows.cuh";
+    p->files[2] = "moments.cuh";
+    p->files[3] = "normalize.cuh";
+    p->files[4] = "add_norm.cu";
     p->entries[0] = "add_norm";
     p->entry_count = 1;
     snprintf(p->name, sizeof p->name, "%.*s rows %s x%d", (int)strcspn(op->schema, "("), op->schema,
@@ -163,8 +155,8 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
 
 /* With a weight (and a bias, for layer_norm) of the data's dtype. */
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
-    static const int64_t lengths[] = {1024, 4096, 16384, 32768, 262144};
-    if (i >= (info->fast ? 1 : 5)) return false;
+    static const int64_t lengths[] = {1024, 4096, 16384, 32768, 131072, 262144};
+    if (i >= (info->fast ? 1 : 6)) return false;
     key->kernel = NORM;
     key->dtype[GEMS_ROW_DATA] = key->dtype[GEMS_ROW_OTHER] = key->dtype[GEMS_ROW_STAT] =
         (uint8_t)dtype;

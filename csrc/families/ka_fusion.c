@@ -42,8 +42,7 @@ static gems_status run(gems_call *call) {
     void *args[] = {&data[0], &data[1], &data[2], &data[3], &data[4],
                     &data[5], &data[6], &rows,    &length,  &heads};
     static const uint16_t bytes[] = {8, 8, 8, 8, 8, 8, 8, 8, 4, 8};
-    uint32_t grid[3] = {team.grid, 1, 1}, block[3] = {team.threads, 1, 1};
-    return gems_call_launch_kept(call, plan, grid, block, 0, args, 7, bytes, 10);
+    return gems_team_launch_kept(call, plan, &team, args, 7, bytes, 10);
 }
 
 static gems_status program(const gems_op *op, const gems_key *key, gems_program *p) {
@@ -51,8 +50,9 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     if (key->kernel == GEMS_PACK_KERNEL) return gems_pack_program(key, p);
     gems_text_add(&p->head, "typedef %s T;\n", gems_dtype_kernel(key->dtype[0]));
     gems_team_head(key, &p->head);
-    p->files[0] = "rows.cuh";
-    p->files[1] = "ka_fusion.cu";
+    p->files[0] = "cluster.cuh";
+    p->files[1] = "rows.cuh";
+    p->files[2] = "ka_fusion.cu";
     p->entries[0] = "ka_fusion";
     p->entry_count = 1;
     snprintf(p->name, sizeof p->name, "rwkv_ka_fusion %s x%d", gems_dtype_name(key->dtype[0]),

@@ -146,8 +146,9 @@ gems_status gems_norm_backward_program(const gems_op *op, const gems_key *key, g
     gems_text_add(&p->head, "constexpr bool kRms = %s, kWeight = %s;\n#define WEIGHTS %d\n",
                   op->mode == GEMS_RMS_NORM_BACKWARD ? "true" : "false",
                   key->flags & WEIGHT ? "true" : "false", weights);
-    p->files[0] = "rows.cuh";
-    p->files[1] = "row_norm_backward.cu";
+    p->files[0] = "cluster.cuh";
+    p->files[1] = "rows.cuh";
+    p->files[2] = "row_norm_backward.cu";
     p->entries[0] = weights ? "weights" : "backward";
     p->entries[1] = weights ? "finish" : NULL;
     p->entry_count = weights ? 2 : 1;

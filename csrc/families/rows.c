@@ -28,33 +28,83 @@ static gems_team fast_team(const gems_device_info *info, int64_t rows, int64_t n
         .vec = 16, .items = 1, .threads = 1, .grid = gems_grid_for(info, rows, 16384 / n + 1)};
 }
 
-gems_team gems_team_make(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
-                         int kept, bool aligned) {
-    if (info->fast) return fast_team(info, rows, n);
-    int vec = aligned ? 16 / (int)size : 1, most = kept == 2 || size == 8 ? 4 : 8;
-    if (vec == 1) most = 8;
-    int64_t vectors = (n + vec - 1) / vec, cap = 64 * (int64_t)info->processors;
+/* Most blocks of a cluster: eight of any device that has them, sixteen where all of them find room.
+ */
+static int most_blocks(const gems_device_info *info) {
+    if (info->arch >= 120) return 8;
+    return info->arch >= 90 ? 16 : !info->arch && info->hopper ? 8 : 1;
+}
+
+int gems_team_share(const gems_device_info *info, int64_t rows, int64_t work) {
+    int cluster = 1, most = most_blocks(info) < 8 ? most_blocks(info) : 8;
+    while (cluster < most && rows * cluster <= info->processors && work >= 1024 * cluster)
+        cluster *= 2;
+    return cluster;
+}
+
+/* A thread keeps up to eight accesses in 64 registers, so that blocks of 512 threads are two on a
+ * processor: one reads while the other one writes. Devices without clusters have larger blocks. */
+static gems_team block_team(const gems_device_info *info, const gems_rows *r, int vec) {
     gems_team team = {.vec = (uint8_t)vec, .stage = GEMS_STAGE_REGISTERS};
-    int warp_items = gems_power_of_two((vectors + 31) / 32, 16);
-    if (warp_items <= most && (warp_items <= 2 || rows >= 4 * (int64_t)info->processors)) {
-        team.warp_row = 1;
-        team.items = (uint8_t)warp_items;
-        team.threads = 128;
+    const int most = most_blocks(info), large = most > 1 ? 512 : 1024;
+    const int held = vec > 1 && (r->registers == 2 || r->size == 8) ? 4 : 8;
+    const int64_t vectors = (r->n + vec - 1) / vec, room = info->shared_bytes - 4096,
+                  half = info->shared_bytes / 2 - 4096, bytes = vec * (int64_t)r->size * r->kept;
+    int cluster = 1;
+    while (cluster < most && vectors > (int64_t)large * held * cluster) cluster *= 2;
+    if (vectors > (int64_t)large * held * cluster) {
+        /* Of a part in shared memory two find room on a processor, or else one. */
+        cluster = 1;
+        while (cluster < most && (vectors + cluster - 1) / cluster * bytes > half) cluster *= 2;
+        int64_t own = (vectors + cluster - 1) / cluster * bytes;
+        if (own > half && cluster > 8) {
+            cluster = 8;
+            own = (vectors + cluster - 1) / cluster * bytes;
+        }
+        team.stage = own <= room ? GEMS_STAGE_SHARED : GEMS_STAGE_AGAIN;
+    }
+    const int share = gems_team_share(info, r->rows, vectors);
+    if (share > cluster) cluster = share;
+    const int64_t own = (vectors + cluster - 1) / cluster;
+    team.cluster = (uint8_t)cluster;
+    team.items = 1;
+    if (team.stage == GEMS_STAGE_REGISTERS) {
+        team.threads = (uint32_t)gems_power_of_two((own + 3) / 4, 256);
+        if (team.threads < 64) team.threads = 64;
+        while ((own + team.threads - 1) / team.threads > held) team.threads *= 2;
+        team.items = (uint8_t)gems_power_of_two((own + team.threads - 1) / team.threads, held);
+    } else {
+        if (team.stage == GEMS_STAGE_SHARED) team.shared = (uint32_t)(own * bytes);
+        team.threads = team.shared > half || most == 1 ? 1024 : 512;
+    }
+    return team;
+}
+
+gems_team gems_team_of(const gems_device_info *info, const gems_rows *r) {
+    if (info->fast) return fast_team(info, r->rows, r->n);
+    int64_t rows = r->rows, cap = 64 * (int64_t)info->processors;
+    int vec = r->aligned ? 16 / (int)r->size : 1;
+    int held = vec > 1 && (r->registers == 2 || r->size == 8) ? 4 : 8;
+    int items = gems_power_of_two(((r->n + vec - 1) / vec + 31) / 32, 16);
+    gems_team team;
+    if (items <= held && (items <= 2 || rows >= 4 * (int64_t)info->processors)) {
+        team = (gems_team){.vec = (uint8_t)vec,
+                           .stage = GEMS_STAGE_REGISTERS,
+                           .items = (uint8_t)items,
+                           .warp_row = 1,
+                           .cluster = 1,
+                           .threads = 128};
         rows = (rows + 3) / 4;
     } else {
-        team.threads = (uint32_t)gems_power_of_two((vectors + 3) / 4, 1024);
-        if (team.threads < 64) team.threads = 64;
-        int items = gems_power_of_two((vectors + team.threads - 1) / team.threads, 16);
-        team.items = (uint8_t)(items <= most ? items : 1);
-        if (items > most) {
-            int64_t bytes = n * (int64_t)size * kept;
-            bool fits = bytes + 4096 <= info->shared_bytes;
-            team.stage = fits ? GEMS_STAGE_SHARED : GEMS_STAGE_AGAIN;
-            team.shared = fits ? (uint32_t)bytes : 0;
-        }
+        team = block_team(info, r, vec);
     }
-    team.grid = (uint32_t)(rows < cap ? rows : cap);
+    team.grid = (uint32_t)(rows < cap ? rows : cap) * team.cluster;
     return team;
+}
+
+gems_team gems_team_make(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
+                         int kept, bool aligned) {
+    return gems_team_of(info, &(gems_rows){rows, n, size, kept, kept, aligned});
 }
 
 void gems_team_to_key(const gems_team *team, gems_key *key) {
@@ -63,12 +113,20 @@ void gems_team_to_key(const gems_team *team, gems_key *key) {
     key->tune[GEMS_TUNE_ITEMS] = team->items;
     key->tune[GEMS_TUNE_WARPS] = (uint8_t)(team->threads / 32);
     key->tune[GEMS_TUNE_WARP_ROW] = team->warp_row;
+    key->tune[GEMS_TUNE_CLUSTER] = team->cluster;
 }
 
 gems_status gems_team_launch(gems_call *call, const gems_plan *plan, const gems_team *team,
                              void **args) {
     uint32_t grid[3] = {team->grid, 1, 1}, block[3] = {team->threads, 1, 1};
-    return gems_call_launch(call, plan, 0, grid, block, team->shared, args);
+    return gems_call_launch_cluster(call, plan, 0, grid, block, team->cluster, team->shared, args);
+}
+
+gems_status gems_team_launch_kept(gems_call *call, const gems_plan *plan, const gems_team *team,
+                                  void **args, int pointers, const uint16_t *sizes, int count) {
+    uint32_t grid[3] = {team->grid, 1, 1}, block[3] = {team->threads, 1, 1};
+    return gems_call_launch_cluster_kept(call, plan, grid, block, team->cluster, team->shared, args,
+                                         pointers, sizes, count);
 }
 
 void gems_team_head(const gems_key *key, gems_text *head) {
@@ -76,8 +134,9 @@ void gems_team_head(const gems_key *key, gems_text *head) {
     gems_text_add(head, "constexpr int kVec = %d, kStage = %d, kItems = %d, kThreads = %d;\n",
                   tune[GEMS_TUNE_VEC], tune[GEMS_TUNE_STAGE], tune[GEMS_TUNE_ITEMS],
                   tune[GEMS_TUNE_WARPS] ? 32 * tune[GEMS_TUNE_WARPS] : 1);
-    gems_text_add(head, "constexpr bool kWarpRow = %s;\n",
-                  tune[GEMS_TUNE_WARP_ROW] ? "true" : "false");
+    gems_text_add(head, "constexpr bool kWarpRow = %s;\nconstexpr int kCluster = %d;\n",
+                  tune[GEMS_TUNE_WARP_ROW] ? "true" : "false",
+                  tune[GEMS_TUNE_CLUSTER] ? tune[GEMS_TUNE_CLUSTER] : 1);
 }
 
 void gems_norm_head(const gems_key *key, gems_text *head) {

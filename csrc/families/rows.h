@@ -13,8 +13,16 @@ enum gems_row_kernel { GEMS_ROWS, GEMS_COLUMNS, GEMS_WEIGHTS };
 /* key->dtype: data; result or weight; mean and rstd. */
 enum { GEMS_ROW_DATA, GEMS_ROW_OTHER, GEMS_ROW_STAT };
 
-/* key->tune: threads counts warps, 0 in the fast mode. */
-enum { GEMS_TUNE_VEC, GEMS_TUNE_STAGE, GEMS_TUNE_ITEMS, GEMS_TUNE_WARPS, GEMS_TUNE_WARP_ROW };
+/* key->tune: threads counts warps, 0 in the fast mode; cluster 0 is 1. */
+enum {
+    GEMS_TUNE_VEC,
+    GEMS_TUNE_STAGE,
+    GEMS_TUNE_ITEMS,
+    GEMS_TUNE_WARPS,
+    GEMS_TUNE_WARP_ROW,
+    GEMS_TUNE_CLUSTER,
+    GEMS_TUNE_END
+};
 
 /* Where a row stays while it is read several times. */
 enum { GEMS_STAGE_AGAIN, GEMS_STAGE_REGISTERS, GEMS_STAGE_SHARED };
@@ -22,18 +30,35 @@ enum { GEMS_STAGE_AGAIN, GEMS_STAGE_REGISTERS, GEMS_STAGE_SHARED };
 /* How rows are spread over threads. */
 typedef struct gems_team {
     uint8_t vec, stage, items, warp_row;
+    uint8_t cluster; /* blocks that have a row together; 0 or 1: one */
     uint32_t threads, grid, shared;
 } gems_team;
 
-/* The team for rows of n elements of `size` bytes, `kept` of which are held at once; aligned:
- * accesses of 16 bytes are possible in every row. */
+/* What is to be done to rows. */
+typedef struct gems_rows {
+    int64_t rows, n;
+    size_t size;   /* of an element, bytes */
+    int registers; /* rows that a thread has in registers at once, 1 or 2 */
+    int kept;      /* rows that lie in shared memory where registers do not suffice */
+    bool aligned;  /* accesses of 16 bytes are possible in every row */
+} gems_rows;
+
+/* The team for them. */
+gems_team gems_team_of(const gems_device_info *info, const gems_rows *rows);
+/* The same, where `kept` rows are held at once wherever they are. */
 gems_team gems_team_make(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
                          int kept, bool aligned);
+/* Blocks that share a row of `work` accesses which is read as it comes, so that few rows fill the
+ * device too: a power of two, 1 where the device has no clusters. */
+int gems_team_share(const gems_device_info *info, int64_t rows, int64_t work);
 void gems_team_to_key(const gems_team *team, gems_key *key);
 
 /* Launches a kernel of a plan with a team. */
 gems_status gems_team_launch(gems_call *call, const gems_plan *plan, const gems_team *team,
                              void **args);
+/* The same as gems_call_launch_kept. */
+gems_status gems_team_launch_kept(gems_call *call, const gems_plan *plan, const gems_team *team,
+                                  void **args, int pointers, const uint16_t *sizes, int count);
 
 /* Elements from row to row of a tensor whose dimensions before `outer` count rows, where the rows
  * themselves are contiguous; 0: they are not, or have no single distance. */
