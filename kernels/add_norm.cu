@@ -36,7 +36,7 @@ struct Added {
             });
     }
     GEMS_DI Vec<T, kVec> at(int q, int c) const {
-        if constexpr (kStage == kRegisters) return held[q];
+        if constexpr (kStage == kRegisters) return kItems == 1 ? held[q] : made_again(held[q]);
         else if constexpr (kStage == kShared) return load<kVec>(shared + (c - begin));
         else if constexpr (kSum) return load<kVec>(sum + c);
         else return add(c);

@@ -66,4 +66,17 @@ template <class V> GEMS_UNSEEN V cluster_read(const V* p, int block) {
     return v;
 }
 #endif
+
+// The same value, of which the compiler knows nothing: what was made of it before is made again, not kept in registers.
+template <class V> GEMS_DI V made_again(V v) {
+#if !GEMS_CPU
+    if constexpr (sizeof(V) == 16) {
+        uint32_t w[4];
+        memcpy(w, &v, 16);
+        asm volatile("" : "+r"(w[0]), "+r"(w[1]), "+r"(w[2]), "+r"(w[3]));
+        memcpy(&v, w, 16);
+    }
+#endif
+    return v;
+}
 } // namespace gems

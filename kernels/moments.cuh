@@ -67,17 +67,20 @@ template <class Row> GEMS_DI Moments stream_moments(const Row& row, int n) {
     return all;
 }
 
+/* Sums beside each other in a thread. */
+constexpr int kBeside = kVec < 4 ? kVec : 4;
+
 /* The sums over the block's part of a row of the distances from `from`, and of their squares. */
 template <class Row> GEMS_DI Two<C> part_distances(const Row& row, int n, C from) {
     __shared__ Two<C> buf[33];
-    Two<C> sum[kVec];
-    GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] = Two<C>{0, 0};
+    Two<C> sum[kBeside];
+    GEMS_UNROLL for (int k = 0; k < kBeside; k++) sum[k] = Two<C>{0, 0};
     each_vector(n, [&](int q, int c) {
         Vec<T, kVec> v = row.at(q, c);
         GEMS_UNROLL for (int k = 0; k < kVec; k++) {
             C d = to_op(v.v[k]) - from;
-            sum[k].a += d;
-            sum[k].b += d * d;
+            sum[k % kBeside].a += d;
+            sum[k % kBeside].b += d * d;
         }
     });
     return part_reduce(lane_reduce(sum, SumTwo{}), SumTwo{}, buf);
@@ -85,11 +88,11 @@ template <class Row> GEMS_DI Two<C> part_distances(const Row& row, int n, C from
 
 /* The sum over the block's part of a row of f(element). */
 template <class Row, class F> GEMS_DI C part_sum(const Row& row, int n, F f, C* buf) {
-    C sum[kVec];
-    GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] = 0;
+    C sum[kBeside];
+    GEMS_UNROLL for (int k = 0; k < kBeside; k++) sum[k] = 0;
     each_vector(n, [&](int q, int c) {
         Vec<T, kVec> v = row.at(q, c);
-        GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] += f(to_op(v.v[k]));
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k % kBeside] += f(to_op(v.v[k]));
     });
     return part_reduce(lane_reduce(sum, Sum{}), Sum{}, buf);
 }

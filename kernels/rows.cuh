@@ -105,7 +105,7 @@ template <class T> struct Kept {
         }
     }
     GEMS_DI Vec<T, kVec> at(int q, int column) const {
-        if constexpr (kStage == kRegisters) return held[q];
+        if constexpr (kStage == kRegisters) return kItems == 1 ? held[q] : made_again(held[q]);
         else if constexpr (kStage == kShared) return load<kVec>(shared + (column - first));
         else return load<kVec>(row + column);
     }

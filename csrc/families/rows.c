@@ -42,12 +42,18 @@ int gems_team_share(const gems_device_info *info, int64_t rows, int64_t work) {
     return cluster;
 }
 
+/* Accesses that a thread keeps of each row. */
+static int held_vectors(const gems_rows *r, int vec) {
+    int all = r->size == 8 && r->registers == 1 ? 4 : 8;
+    return vec == 1 ? 8 : all / r->registers;
+}
+
 /* A thread keeps up to eight accesses in 64 registers, so that blocks of 512 threads are two on a
  * processor: one reads while the other one writes. Devices without clusters have larger blocks. */
 static gems_team block_team(const gems_device_info *info, const gems_rows *r, int vec) {
     gems_team team = {.vec = (uint8_t)vec, .stage = GEMS_STAGE_REGISTERS};
     const int most = most_blocks(info), large = most > 1 ? 512 : 1024;
-    const int held = vec > 1 && (r->registers == 2 || r->size == 8) ? 4 : 8;
+    const int held = held_vectors(r, vec);
     const int64_t vectors = (r->n + vec - 1) / vec, room = info->shared_bytes - 4096,
                   half = info->shared_bytes / 2 - 4096, bytes = vec * (int64_t)r->size * r->kept;
     int cluster = 1;
@@ -84,7 +90,7 @@ gems_team gems_team_of(const gems_device_info *info, const gems_rows *r) {
     if (info->fast) return fast_team(info, r->rows, r->n);
     int64_t rows = r->rows, cap = 64 * (int64_t)info->processors;
     int vec = r->aligned ? 16 / (int)r->size : 1;
-    int held = vec > 1 && (r->registers == 2 || r->size == 8) ? 4 : 8;
+    int held = held_vectors(r, vec);
     int items = gems_power_of_two(((r->n + vec - 1) / vec + 31) / 32, 16);
     gems_team team;
     if (items <= held && (items <= 2 || rows >= 4 * (int64_t)info->processors)) {

@@ -38,7 +38,7 @@ typedef struct gems_team {
 typedef struct gems_rows {
     int64_t rows, n;
     size_t size;   /* of an element, bytes */
-    int registers; /* rows that a thread has in registers at once, 1 or 2 */
+    int registers; /* rows' worth of registers that a thread needs: 1, 2 or 4 */
     int kept;      /* rows that lie in shared memory where registers do not suffice */
     bool aligned;  /* accesses of 16 bytes are possible in every row */
 } gems_rows;
