@@ -6,6 +6,7 @@
 #include "call.h"
 #include "modes.h"
 #include "pack.h"
+#include "row_team.h"
 
 /* key->kernel: programs of the family, beside GEMS_PACK_KERNEL. */
 enum gems_row_kernel { GEMS_ROWS, GEMS_COLUMNS, GEMS_WEIGHTS };
@@ -24,33 +25,6 @@ enum {
     GEMS_TUNE_END
 };
 
-/* Where a row stays while it is read several times. */
-enum { GEMS_STAGE_AGAIN, GEMS_STAGE_REGISTERS, GEMS_STAGE_SHARED };
-
-/* How rows are spread over threads. */
-typedef struct gems_team {
-    uint8_t vec, stage, items, warp_row;
-    uint8_t cluster; /* blocks that have a row together; 0 or 1: one */
-    uint32_t threads, grid, shared;
-} gems_team;
-
-/* What is to be done to rows. */
-typedef struct gems_rows {
-    int64_t rows, n;
-    size_t size;   /* of an element, bytes */
-    int registers; /* rows' worth of registers that a thread needs: 1, 2 or 4 */
-    int kept;      /* rows that lie in shared memory where registers do not suffice */
-    bool aligned;  /* accesses of 16 bytes are possible in every row */
-} gems_rows;
-
-/* The team for them. */
-gems_team gems_team_of(const gems_device_info *info, const gems_rows *rows);
-/* The same, where `kept` rows are held at once wherever they are. */
-gems_team gems_team_make(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
-                         int kept, bool aligned);
-/* Blocks that share a row of `work` accesses which is read as it comes, so that few rows fill the
- * device too: a power of two, 1 where the device has no clusters. */
-int gems_team_share(const gems_device_info *info, int64_t rows, int64_t work);
 void gems_team_to_key(const gems_team *team, gems_key *key);
 
 /* Launches a kernel of a plan with a team. */
@@ -63,9 +37,6 @@ gems_status gems_team_launch_kept(gems_call *call, const gems_plan *plan, const 
 /* Elements from row to row of a tensor whose dimensions before `outer` count rows, where the rows
  * themselves are contiguous; 0: they are not, or have no single distance. */
 int64_t gems_row_stride(const gems_tensor *x, int outer);
-
-/* A power of two, at least n where `most` allows it. */
-int gems_power_of_two(int64_t n, int most);
 
 /* Whether an access of `bytes` is aligned; NULL is. */
 static inline bool gems_aligned(const void *data, size_t bytes) {
