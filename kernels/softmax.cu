@@ -89,11 +89,10 @@ GEMS_DI void team_softmax(const T* x, Out* y, int n) {
 
 GEMS_DI void team_gradient(const T* g, const T* y, Out* dx, int n) {
     __shared__ C buf[33];
-    Kept<T> grad, out;
-    if constexpr (kStage == kShared) {
-        grad.shared = shared_row<T>(0, n);
-        out.shared = shared_row<T>(1, n);
-    }
+    Kept<T> grad;
+    Kept<T, kSecond> out;
+    if constexpr (kStage == kShared) grad.shared = shared_row<T>(0, n);
+    if constexpr (kSecond == kShared) out.shared = shared_row<T>(kStage == kShared ? 1 : 0, n);
     grad.fetch(g, n);
     out.fetch(y, n);
     C sum = 0;

@@ -33,39 +33,49 @@ static int held_vectors(const gems_rows *r, int vec) {
     return vec == 1 ? 8 : all / r->registers;
 }
 
+/* The least cluster in which a block has at most so many vectors; more than most: there is none. */
+static int cluster_for(int64_t vectors, int64_t of_block, int most) {
+    int cluster = 1;
+    while (cluster <= most && vectors > of_block * cluster) cluster *= 2;
+    return cluster;
+}
+
 /* A thread keeps up to eight accesses in 64 registers, so that blocks of 512 threads are two on a
  * processor: one reads while the other one writes. Devices without clusters have larger blocks. */
 static gems_team block_team(const gems_device_info *info, const gems_rows *r, int vec) {
-    gems_team team = {.vec = (uint8_t)vec, .stage = GEMS_STAGE_REGISTERS};
-    const int most = most_blocks(info), large = most > 1 ? 512 : 1024;
-    const int held = held_vectors(r, vec);
-    const int64_t vectors = (r->n + vec - 1) / vec, room = info->shared_bytes - 4096,
-                  half = info->shared_bytes / 2 - 4096, bytes = vec * (int64_t)r->size * r->kept;
-    int cluster = 1;
-    while (cluster < most && vectors > (int64_t)large * held * cluster) cluster *= 2;
-    if (vectors > (int64_t)large * held * cluster) {
-        /* Of a part in shared memory two find room on a processor, or else one. */
-        cluster = 1;
-        while (cluster < most && (vectors + cluster - 1) / cluster * bytes > half) cluster *= 2;
-        int64_t own = (vectors + cluster - 1) / cluster * bytes;
-        if (own > half && cluster > 8) {
-            cluster = 8;
-            own = (vectors + cluster - 1) / cluster * bytes;
+    gems_team team = {.vec = (uint8_t)vec, .stage = GEMS_STAGE_REGISTERS, .items = 1};
+    const int most = most_blocks(info), all = most < 8 ? most : 8, large = most > 1 ? 512 : 1024;
+    const int64_t vectors = (r->n + vec - 1) / vec, bytes = vec * (int64_t)r->size,
+                  room = info->shared_bytes - 4096, half = info->shared_bytes / 2 - 4096;
+    int held = held_vectors(r, vec), cluster = cluster_for(vectors, (int64_t)large * held, most);
+    if (cluster > all && r->kept == 2 && r->registers == 2 && vec > 1) {
+        int64_t mixed = (int64_t)large * 2 * held;
+        if (mixed > half / bytes) mixed = half / bytes;
+        team.stage = GEMS_STAGE_MIXED;
+        held *= 2;
+        cluster = cluster_for(vectors, mixed, most);
+    }
+    if (cluster > most) { /* two parts in shared memory find room on a processor, or else one */
+        team.stage = GEMS_STAGE_SHARED;
+        cluster = cluster_for(vectors, half / (bytes * r->kept), most);
+        if (cluster > most) {
+            cluster = cluster_for(vectors, room / (bytes * r->kept), all);
+            if (cluster > all) team.stage = GEMS_STAGE_AGAIN;
         }
-        team.stage = own <= room ? GEMS_STAGE_SHARED : GEMS_STAGE_AGAIN;
+        if (team.stage == GEMS_STAGE_AGAIN) cluster = all;
     }
     const int share = gems_team_share(info, r->rows, vectors);
     if (share > cluster) cluster = share;
     const int64_t own = (vectors + cluster - 1) / cluster;
     team.cluster = (uint8_t)cluster;
-    team.items = 1;
-    if (team.stage == GEMS_STAGE_REGISTERS) {
+    if (team.stage == GEMS_STAGE_REGISTERS || team.stage == GEMS_STAGE_MIXED) {
         team.threads = (uint32_t)gems_power_of_two((own + 3) / 4, 256);
         if (team.threads < 64) team.threads = 64;
         while ((own + team.threads - 1) / team.threads > held) team.threads *= 2;
         team.items = (uint8_t)gems_power_of_two((own + team.threads - 1) / team.threads, held);
+        if (team.stage == GEMS_STAGE_MIXED) team.shared = (uint32_t)(own * bytes);
     } else {
-        if (team.stage == GEMS_STAGE_SHARED) team.shared = (uint32_t)(own * bytes);
+        if (team.stage == GEMS_STAGE_SHARED) team.shared = (uint32_t)(own * bytes * r->kept);
         team.threads = team.shared > half || most == 1 ? 1024 : 512;
     }
     return team;

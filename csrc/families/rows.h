@@ -67,6 +67,17 @@ typedef struct gems_norm {
  * ATen refuses. */
 gems_status gems_norm_read(const gems_call *call, int x, int shape, int weight, int bias, bool rms,
                            gems_norm *norm);
+/* The contiguous data of a backward call. */
+typedef struct gems_norm_inputs {
+    const void *grad, *x, *residual, *mean, *rstd,
+        *weight; /* residual: what x is the sum with; NULL */
+    int stat;    /* dtype of mean and rstd */
+} gems_norm_inputs;
+
+/* The gradients of weight and bias, of which those that are not NULL are wanted, by the program of
+ * this key->kernel of the operator's. */
+gems_status gems_norm_weights_run(gems_call *call, int kernel, const gems_norm *norm,
+                                  const gems_norm_inputs *in, void *dweight, void *dbias);
 gems_status gems_norm_run(gems_call *call);
 gems_status gems_norm_backward_run(gems_call *call);
 gems_status gems_norm_program(const gems_op *op, const gems_key *key, gems_program *p);
