@@ -69,6 +69,38 @@ def _composed_rms_norm(input: Any, weight: Any, epsilon: float) -> Any:
     return (x * torch.rsqrt(square + epsilon) * weight).to(input.dtype)
 
 
+def _gradients(composed: Callable[..., Any], grads: Sequence[Any], tensors: Sequence[Any], rest: Sequence[Any]) -> Any:
+    """The gradients of composed(*tensors, *rest) in its tensors, as operators that autograd records; None of None."""
+    import torch
+
+    with torch.enable_grad():
+        inputs = [t if t is None else t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in tensors]
+        made = composed(*inputs, *rest)
+        given = [t for t in inputs if t is not None]
+        made = (made,) if isinstance(made, torch.Tensor) else made
+        found = iter(torch.autograd.grad(made, given, grads, create_graph=True))
+        return tuple(None if t is None else next(found) for t in inputs)
+
+
+def _composed_skip_layer_norm_backward(
+    grad: Any,
+    x: Any,
+    residual: Any,
+    weight: Any,
+    bias: Any,
+    normalized_shape: Sequence[int],
+    eps: float = 1e-05,
+) -> Any:
+    def forward(x: Any, residual: Any, weight: Any, bias: Any) -> Any:
+        return _composed_skip_layer_norm(x, residual, normalized_shape, weight, bias, eps)
+
+    return _gradients(forward, [grad], [x, residual, weight, bias], [])
+
+
+def _composed_rms_norm_backward(grad: Any, input: Any, weight: Any, epsilon: float) -> Any:
+    return _gradients(_composed_rms_norm, [grad], [input, weight], [epsilon])
+
+
 def _like(t: Any) -> Any:
     import torch
 
@@ -77,6 +109,12 @@ def _like(t: Any) -> Any:
 
 own.COMPOSED["skip_layer_norm"] = _composed_skip_layer_norm
 own.COMPOSED["rms_norm"] = _composed_rms_norm
+own.COMPOSED["skip_layer_norm_backward"] = _composed_skip_layer_norm_backward
+own.COMPOSED["rms_norm_backward"] = _composed_rms_norm_backward
+library.SHAPES["skip_layer_norm_backward"] = lambda grad, x, residual, weight, bias, *_, **__: tuple(
+    None if t is None else _like(t) for t in (x, residual, weight, bias)
+)
+library.SHAPES["rms_norm_backward"] = lambda grad, input, weight, *_, **__: (_like(input), _like(weight))
 library.SHAPES["rms_norm"] = lambda input, *_, **__: _like(input)
 own.COMPOSED["fused_add_rms_norm"] = _composed_fused_add_rms_norm
 library.SHAPES["skip_layer_norm"] = lambda x, *_, **__: _like(x)
@@ -279,7 +317,17 @@ def _composed_rwkv_ka_fusion(k: Any, kk: Any, a: Any, ka: Any, H: int, N: int) -
     return k * (1 + (a - 1) * ka), normed, normed * a
 
 
+def _composed_rwkv_ka_fusion_backward(
+    grad0: Any, grad1: Any, grad2: Any, k: Any, kk: Any, a: Any, ka: Any, H: int, N: int
+) -> Any:
+    return _gradients(_composed_rwkv_ka_fusion, [grad0, grad1, grad2], [k, kk, a, ka], [H, N])
+
+
 own.COMPOSED["rwkv_ka_fusion"] = _composed_rwkv_ka_fusion
+own.COMPOSED["rwkv_ka_fusion_backward"] = _composed_rwkv_ka_fusion_backward
+library.SHAPES["rwkv_ka_fusion_backward"] = lambda grad0, grad1, grad2, k, kk, a, ka, *_, **__: tuple(
+    _like(t) for t in (k, kk, a, ka)
+)
 library.SHAPES["rwkv_ka_fusion"] = lambda k, *_, **__: (_like(k), _like(k), _like(k))
 
 

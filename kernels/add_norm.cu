@@ -1,51 +1,9 @@
 /* layer_norm and rms_norm of x + residual, the sum rounded to T as it would be if it were a tensor. The head gives T, W
  * (weight and bias), kRms, kWeight, kBias, kAdd (there is a residual), kSum (the sum is a result too), and what rows.cuh,
- * moments.cuh and normalize.cuh need, which come before this file.
- *
- * y may be x, and sum the residual: a thread writes elements that it alone has read.
+ * moments.cuh, normalize.cuh and added.cuh need, which come before this file.
  */
-GEMS_DI T added(const T* x, const T* residual, int c) {
-    if constexpr (kAdd) return from_op<T>(to_op(x[c]) + to_op(residual[c]));
-    else return x[c];
-}
 
 /* ---- a team a row ---- */
-
-struct Added {
-    const T *x, *residual;
-    T *sum, *shared;
-    Vec<T, kVec> held[kStage == kRegisters ? kItems : 1];
-
-    GEMS_DI Vec<T, kVec> add(int c) const {
-        Vec<T, kVec> a = load<kVec>(x + c);
-        if constexpr (kAdd) {
-            Vec<T, kVec> b = load<kVec>(residual + c);
-            GEMS_UNROLL for (int k = 0; k < kVec; k++) a.v[k] = from_op<T>(to_op(a.v[k]) + to_op(b.v[k]));
-        }
-        return a;
-    }
-    GEMS_DI void fetch(int n) {
-        if constexpr (kStage != kAgain || kSum)
-            each_vector(n, [&](int q, int c) {
-                Vec<T, kVec> v = add(c);
-                if constexpr (kStage == kRegisters) held[q] = v;
-                if constexpr (kStage == kShared) store<kVec>(shared + c, v);
-                if constexpr (kSum) store<kVec>(sum + c, v);
-            });
-    }
-    GEMS_DI Vec<T, kVec> at(int q, int c) const {
-        if constexpr (kStage == kRegisters) return held[q];
-        else if constexpr (kStage == kShared) return load<kVec>(shared + c);
-        else if constexpr (kSum) return load<kVec>(sum + c);
-        else return add(c);
-    }
-    GEMS_DI T first() const { // of a block: others' elements may be written already
-        __shared__ T one;
-        if (threadIdx.x == 0) one = at(0, 0).v[0];
-        __syncthreads();
-        return one;
-    }
-};
 
 GEMS_DI void team_norm(const T* x, const T* residual, const W* weight, const W* bias, T* y, T* sum, int n, C eps) {
     Added row;
@@ -111,7 +69,7 @@ struct Apart {
     int64_t x, residual, y, sum;
 };
 
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
+extern "C" __global__ void __launch_bounds__(kThreads, kResident)
 add_norm(const T* x, const T* residual, const W* __restrict__ weight, const W* __restrict__ bias, T* y, T* sum, Apart apart,
          int64_t rows, int32_t n, double eps) {
     each_row(rows, [&](int64_t row) {

@@ -1,5 +1,5 @@
 // What only sm_90a has, as part of the contract for the programs that name this file: copies of tiles by tensor maps,
-// barriers in shared memory that count bytes, products of a warpgroup. Elements have 16 bits, rows of a tile 128 bytes, swizzled:
+// barriers in shared memory that count bytes, products of a warpgroup; cluster.cuh comes before it. Elements have 16 bits, rows of a tile 128 bytes, swizzled:
 // the 16-byte chunk of a row changes its place by an exclusive or with bits 7 to 9 of its address. A tile begins at a multiple of
 // 1024 bytes.
 //
@@ -91,31 +91,6 @@ GEMS_DI bool elect_one() {
     uint32_t r;
     asm volatile("{\n.reg .pred p;\nelect.sync _|p,0xffffffff;\nselp.u32 %0,1,0,p;\n}" : "=r"(r));
     return r != 0;
-}
-GEMS_DI int cluster_rank() {
-    uint32_t r;
-    asm volatile("mov.u32 %0,%%cluster_ctarank;" : "=r"(r));
-    return (int)r;
-}
-GEMS_DI int cluster_size() {
-    uint32_t r;
-    asm volatile("mov.u32 %0,%%cluster_nctarank;" : "=r"(r));
-    return (int)r;
-}
-// Waits for all threads of the cluster; orders no memory.
-GEMS_DI void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait;" ::: "memory");
-}
-// The same, and what each thread wrote to shared memory before is seen by all behind it.
-GEMS_DI void cluster_sync_memory() {
-    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-}
-// Four floats at this place in the shared memory of another block of the cluster.
-GEMS_DI Vec<float, 4> cluster_load(const float* p, int block) {
-    Vec<float, 4> r;
-    asm volatile("{\n.reg .b32 r;\nmapa.shared::cluster.u32 r,%4,%5;\nld.shared::cluster.v4.f32 {%0,%1,%2,%3},[r];\n}"
-                 : "=f"(r.v[0]), "=f"(r.v[1]), "=f"(r.v[2]), "=f"(r.v[3]) : "r"(shared_address(p)), "r"(block) : "memory");
-    return r;
 }
 // A barrier of some whole warps of a block, `threads` threads; ID is 1 to 15.
 template <int ID> GEMS_DI void part_sync(int threads) { asm volatile("bar.sync %0,%1;" ::"n"(ID), "r"(threads) : "memory"); }
@@ -477,12 +452,6 @@ GEMS_DI void wgmma_registers(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t
 template <class T> GEMS_DI uint32_t pack_two(float low, float high) {
     return (uint32_t)from_op<T>(low).x | (uint32_t)from_op<T>(high).x << 16;
 }
-// One block is a cluster on a CPU.
-GEMS_DI int cluster_rank() { return 0; }
-GEMS_DI int cluster_size() { return 1; }
-GEMS_DI void cluster_sync() {}
-GEMS_DI void cluster_sync_memory() {}
-GEMS_DI Vec<float, 4> cluster_load(const float* p, int) { return load<4>(p); }
 template <int ID> GEMS_DI void part_sync(int threads, GEMS_LINE_) { gems_cpu::part_barrier(ID, threads, line); }
 GEMS_DI void part_wait(int id, int threads, GEMS_LINE_) { gems_cpu::part_barrier(id, threads, line); }
 GEMS_DI void part_arrive(int id, int threads) { gems_cpu::part_came(id, threads); }

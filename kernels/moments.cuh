@@ -1,5 +1,5 @@
 /* Mean and variance without differences of large squares, and sums over teams. The head gives T and what rows.cuh needs,
- * which comes before this file. A Row gives a thread's vectors by at(), as Kept does, and some element of it by first().
+ * which comes before this file. A Row gives a thread's vectors by at(), as Kept does, and some element of it, the same to all, by some().
  *
  * A mean that is far from 0 costs no digits of the variance: elements that are read once are taken from one of them, their
  * base, and of those that are read twice the second reading makes good what rounding left of the first.
@@ -58,7 +58,7 @@ template <class Row> GEMS_DI Moments stream_moments(const Row& row, int n) {
     __shared__ Moments buf[33];
     Running<kVec> own;
     C base[kVec];
-    base[0] = base_of(row.first());
+    base[0] = base_of(row.some());
     GEMS_UNROLL for (int k = 1; k < kVec; k++) base[k] = base[0];
     own.clear();
     each_vector(n, [&](int q, int c) { own.take(row.at(q, c), base); });
@@ -67,32 +67,39 @@ template <class Row> GEMS_DI Moments stream_moments(const Row& row, int n) {
     return all;
 }
 
-/* The sums over a row of the distances from `from`, and of their squares. */
-template <class Row> GEMS_DI Two<C> team_distances(const Row& row, int n, C from) {
+/* Sums beside each other in a thread. */
+constexpr int kBeside = kVec < 4 ? kVec : 4;
+
+/* The sums over the block's part of a row of the distances from `from`, and of their squares. */
+template <class Row> GEMS_DI Two<C> part_distances(const Row& row, int n, C from) {
     __shared__ Two<C> buf[33];
-    Two<C> sum[kVec];
-    GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] = Two<C>{0, 0};
+    Two<C> sum[kBeside];
+    GEMS_UNROLL for (int k = 0; k < kBeside; k++) sum[k] = Two<C>{0, 0};
     each_vector(n, [&](int q, int c) {
         Vec<T, kVec> v = row.at(q, c);
         GEMS_UNROLL for (int k = 0; k < kVec; k++) {
             C d = to_op(v.v[k]) - from;
-            sum[k].a += d;
-            sum[k].b += d * d;
+            sum[k % kBeside].a += d;
+            sum[k % kBeside].b += d * d;
         }
     });
-    return team_reduce(lane_reduce(sum, SumTwo{}), SumTwo{}, buf);
+    return part_reduce(lane_reduce(sum, SumTwo{}), SumTwo{}, buf);
 }
 
-/* The sum over a row of f(element). */
-template <class Row, class F> GEMS_DI C team_sum(const Row& row, int n, F f) {
-    __shared__ C buf[33];
-    C sum[kVec];
-    GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] = 0;
+/* The sum over the block's part of a row of f(element). */
+template <class Row, class F> GEMS_DI C part_sum(const Row& row, int n, F f, C* buf) {
+    C sum[kBeside];
+    GEMS_UNROLL for (int k = 0; k < kBeside; k++) sum[k] = 0;
     each_vector(n, [&](int q, int c) {
         Vec<T, kVec> v = row.at(q, c);
-        GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k] += f(to_op(v.v[k]));
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k % kBeside] += f(to_op(v.v[k]));
     });
-    return team_reduce(lane_reduce(sum, Sum{}), Sum{}, buf);
+    return part_reduce(lane_reduce(sum, Sum{}), Sum{}, buf);
+}
+/* The same of the whole row. */
+template <class Row, class F> GEMS_DI C team_sum(const Row& row, int n, F f) {
+    __shared__ C buf[33];
+    return team_join(part_sum(row, n, f, buf), Sum{}, buf);
 }
 
 /* Mean and variance of a row: a team's, and in a fast program. */
@@ -104,9 +111,15 @@ template <class Row> GEMS_DI Spread team_spread(const Row& row, int n) {
         Moments all = stream_moments(row, n);
         return Spread{all.mean, all.m2 / C(n)};
     } else {
-        C mean = team_sum(row, n, [](C v) { return v; }) / C(n);
-        Two<C> sums = team_distances(row, n, mean);
-        Moments all = corrected(C(n), mean, sums.a, sums.b);
+        __shared__ C buf[33];
+        __shared__ Moments moments[33];
+        Part part = team_part(n);
+        C count = C(part.stop - part.first), over = count > 0 ? count : C(1);
+        C mean = part_sum(row, n, [](C v) { return v; }, buf) / over;
+        Two<C> sums = part_distances(row, n, mean);
+        Moments all = corrected(over, mean, sums.a, sums.b);
+        all.count = count;
+        all = team_join(all, JoinMoments{}, moments);
         return Spread{all.mean, all.m2 / C(n)};
     }
 }

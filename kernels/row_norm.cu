@@ -38,7 +38,7 @@ GEMS_DI void fast_norm(const T* x, const W* weight, const W* bias, T* y, Stat* m
 }
 
 /* Rows of n elements, `stride` apart in x, contiguous in y. */
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
+extern "C" __global__ void __launch_bounds__(kThreads, kResident)
 normalize(const T* __restrict__ x, const W* __restrict__ weight, const W* __restrict__ bias, T* __restrict__ y,
           Stat* __restrict__ mean, Stat* __restrict__ rstd, int64_t rows, int32_t n, int64_t stride, double eps) {
     each_row(rows, [&](int64_t row) {

@@ -68,12 +68,15 @@ GEMS_DI void team_softmax(const T* x, Out* y, int n) {
             Vec<T, kVec> v = row.at(q, c);
             GEMS_UNROLL for (int k = 0; k < kVec; k++) top = Larger{}(top, to_op(v.v[k]));
         });
-        top = team_reduce(top, Larger{}, buf);
+        top = part_reduce(top, Larger{}, buf);
+        C base = kCluster > 1 && top == -Limits<C>::inf() ? C(0) : top; /* of a part others may be larger */
         each_vector(n, [&](int q, int c) {
             Vec<T, kVec> v = row.at(q, c);
-            GEMS_UNROLL for (int k = 0; k < kVec; k++) sum += exp(to_op(v.v[k]) - top);
+            GEMS_UNROLL for (int k = 0; k < kVec; k++) sum += exp(to_op(v.v[k]) - base);
         });
-        sum = team_reduce(sum, Sum{}, buf);
+        Online all = team_join(Online{top, part_reduce(sum, Sum{}, buf)}, Merge{}, online);
+        top = all.top;
+        sum = all.sum;
     }
     C scale = scale_of(sum);
     each_vector(n, [&](int q, int c) {
@@ -86,11 +89,10 @@ GEMS_DI void team_softmax(const T* x, Out* y, int n) {
 
 GEMS_DI void team_gradient(const T* g, const T* y, Out* dx, int n) {
     __shared__ C buf[33];
-    Kept<T> grad, out;
-    if constexpr (kStage == kShared) {
-        grad.shared = shared_row<T>(0, n);
-        out.shared = shared_row<T>(1, n);
-    }
+    Kept<T> grad;
+    Kept<T, kSecond> out;
+    if constexpr (kStage == kShared) grad.shared = shared_row<T>(0, n);
+    if constexpr (kSecond == kShared) out.shared = shared_row<T>(kStage == kShared ? 1 : 0, n);
     grad.fetch(g, n);
     out.fetch(y, n);
     C sum = 0;
@@ -236,7 +238,7 @@ GEMS_DI void fast_gradient_columns(const T* g, const T* y, Out* dx, int64_t oute
 /* ---- entries. Rows of n elements, contiguous: outer of them; columns: outer x n x inner elements. ---- */
 
 #if !GRADIENT
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
+extern "C" __global__ void __launch_bounds__(kThreads, kResident)
 softmax(const T* __restrict__ x, Out* __restrict__ y, int64_t outer, int32_t n, int64_t inner) {
     if constexpr (kFast && kColumns) fast_softmax_columns(x, y, outer, n, inner);
     else if constexpr (kColumns) block_softmax_columns(x, y, outer, n, inner);
@@ -248,7 +250,7 @@ softmax(const T* __restrict__ x, Out* __restrict__ y, int64_t outer, int32_t n, 
 }
 
 #else
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
+extern "C" __global__ void __launch_bounds__(kThreads, kResident)
 gradient(const T* __restrict__ g, const T* __restrict__ y, Out* __restrict__ dx, int64_t outer, int32_t n, int64_t inner) {
     if constexpr (kFast && kColumns) fast_gradient_columns(g, y, dx, outer, n, inner);
     else if constexpr (kColumns) block_gradient_columns(g, y, dx, outer, n, inner);

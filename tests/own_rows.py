@@ -44,6 +44,19 @@ def calls() -> dict[str, list[list[Any]]]:
         ],
         "rms_norm": [[x(5, 7), x(7, seed=2), 1e-5]],
         "rwkv_ka_fusion": [[x(5, 12), x(12, seed=1), x(5, 12, seed=2), x(12, seed=3), 3, 4]],
+        "skip_layer_norm_backward": [
+            [x(5, 7, seed=4), x(5, 7), x(5, 7, seed=1), x(7, seed=2), x(7, seed=3), [7]],
+            [x(3, 1028, seed=4), x(3, 1028), x(3, 1028, seed=1), x(1028, seed=2), None, [1028]],
+            [x(2, 9000, seed=4), x(2, 9000), x(2, 9000, seed=1), None, None, [9000]],
+        ],
+        "rms_norm_backward": [
+            [x(5, 7, seed=1), x(5, 7), x(7, seed=2), 1e-5],
+            [x(150, 1028, seed=1), x(150, 1028), x(1028, seed=2), 1e-5],
+        ],
+        "rwkv_ka_fusion_backward": [
+            [*(x(70, 12, seed=i) for i in range(4, 7)), x(70, 12), x(12, seed=1), x(70, 12, seed=2), x(12, seed=3), 3, 4],
+            [*(x(2, 3, 14, seed=i) for i in range(4, 7)), x(2, 3, 14), x(14, seed=1), x(2, 3, 14, seed=2), x(14, seed=3), 2, 7],
+        ],
         "cross_entropy": losses,
     }
 

@@ -207,8 +207,8 @@ static bool keep_params(gems_kept *k, const gems_call *call, void **args, int po
 }
 
 static bool keep(gems_kept *k, const gems_call *call, const gems_plan *plan, const uint32_t grid[3],
-                 const uint32_t block[3], uint32_t shared, void **args, int pointers,
-                 const uint16_t *sizes, int count) {
+                 const uint32_t block[3], uint32_t cluster, uint32_t shared, void **args,
+                 int pointers, const uint16_t *sizes, int count) {
     if (call->nargs > GEMS_KEPT_ARGS || count > GEMS_KEPT_PARAMS ||
         call->made >> GEMS_KEPT_RESULTS || !keep_results(k, call) ||
         !keep_params(k, call, args, pointers, sizes, count))
@@ -226,6 +226,7 @@ static bool keep(gems_kept *k, const gems_call *call, const gems_plan *plan, con
     k->launch = (gems_launch){.grid = {grid[0], grid[1], grid[2]},
                               .block = {block[0], block[1], block[2]},
                               .shared = shared,
+                              .cluster = cluster,
                               .args = k->params,
                               .name = call->entry->qualified};
     return true;
@@ -242,20 +243,28 @@ static gems_kept *room_for(const gems_call *call) {
     return m->kept[place];
 }
 
-gems_status gems_call_launch_kept(gems_call *call, const gems_plan *plan, const uint32_t grid[3],
-                                  const uint32_t block[3], uint32_t shared, void **args,
-                                  int pointers, const uint16_t *sizes, int count) {
+gems_status gems_call_launch_cluster_kept(gems_call *call, const gems_plan *plan,
+                                          const uint32_t grid[3], const uint32_t block[3],
+                                          uint32_t cluster, uint32_t shared, void **args,
+                                          int pointers, const uint16_t *sizes, int count) {
     if (call->entry->variant == GEMS_FUNCTIONAL && call->host->fresh && call->nonempty &&
         !call->launches && !call->scratches && grid[0] &&
         !gems_device_information(call->device)->wants_extents) {
         gems_kept *kept = room_for(call);
         if (kept) {
             kept->whole = false;
-            if (keep(kept, call, plan, grid, block, shared, args, pointers, sizes, count))
+            if (keep(kept, call, plan, grid, block, cluster, shared, args, pointers, sizes, count))
                 call->keeping = kept;
         }
     }
-    return gems_call_launch(call, plan, 0, grid, block, shared, args);
+    return gems_call_launch_cluster(call, plan, 0, grid, block, cluster, shared, args);
+}
+
+gems_status gems_call_launch_kept(gems_call *call, const gems_plan *plan, const uint32_t grid[3],
+                                  const uint32_t block[3], uint32_t shared, void **args,
+                                  int pointers, const uint16_t *sizes, int count) {
+    return gems_call_launch_cluster_kept(call, plan, grid, block, 1, shared, args, pointers, sizes,
+                                         count);
 }
 
 void gems_kept_finish(gems_call *call) {

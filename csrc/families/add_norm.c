@@ -3,11 +3,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "add_norm.h"
 #include "copy_views.h"
-#include "rows.h"
 
 enum { WEIGHT = 1, BIAS = 2 };
-enum { NORM = GEMS_COPY_END }; /* key->kernel, after those of copies */
 
 /* Rows of memory: `apart` elements from one to the next. */
 typedef struct rows_of {
@@ -20,35 +19,35 @@ typedef struct apart {
     int64_t x, residual, y, sum;
 } apart;
 
-typedef struct add_norm {
-    const gems_tensor *x, *residual, *weight, *bias;
-    const int64_t *shape; /* of the part that is normalised */
-    int outer;            /* dimensions before it */
-    int64_t count, n;     /* rows and their length */
-    double eps;
-} add_norm;
-
-static bool weight_fits(const add_norm *norm, const gems_tensor *t) {
+static bool weight_fits(const gems_add_norm *norm, const gems_tensor *t) {
     if (!t) return true;
     int ndim = norm->x->ndim - norm->outer;
     return t->ndim == ndim && !memcmp(t->sizes, norm->shape, (size_t)ndim * sizeof *t->sizes);
 }
 
-static gems_status read(const gems_call *call, add_norm *norm) {
-    bool rms = call->op->mode != GEMS_SKIP_LAYER_NORM;
-    int alone = call->op->mode == GEMS_PLAIN_RMS_NORM;
-    *norm = (add_norm){.x = gems_arg_tensor(call, 0),
-                       .residual = alone ? NULL : gems_arg_tensor(call, 1),
-                       .weight = gems_arg_tensor(call, rms ? 2 - alone : 3),
-                       .bias = rms ? NULL : gems_arg_tensor(call, 4),
-                       .eps = gems_arg_double(call, rms ? 3 - alone : 5)};
+gems_status gems_add_norm_read(const gems_call *call, gems_add_norm *norm) {
+    /* x, residual, weight, bias, normalized_shape, eps */
+    static const int8_t places[][6] = {[GEMS_SKIP_LAYER_NORM] = {0, 1, 3, 4, 2, 5},
+                                       [GEMS_ADD_RMS_NORM] = {0, 1, 2, -1, -1, 3},
+                                       [GEMS_PLAIN_RMS_NORM] = {0, -1, 1, -1, -1, 2},
+                                       [GEMS_SKIP_LAYER_NORM_BACKWARD] = {1, 2, 3, 4, 5, 6},
+                                       [GEMS_PLAIN_RMS_NORM_BACKWARD] = {1, -1, 2, -1, -1, 3}};
+    const int8_t *place = places[call->op->mode];
+    const gems_tensor *t[4];
+    bool rms = gems_add_norm_rms(call->op), alone = gems_add_norm_alone(call->op);
+    for (int i = 0; i < 4; i++) t[i] = place[i] < 0 ? NULL : gems_arg_tensor(call, place[i]);
+    *norm = (gems_add_norm){.x = t[0],
+                            .residual = t[1],
+                            .weight = t[2],
+                            .bias = t[3],
+                            .eps = gems_arg_double(call, place[5])};
     const gems_tensor *x = norm->x, *weight = norm->weight, *bias = norm->bias;
     if (!x || (!alone && !norm->residual) || (rms && !weight)) return gems_decline("no tensors");
     if (!(call->op->dtypes & GEMS_BIT(x->dtype % GEMS_DTYPES))) return gems_decline("dtype");
     if (!alone && (norm->residual->dtype != x->dtype || !gems_same_sizes(x, norm->residual)))
         return gems_decline("a residual of another shape or dtype");
-    norm->shape = rms ? weight->sizes : call->args[2].ints.v;
-    int inner = rms ? weight->ndim : call->args[2].ints.n;
+    norm->shape = rms ? weight->sizes : call->args[place[4]].ints.v;
+    int inner = rms ? weight->ndim : call->args[place[4]].ints.n;
     norm->outer = x->ndim - inner;
     if (inner < 1 || norm->outer < 0 ||
         memcmp(x->sizes + norm->outer, norm->shape, (size_t)inner * sizeof *x->sizes))
@@ -67,7 +66,8 @@ static gems_status read(const gems_call *call, add_norm *norm) {
 }
 
 /* The rows of a tensor, or of a contiguous copy of it. */
-static gems_status take(gems_call *call, const gems_tensor *t, const add_norm *norm, rows_of *r) {
+static gems_status take(gems_call *call, const gems_tensor *t, const gems_add_norm *norm,
+                        rows_of *r) {
     r->data = t->data;
     r->apart = gems_row_stride(t, norm->outer);
     if (r->apart) return GEMS_OK;
@@ -84,25 +84,17 @@ static gems_status give(gems_call *call, const gems_tensor *t, const void *data)
                            (gems_view){(void *)data, contiguous, t->dtype});
 }
 
-/* As for two rows, so that a thread has the registers for both tensors; one of them is kept. */
+/* A thread has the registers for both tensors, and halves widen; one of them is kept. */
 static gems_team make_team(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
                            bool aligned) {
-    gems_team team = gems_team_make(info, rows, n, size, 2, aligned);
-    bool crowded = size == 2 && team.threads == 1024 && team.items == 4; /* halves widen */
-    if (info->fast || (team.stage == GEMS_STAGE_REGISTERS && !crowded)) return team;
-    int64_t bytes = n * (int64_t)size;
-    bool fits = bytes + 4096 <= info->shared_bytes;
-    team.stage = fits ? GEMS_STAGE_SHARED : GEMS_STAGE_AGAIN;
-    team.shared = fits ? (uint32_t)bytes : 0;
-    team.items = 1;
-    return team;
+    return gems_team_of(info, &(gems_rows){rows, n, size, size == 2 ? 4 : 2, 1, aligned});
 }
 
-static gems_status run(gems_call *call) {
-    add_norm norm;
+static gems_status forward(gems_call *call) {
+    gems_add_norm norm;
     rows_of x, residual = {0};
     bool in_place = call->op->mode == GEMS_ADD_RMS_NORM;
-    GEMS_TRY(read(call, &norm));
+    GEMS_TRY(gems_add_norm_read(call, &norm));
     const gems_tensor *t = norm.x;
     GEMS_TRY(gems_output(call, 0, t->ndim, t->sizes, NULL, t->dtype));
     if (in_place) GEMS_TRY(gems_output(call, 1, t->ndim, t->sizes, NULL, t->dtype));
@@ -123,7 +115,7 @@ static gems_status run(gems_call *call) {
                    gems_aligned(y, 16) && gems_aligned(weight, 16) && gems_aligned(bias, 16);
     gems_team team = make_team(info, norm.count, norm.n, size, aligned);
     const gems_tensor *given = norm.weight ? norm.weight : norm.bias;
-    gems_key key = {.kernel = NORM,
+    gems_key key = {.kernel = GEMS_ADD_NORM_ROWS,
                     .flags = (uint8_t)((weight ? WEIGHT : 0) | (bias ? BIAS : 0)),
                     .dtype = {t->dtype, given ? given->dtype : t->dtype, t->dtype}};
     gems_team_to_key(&team, &key);
@@ -133,27 +125,32 @@ static gems_status run(gems_call *call) {
     void *args[] = {&x.data, &residual.data, &weight,     &bias, &y,
                     &sum,    &far,           &norm.count, &n,    &norm.eps};
     static const uint16_t bytes[] = {8, 8, 8, 8, 8, 8, sizeof far, 8, 4, 8};
-    uint32_t grid[3] = {team.grid, 1, 1}, block[3] = {team.threads, 1, 1};
-    GEMS_TRY(gems_call_launch_kept(call, plan, grid, block, team.shared, args, 6, bytes, 10));
+    GEMS_TRY(gems_team_launch_kept(call, plan, &team, args, 6, bytes, 10));
     if (!in_place) return GEMS_OK;
     GEMS_TRY(give(call, t, x.data));
     return give(call, norm.residual, residual.data);
 }
 
+static gems_status run(gems_call *call) {
+    return gems_add_norm_back(call->op) ? gems_add_norm_backward_run(call) : forward(call);
+}
+
 static gems_status program(const gems_op *op, const gems_key *key, gems_program *p) {
     if (key->kernel == GEMS_PACK_KERNEL) return gems_pack_program(key, p);
     if (key->kernel < GEMS_COPY_END) return gems_copy_program(op, key, p);
+    if (gems_add_norm_back(op)) return gems_add_norm_backward_program(op, key, p);
     gems_norm_head(key, &p->head);
-    gems_text_add(&p->head,
-                  "constexpr bool kRms = %s, kAdd = %s, kSum = %s, kWeight = %s, kBias = %s;\n",
-                  op->mode != GEMS_SKIP_LAYER_NORM ? "true" : "false",
-                  op->mode != GEMS_PLAIN_RMS_NORM ? "true" : "false",
-                  op->mode == GEMS_ADD_RMS_NORM ? "true" : "false",
-                  key->flags & WEIGHT ? "true" : "false", key->flags & BIAS ? "true" : "false");
-    p->files[0] = "rows.cuh";
-    p->files[1] = "moments.cuh";
-    p->files[2] = "normalize.cuh";
-    p->files[3] = "add_norm.cu";
+    gems_text_add(
+        &p->head, "constexpr bool kRms = %s, kAdd = %s, kSum = %s, kWeight = %s, kBias = %s;\n",
+        gems_add_norm_rms(op) ? "true" : "false", gems_add_norm_alone(op) ? "false" : "true",
+        op->mode == GEMS_ADD_RMS_NORM ? "true" : "false", key->flags & WEIGHT ? "true" : "false",
+        key->flags & BIAS ? "true" : "false");
+    p->files[0] = "cluster.cuh";
+    p->files[1] = "rows.cuh";
+    p->files[2] = "moments.cuh";
+    p->files[3] = "normalize.cuh";
+    p->files[4] = "added.cuh";
+    p->files[5] = "add_norm.cu";
     p->entries[0] = "add_norm";
     p->entry_count = 1;
     snprintf(p->name, sizeof p->name, "%.*s rows %s x%d", (int)strcspn(op->schema, "("), op->schema,
@@ -163,9 +160,10 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
 
 /* With a weight (and a bias, for layer_norm) of the data's dtype. */
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
-    static const int64_t lengths[] = {1024, 4096, 16384, 32768, 262144};
-    if (i >= (info->fast ? 1 : 5)) return false;
-    key->kernel = NORM;
+    static const int64_t lengths[] = {1024, 4096, 16384, 32768, 131072, 262144};
+    if (gems_add_norm_back(op)) return gems_add_norm_backward_warm(op, dtype, i, info, key);
+    if (i >= (info->fast ? 1 : 6)) return false;
+    key->kernel = GEMS_ADD_NORM_ROWS;
     key->dtype[GEMS_ROW_DATA] = key->dtype[GEMS_ROW_OTHER] = key->dtype[GEMS_ROW_STAT] =
         (uint8_t)dtype;
     key->flags = (uint8_t)(WEIGHT | (op->mode == GEMS_SKIP_LAYER_NORM ? BIAS : 0));

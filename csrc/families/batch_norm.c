@@ -364,9 +364,10 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
                   key->flags & WIDE ? "int64_t" : "int32_t",
                   key->flags & COLUMNS ? "true" : "false",
                   key->flags & EVALUATION ? "true" : "false", back);
-    p->files[0] = "rows.cuh";
-    p->files[1] = "moments.cuh";
-    p->files[2] = "batch_norm.cu";
+    p->files[0] = "cluster.cuh";
+    p->files[1] = "rows.cuh";
+    p->files[2] = "moments.cuh";
+    p->files[3] = "batch_norm.cu";
     p->entry_count = back ? 3 : 4;
     memcpy(p->entries, back ? backward_entries : forward_entries,
            (size_t)p->entry_count * sizeof *p->entries);

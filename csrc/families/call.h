@@ -85,6 +85,12 @@ gems_status gems_call_launch_kept(gems_call *call, const gems_plan *plan, const 
                                   const uint32_t block[3], uint32_t shared, void **args,
                                   int pointers, const uint16_t *sizes, int count);
 
+/* The same in clusters of so many blocks. */
+gems_status gems_call_launch_cluster_kept(gems_call *call, const gems_plan *plan,
+                                          const uint32_t grid[3], const uint32_t block[3],
+                                          uint32_t cluster, uint32_t shared, void **args,
+                                          int pointers, const uint16_t *sizes, int count);
+
 /* Whether gems_call_read may be called: declines while the stream is being captured. To be asked before the first launch. */
 gems_status gems_call_readable(const gems_call *call);
 /* Copies what earlier launches of the call wrote, bytes of device memory, to the host; waits for the stream, with the GIL

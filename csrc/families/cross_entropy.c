@@ -173,8 +173,10 @@ static geometry rows_or_columns(const gems_device_info *info, const entropy *e, 
         team->threads = team->warp_row ? 128 : (uint32_t)gems_power_of_two((accesses + 3) / 4, 512);
         g.block[0] = team->threads;
         blocks = team->warp_row ? (e->rows + 3) / 4 : e->rows;
+        team->cluster = (uint8_t)(team->warp_row ? 1 : gems_team_share(info, e->rows, accesses));
+        g.grid[0] = team->cluster;
     }
-    g.grid[0] = (uint32_t)(blocks < cap ? blocks : cap);
+    g.grid[0] *= (uint32_t)(blocks < cap ? blocks : cap);
     return g;
 }
 
@@ -236,7 +238,9 @@ static gems_status forward(gems_call *call) {
     GEMS_TRY(gems_range_open(call, &local, &flag));
     void *args[] = {&e.x, &e.targets, &e.weights, &loss,      &lines,     &saved,       &e.outer,
                     &n,   &e.inner,   &e.x_apart, &e.t_apart, &e.ignored, &e.smoothing, &flag};
-    if (e.rows) GEMS_TRY(gems_call_launch(call, plan, 0, g.grid, g.block, g.team.shared, args));
+    if (e.rows)
+        GEMS_TRY(gems_call_launch_cluster(call, plan, 0, g.grid, g.block, g.team.cluster,
+                                          g.team.shared, args));
     GEMS_TRY(gems_range_close(call, flag));
     return none ? GEMS_OK : run_total(call, &e, plan, lines, element);
 }
@@ -282,7 +286,7 @@ static gems_status backward(gems_call *call) {
     void *args[] = {&e.x,       &e.targets, &e.weights,   &g_data,    &kept,      &dx,
                     &e.outer,   &n,         &e.inner,     &e.x_apart, &e.t_apart, &dx_apart,
                     &grad_step, &e.ignored, &e.smoothing, &flag};
-    GEMS_TRY(gems_call_launch(call, plan, 0, g.grid, g.block, 0, args));
+    GEMS_TRY(gems_call_launch_cluster(call, plan, 0, g.grid, g.block, g.team.cluster, 0, args));
     return gems_range_close(call, flag);
 }
 
@@ -303,9 +307,10 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
                       key->flags >> i & 1 ? "true" : "false");
     gems_team_head(key, &p->head);
     p->files[0] = "index.cuh";
-    p->files[1] = "rows.cuh";
-    p->files[2] = "columns.cuh";
-    p->files[3] = "cross_entropy.cu";
+    p->files[1] = "cluster.cuh";
+    p->files[2] = "rows.cuh";
+    p->files[3] = "columns.cuh";
+    p->files[4] = "cross_entropy.cu";
     p->entries[0] = backwards ? "gradient" : "loss";
     p->entries[1] = backwards ? NULL : "total";
     p->entry_count = backwards ? 1 : 2;

@@ -6,7 +6,7 @@
 #include "rows.h"
 
 enum { WEIGHT = 1, BIAS = 2 };
-enum { TUNE_CHANNEL = 5 };                     /* key->tune: how a column finds its channel */
+enum { TUNE_CHANNEL = GEMS_TUNE_END };         /* key->tune: how a column finds its channel */
 enum { BY_DIVISION, BY_VECTOR, EVERY_COLUMN }; /* kChannel */
 
 typedef struct group_norm {
@@ -97,8 +97,7 @@ static gems_status forward(gems_call *call) {
     void *args[] = {&data,      &weight, &bias,   &y,      &mean,  &rstd,
                     &norm.rows, &n,      &groups, &planes, &plane, &eps};
     static const uint16_t bytes[] = {8, 8, 8, 8, 8, 8, 8, 4, 4, 4, sizeof plane, 8};
-    uint32_t grid[3] = {team.grid, 1, 1}, block[3] = {team.threads, 1, 1};
-    return gems_call_launch_kept(call, plan, grid, block, team.shared, args, 6, bytes, 12);
+    return gems_team_launch_kept(call, plan, &team, args, 6, bytes, 12);
 }
 
 /* ---- gradients ---- */
@@ -216,9 +215,10 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
                   key->flags & WEIGHT ? "true" : "false", key->flags & BIAS ? "true" : "false");
     gems_text_add(&p->head, "constexpr int kChannel = %d;\n#define SUMS %d\n",
                   key->tune[TUNE_CHANNEL], sums);
-    p->files[0] = "rows.cuh";
-    p->files[1] = "moments.cuh";
-    p->files[2] = back ? "group_norm_backward.cu" : "group_norm.cu";
+    p->files[0] = "cluster.cuh";
+    p->files[1] = "rows.cuh";
+    p->files[2] = "moments.cuh";
+    p->files[3] = back ? "group_norm_backward.cu" : "group_norm.cu";
     p->entries[0] = !back ? "normalize" : sums ? "sums" : "inputs";
     p->entries[1] = sums ? "weights" : NULL;
     p->entry_count = sums ? 2 : 1;

@@ -66,8 +66,9 @@ gems_status gems_matmul_program(const gems_op *op, const gems_key *key, gems_pro
         static const char *const words[] = {"false", "true"};
         const bool lines_a = tune[FEED_A] == GEMS_ALONG_LINES,
                    lines_b = tune[FEED_B] == GEMS_ALONG_LINES;
-        program->files[2] = "hopper.cuh";
-        program->files[3] = "matmul_wgmma.cu";
+        program->files[2] = "cluster.cuh";
+        program->files[3] = "hopper.cuh";
+        program->files[4] = "matmul_wgmma.cu";
         program->entries[0] = "matmul_wgmma";
         gems_text_add(&program->head,
                       "constexpr int kTileN = %d, kStages = %d, kCluster = %d, kBuffers = %d;\n"

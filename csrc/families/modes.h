@@ -232,7 +232,13 @@ enum gems_row_op {
 };
 
 /* add_norm: what is made of the sum; the second in place, the third of one tensor. */
-enum gems_add_norm_mode { GEMS_SKIP_LAYER_NORM, GEMS_ADD_RMS_NORM, GEMS_PLAIN_RMS_NORM };
+enum gems_add_norm_mode {
+    GEMS_SKIP_LAYER_NORM,
+    GEMS_ADD_RMS_NORM,
+    GEMS_PLAIN_RMS_NORM,
+    GEMS_SKIP_LAYER_NORM_BACKWARD,
+    GEMS_PLAIN_RMS_NORM_BACKWARD
+};
 
 /* group_norm, batch_norm, weight_norm, cross_entropy; of the latter: whether it trains is an argument, or always or never so. */
 enum gems_norm_mode {

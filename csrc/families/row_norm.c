@@ -115,8 +115,7 @@ gems_status gems_norm_run(gems_call *call) {
     int32_t n = (int32_t)norm.n;
     void *args[] = {&data, &weight, &bias, &y, &mean, &rstd, &norm.rows, &n, &stride, &eps};
     static const uint16_t bytes[] = {8, 8, 8, 8, 8, 8, 8, 4, 8, 8};
-    uint32_t grid[3] = {team.grid, 1, 1}, block[3] = {team.threads, 1, 1};
-    return gems_call_launch_kept(call, plan, grid, block, team.shared, args, 6, bytes, 10);
+    return gems_team_launch_kept(call, plan, &team, args, 6, bytes, 10);
 }
 
 gems_status gems_norm_program(const gems_op *op, const gems_key *key, gems_program *p) {
@@ -124,10 +123,11 @@ gems_status gems_norm_program(const gems_op *op, const gems_key *key, gems_progr
     gems_text_add(&p->head, "constexpr bool kRms = %s, kWeight = %s, kBias = %s;\n",
                   op->mode == GEMS_RMS_NORM ? "true" : "false",
                   key->flags & WEIGHT ? "true" : "false", key->flags & BIAS ? "true" : "false");
-    p->files[0] = "rows.cuh";
-    p->files[1] = "moments.cuh";
-    p->files[2] = "normalize.cuh";
-    p->files[3] = "row_norm.cu";
+    p->files[0] = "cluster.cuh";
+    p->files[1] = "rows.cuh";
+    p->files[2] = "moments.cuh";
+    p->files[3] = "normalize.cuh";
+    p->files[4] = "row_norm.cu";
     p->entries[0] = "normalize";
     p->entry_count = 1;
     snprintf(p->name, sizeof p->name, "%.*s rows %s x%d", (int)strcspn(op->schema, "("), op->schema,
@@ -139,10 +139,10 @@ gems_status gems_norm_program(const gems_op *op, const gems_key *key, gems_progr
  */
 bool gems_norm_warm(const gems_op *op, int dtype, int i, const gems_device_info *info,
                     gems_key *key) {
-    static const int64_t lengths[] = {1024, 4096, 16384, 32768, 262144};
+    static const int64_t lengths[] = {1024, 4096, 16384, 32768, 131072, 262144};
     bool rms = op->mode == GEMS_RMS_NORM || op->mode == GEMS_RMS_NORM_BACKWARD;
     bool backward = op->mode == GEMS_LAYER_NORM_BACKWARD || op->mode == GEMS_RMS_NORM_BACKWARD;
-    int rows = info->fast ? 1 : 5;
+    int rows = info->fast ? 1 : 6;
     size_t size = gems_dtype_size(dtype);
     if (i >= rows + backward) return false;
     key->dtype[GEMS_ROW_DATA] = key->dtype[GEMS_ROW_OTHER] = (uint8_t)dtype;

@@ -2,15 +2,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "rows.h"
+#include "column_sums.h"
 
 enum { WEIGHT = 1 };
 
-/* The contiguous data of a backward call. */
-typedef struct inputs {
-    const void *grad, *x, *mean, *rstd, *weight;
-    int stat; /* dtype of mean and rstd */
-} inputs;
+typedef gems_norm_inputs inputs;
 
 static gems_status check_stat(const gems_call *call, int arg, const gems_norm *norm, int *dtype) {
     const gems_tensor *t = gems_arg_tensor(call, arg);
@@ -45,66 +41,28 @@ static gems_status run_rows(gems_call *call, const gems_norm *norm, const inputs
     return gems_team_launch(call, plan, &team, args);
 }
 
-/* Blocks of columns along x, runs of rows along y. */
-typedef struct weights_geometry {
-    uint32_t grid[3], block[3], shared;
-    int64_t run;
-} weights_geometry;
-
-static weights_geometry weights_make(const gems_norm *norm, int vec, size_t element,
-                                     const gems_device_info *info) {
-    weights_geometry g = {.grid = {1, 1, 1}, .block = {1, 1, 1}};
-    int64_t parts;
-    if (info->fast) {
-        parts = norm->rows / 128 < 64 ? norm->rows / 128 : 64;
-        g.grid[0] = gems_grid_for(info, (norm->n + 63) / 64, 1);
-    } else {
-        int64_t units = (norm->n + vec - 1) / vec;
-        int bx = gems_power_of_two(units, 32), by = 256 / bx;
-        int64_t columns = (units + bx - 1) / bx, most = norm->rows / (4 * by);
-        parts = (4 * (int64_t)info->processors + columns - 1) / columns;
-        if (parts > most) parts = most;
-        g.grid[0] = (uint32_t)columns;
-        g.block[0] = (uint32_t)bx;
-        g.block[1] = (uint32_t)by;
-        g.shared = (uint32_t)((size_t)(2 * vec * bx * by) * element);
-    }
-    if (parts < 1) parts = 1;
-    g.run = (norm->rows + parts - 1) / parts;
-    if (g.run) parts = (norm->rows + g.run - 1) / g.run;
-    g.grid[1] = (uint32_t)parts;
-    return g;
-}
-
-static gems_status run_weights(gems_call *call, const gems_norm *norm, const inputs *in,
-                               void *dweight, void *dbias) {
+gems_status gems_norm_weights_run(gems_call *call, int kernel, const gems_norm *norm,
+                                  const inputs *in, void *dweight, void *dbias) {
     const gems_device_info *info = gems_device_information(call->device);
-    size_t size = gems_dtype_size(norm->x->dtype),
-           element = gems_dtype_size(gems_dtype_opmath(norm->x->dtype));
+    size_t size = gems_dtype_size(norm->x->dtype);
     int vec = 16 / (int)size;
-    if (norm->n % vec || !gems_aligned(in->grad, 16) || !gems_aligned(in->x, 16)) vec = 1;
-    gems_team team = {
-        .vec = (uint8_t)(info->fast ? 16 : vec), .items = 1, .threads = info->fast ? 1 : 256};
-    gems_key key = {.kernel = GEMS_WEIGHTS,
+    if (norm->n % vec || !gems_aligned(in->grad, 16) || !gems_aligned(in->x, 16) ||
+        !gems_aligned(in->residual, 16))
+        vec = 1;
+    gems_column_sums sums =
+        gems_column_sums_make(info, norm->rows, norm->n, vec, gems_dtype_opmath(norm->x->dtype));
+    gems_key key = {.kernel = (uint8_t)kernel,
                     .dtype = {norm->x->dtype, (uint8_t)norm->weight_dtype, (uint8_t)in->stat}};
-    gems_team_to_key(&team, &key);
+    gems_team_to_key(&sums.team, &key);
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
-    weights_geometry g = weights_make(norm, vec, element, info);
-    int64_t parts = g.grid[1], rows = norm->rows;
-    void *partial = NULL;
-    if (parts > 1) GEMS_TRY(gems_scratch(call, (size_t)(2 * parts * norm->n) * element, &partial));
+    GEMS_TRY(gems_column_sums_open(call, &sums));
+    int64_t rows = norm->rows;
     int32_t n = (int32_t)norm->n;
     inputs data = *in;
-    void *args[] = {&data.grad, &data.x,  &data.mean, &data.rstd, &dweight,
-                    &dbias,     &partial, &rows,      &n,         &g.run};
-    GEMS_TRY(gems_call_launch(call, plan, 0, g.grid, g.block, g.shared, args));
-    if (parts == 1) return GEMS_OK;
-    uint32_t grid[3] = {info->fast ? gems_grid_for(info, n, 4096) : (uint32_t)(n + 31) / 32, 1, 1};
-    uint32_t block[3] = {info->fast ? 1 : 32, info->fast ? 1 : 8, 1};
-    void *finish[] = {&partial, &dweight, &dbias, &n, &parts};
-    return gems_call_launch(call, plan, 1, grid, block, info->fast ? 0 : (uint32_t)(512 * element),
-                            finish);
+    void *args[] = {&data.grad, &data.x,       &data.residual, &data.mean, &data.rstd, &dweight,
+                    &dbias,     &sums.partial, &rows,          &n,         &sums.run};
+    return gems_column_sums_launch(call, plan, &sums, args, dweight, dbias);
 }
 
 /* output_mask: the gradients of x, weight and bias that are wanted. */
@@ -136,18 +94,22 @@ gems_status gems_norm_backward_run(gems_call *call) {
     if (norm.weight) GEMS_TRY(gems_pack(call, norm.weight, &in.weight));
     if (wanted[0] && norm.rows) GEMS_TRY(run_rows(call, &norm, &in));
     if (!wanted[1] && !wanted[2]) return GEMS_OK;
-    return run_weights(call, &norm, &in, wanted[1] ? call->out[1].data : NULL,
-                       wanted[2] ? call->out[2].data : NULL);
+    return gems_norm_weights_run(call, GEMS_WEIGHTS, &norm, &in,
+                                 wanted[1] ? call->out[1].data : NULL,
+                                 wanted[2] ? call->out[2].data : NULL);
 }
 
 gems_status gems_norm_backward_program(const gems_op *op, const gems_key *key, gems_program *p) {
     bool weights = key->kernel == GEMS_WEIGHTS;
     gems_norm_head(key, &p->head);
-    gems_text_add(&p->head, "constexpr bool kRms = %s, kWeight = %s;\n#define WEIGHTS %d\n",
+    gems_text_add(&p->head,
+                  "constexpr bool kRms = %s, kWeight = %s, kAdd = false;\n#define WEIGHTS %d\n",
                   op->mode == GEMS_RMS_NORM_BACKWARD ? "true" : "false",
                   key->flags & WEIGHT ? "true" : "false", weights);
-    p->files[0] = "rows.cuh";
-    p->files[1] = "row_norm_backward.cu";
+    p->files[0] = "cluster.cuh";
+    p->files[1] = "rows.cuh";
+    p->files[2] = weights ? "column_sums.cuh" : "row_norm_backward.cu";
+    p->files[3] = weights ? "row_norm_backward.cu" : NULL;
     p->entries[0] = weights ? "weights" : "backward";
     p->entries[1] = weights ? "finish" : NULL;
     p->entry_count = weights ? 2 : 1;

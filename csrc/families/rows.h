@@ -6,6 +6,7 @@
 #include "call.h"
 #include "modes.h"
 #include "pack.h"
+#include "row_team.h"
 
 /* key->kernel: programs of the family, beside GEMS_PACK_KERNEL. */
 enum gems_row_kernel { GEMS_ROWS, GEMS_COLUMNS, GEMS_WEIGHTS };
@@ -13,34 +14,29 @@ enum gems_row_kernel { GEMS_ROWS, GEMS_COLUMNS, GEMS_WEIGHTS };
 /* key->dtype: data; result or weight; mean and rstd. */
 enum { GEMS_ROW_DATA, GEMS_ROW_OTHER, GEMS_ROW_STAT };
 
-/* key->tune: threads counts warps, 0 in the fast mode. */
-enum { GEMS_TUNE_VEC, GEMS_TUNE_STAGE, GEMS_TUNE_ITEMS, GEMS_TUNE_WARPS, GEMS_TUNE_WARP_ROW };
+/* key->tune: threads counts warps, 0 in the fast mode; cluster 0 is 1. */
+enum {
+    GEMS_TUNE_VEC,
+    GEMS_TUNE_STAGE,
+    GEMS_TUNE_ITEMS,
+    GEMS_TUNE_WARPS,
+    GEMS_TUNE_WARP_ROW,
+    GEMS_TUNE_CLUSTER,
+    GEMS_TUNE_END
+};
 
-/* Where a row stays while it is read several times. */
-enum { GEMS_STAGE_AGAIN, GEMS_STAGE_REGISTERS, GEMS_STAGE_SHARED };
-
-/* How rows are spread over threads. */
-typedef struct gems_team {
-    uint8_t vec, stage, items, warp_row;
-    uint32_t threads, grid, shared;
-} gems_team;
-
-/* The team for rows of n elements of `size` bytes, `kept` of which are held at once; aligned:
- * accesses of 16 bytes are possible in every row. */
-gems_team gems_team_make(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
-                         int kept, bool aligned);
 void gems_team_to_key(const gems_team *team, gems_key *key);
 
 /* Launches a kernel of a plan with a team. */
 gems_status gems_team_launch(gems_call *call, const gems_plan *plan, const gems_team *team,
                              void **args);
+/* The same as gems_call_launch_kept. */
+gems_status gems_team_launch_kept(gems_call *call, const gems_plan *plan, const gems_team *team,
+                                  void **args, int pointers, const uint16_t *sizes, int count);
 
 /* Elements from row to row of a tensor whose dimensions before `outer` count rows, where the rows
  * themselves are contiguous; 0: they are not, or have no single distance. */
 int64_t gems_row_stride(const gems_tensor *x, int outer);
-
-/* A power of two, at least n where `most` allows it. */
-int gems_power_of_two(int64_t n, int most);
 
 /* Whether an access of `bytes` is aligned; NULL is. */
 static inline bool gems_aligned(const void *data, size_t bytes) {
@@ -71,6 +67,17 @@ typedef struct gems_norm {
  * ATen refuses. */
 gems_status gems_norm_read(const gems_call *call, int x, int shape, int weight, int bias, bool rms,
                            gems_norm *norm);
+/* The contiguous data of a backward call. */
+typedef struct gems_norm_inputs {
+    const void *grad, *x, *residual, *mean, *rstd,
+        *weight; /* residual: what x is the sum with; NULL */
+    int stat;    /* dtype of mean and rstd */
+} gems_norm_inputs;
+
+/* The gradients of weight and bias, of which those that are not NULL are wanted, by the program of
+ * this key->kernel of the operator's. */
+gems_status gems_norm_weights_run(gems_call *call, int kernel, const gems_norm *norm,
+                                  const gems_norm_inputs *in, void *dweight, void *dbias);
 gems_status gems_norm_run(gems_call *call);
 gems_status gems_norm_backward_run(gems_call *call);
 gems_status gems_norm_program(const gems_op *op, const gems_key *key, gems_program *p);

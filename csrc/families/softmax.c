@@ -81,9 +81,9 @@ static gems_status launch(gems_call *call, gems_key *key, const layout *l, const
     uint32_t grid[3] = {team.grid, 1, 1};
     void *args[] = {&a, &b, &out, &sizes.outer, &n, &sizes.inner};
     static const uint16_t bytes[] = {8, 8, 8, 8, 4, 8};
-    if (b) return gems_call_launch_kept(call, plan, grid, block, team.shared, args, 3, bytes, 6);
-    args[1] = &a; /* one input */
-    return gems_call_launch_kept(call, plan, grid, block, team.shared, args + 1, 2, bytes + 1, 5);
+    args[!b] = &a; /* of one input and the result, or of two */
+    return gems_call_launch_cluster_kept(call, plan, grid, block, team.cluster, team.shared,
+                                         args + !b, 3 - !b, bytes + !b, 6 - !b);
 }
 
 static gems_status run_forward(gems_call *call) {
@@ -138,9 +138,10 @@ gems_status gems_softmax_program(const gems_op *op, const gems_key *key, gems_pr
     gems_team_head(key, &p->head);
     gems_text_add(&p->head, "constexpr bool kLog = %s, kColumns = %s;\n#define GRADIENT %d\n",
                   is_log(op) ? "true" : "false", columns ? "true" : "false", backward);
-    p->files[0] = "rows.cuh";
-    p->files[1] = "columns.cuh";
-    p->files[2] = "softmax.cu";
+    p->files[0] = "cluster.cuh";
+    p->files[1] = "rows.cuh";
+    p->files[2] = "columns.cuh";
+    p->files[3] = "softmax.cu";
     p->entries[0] = backward ? "gradient" : "softmax";
     p->entry_count = 1;
     snprintf(p->name, sizeof p->name, "%.*s %s %s x%d", (int)strcspn(op->schema, "("), op->schema,
@@ -151,10 +152,10 @@ gems_status gems_softmax_program(const gems_op *op, const gems_key *key, gems_pr
 
 bool gems_softmax_warm(const gems_op *op, int dtype, int i, const gems_device_info *info,
                        gems_key *key) {
-    static const int64_t lengths[] = {1024, 4096, 32768, 262144};
+    static const int64_t lengths[] = {1024, 4096, 16384, 32768, 131072, 262144};
     bool backward = is_backward(op);
     size_t size = gems_dtype_size(dtype);
-    int rows = info->fast ? 1 : 4;
+    int rows = info->fast ? 1 : 6;
     gems_team team;
     if (i > rows) return false;
     key->dtype[GEMS_ROW_DATA] = key->dtype[GEMS_ROW_OTHER] = (uint8_t)dtype;

@@ -76,7 +76,8 @@ static gems_status launch(gems_call *call, const weight_norm *w, const void *x, 
     void *args[] = {&x, &y, &g, &lengths, &out, &dg, &rows, &n};
     static const uint16_t bytes[] = {8, 8, 8, 8, 8, 8, 8, 4};
     uint32_t grid[3] = {team.grid, 1, 1};
-    return gems_call_launch_kept(call, plan, grid, block, team.shared, args, 6, bytes, 8);
+    return gems_call_launch_cluster_kept(call, plan, grid, block, team.cluster, team.shared, args,
+                                         6, bytes, 8);
 }
 
 static gems_status run(gems_call *call) {
@@ -117,9 +118,10 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     gems_text_add(&p->head, "constexpr bool kBack = %s, kColumns = %s;\n",
                   op->mode == GEMS_NORM_BACKWARD ? "true" : "false", columns ? "true" : "false");
     gems_team_head(key, &p->head);
-    p->files[0] = "rows.cuh";
-    p->files[1] = "columns.cuh";
-    p->files[2] = "weight_norm.cu";
+    p->files[0] = "cluster.cuh";
+    p->files[1] = "rows.cuh";
+    p->files[2] = "columns.cuh";
+    p->files[3] = "weight_norm.cu";
     p->entries[0] = "weight_norm";
     p->entry_count = 1;
     snprintf(p->name, sizeof p->name, "%.*s %s %s x%d", (int)strcspn(op->schema, "("), op->schema,

@@ -141,6 +141,9 @@ struct Runtime {
     void (*wait_for)(bool (*ready)(void*), void* what, const char* name, int line); // others run until it is ready
     void (*stop)(const char* message);                                              // ends the launch with an error
     void (*ordered)(); // what the block's threads did so far is before what they do now
+    void (*cluster_arrive)(int line);
+    void (*cluster_wait)(int line);
+    const void* (*peer)(const void* p, int block, size_t bytes); // the same place in another block of the cluster
 };
 }
 GEMS_EXPORTED const gems_cpu::Runtime* gems_cpu_runtime = nullptr;

@@ -86,7 +86,7 @@ static void forget(void) {
 }
 
 gems_status gems_check_begin(const struct gems_cpu_image *image, const gems_launch *launch,
-                             const unsigned char *dynamic) {
+                             const unsigned char *dynamic, size_t bytes) {
     gems_status status = GEMS_OK;
     memset(&check, 0, sizeof check);
     check.image = image;
@@ -97,7 +97,7 @@ gems_status gems_check_begin(const struct gems_cpu_image *image, const gems_laun
         status = add_region((uintptr_t)image->arrays[i].start, image->arrays[i].bytes,
                             image->arrays[i].name);
     if (status == GEMS_OK)
-        status = add_region((uintptr_t)dynamic, launch->shared, "dynamic shared memory");
+        status = add_region((uintptr_t)dynamic, launch->shared ? bytes : 0, "dynamic shared memory");
     if (status != GEMS_OK) return status;
     merge_regions();
     for (int i = 0; i < check.region_count; i++) {
@@ -117,6 +117,11 @@ void gems_check_block(uint64_t index) {
     check.epoch++;
     for (int i = 0; i < check.image->array_count; i++) /* what was not written is NaN */
         memset((char *)(uintptr_t)check.image->arrays[i].start, 0xff, check.image->arrays[i].bytes);
+}
+
+void gems_check_turn(uint64_t index) {
+    check.block = (uint32_t)index;
+    check.epoch++;
 }
 
 void gems_check_barrier(void) { check.epoch++; }

@@ -7,9 +7,12 @@
 #include "simt.h"
 
 /* ---- check.c; called by simt.c on the thread that launches ---- */
-/* Before the first block. dynamic: the block's dynamic shared memory. */
-gems_status gems_check_begin(const struct gems_cpu_image *image, const gems_launch *launch, const unsigned char *dynamic);
+/* Before the first block. dynamic: the dynamic shared memory of the blocks that run in turns, `bytes` together. */
+gems_status gems_check_begin(const struct gems_cpu_image *image, const gems_launch *launch, const unsigned char *dynamic,
+                             size_t bytes);
 void gems_check_block(uint64_t index);
+/* Another block of the cluster goes on. */
+void gems_check_turn(uint64_t index);
 void gems_check_barrier(void);
 void gems_check_syncwarp(unsigned warp);
 void gems_check_access(const void *p, size_t bytes, int kind, const void *pc);

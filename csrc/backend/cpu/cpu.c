@@ -254,9 +254,7 @@ static gems_status load(int device, const gems_blob *code, const char *path,
             goto failed;
         }
         *(const void **)runtime = gems_cpu_simt_runtime();
-        if (cpu.config.mode == GEMS_CPU_CHECKED &&
-            !(module->image = gems_cpu_image_open(code, runtime)))
-            goto failed;
+        if (!(module->image = gems_cpu_image_open(code, runtime))) goto failed;
     }
     *out = module;
     return GEMS_OK;

@@ -23,7 +23,7 @@ struct gems_module {
     int memory;                /* descriptor that the library was opened from; -1 */
     int entry_count;
     gems_cpu_entry entries[GEMS_MAX_ENTRIES];
-    struct gems_cpu_image *image; /* checked mode: where its shared arrays and lines are */
+    struct gems_cpu_image *image; /* not in fast mode: where its shared arrays and lines are */
 };
 
 /* ---- compiler.c ---- */

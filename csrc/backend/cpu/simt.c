@@ -1,8 +1,9 @@
 /* A launch with every thread of every block: threads are fibers, which switch at each collective.
  *
- * One launch runs at a time, on the caller's thread; blocks run one after another. All state is
- * static. A failure is recorded, the launch's fibers are abandoned where they stand, and their
- * stacks serve the next launch.
+ * One launch runs at a time, on the caller's thread; blocks run one after another, and those of a
+ * cluster in turns, each as far as it can without the others. All state is static. A failure is
+ * recorded, the launch's fibers are abandoned where they stand, and their stacks serve the next
+ * launch.
  */
 #include "simt.h"
 
@@ -16,8 +17,10 @@
 #include "cpu.h"
 #include "fiber.h"
 
-#define MAX_THREADS 1024
+#define MAX_THREADS 1024 /* of a block */
 #define MAX_WARPS   32
+#define MAX_BLOCKS  16 /* of a cluster */
+#define MAX_FIBERS  (MAX_THREADS * MAX_BLOCKS)
 #define MAX_PENDING 4 /* masks of one warp that wait at the same time */
 
 /* A warp's collective that not all lanes have reached. */
@@ -52,6 +55,15 @@ struct thread {
     void *what;
     struct copy *copies;
     int copy_count, copy_room, groups;
+    unsigned phases; /* of the cluster's barrier that it has arrived at */
+};
+
+struct block {
+    unsigned alive, current_warp;
+    unsigned arrived, count, last_count; /* at its barrier */
+    int barrier_line;
+    uint64_t index;
+    char *arrays; /* what its shared arrays hold while another block of the cluster runs */
 };
 
 static struct {
@@ -59,20 +71,21 @@ static struct {
     const gems_cpu_config *config;
     void (*entry)(void **args);
     const gems_launch *launch;
-    unsigned threads, warps, alive;
-    unsigned current_warp;
-    int running;                         /* thread; -1: none */
-    unsigned arrived, count, last_count; /* at the block's barrier */
-    int barrier_line;
+    unsigned threads, warps;         /* of a block */
+    unsigned blocks, current, alive; /* of the cluster */
+    unsigned arrived, phase;         /* at the cluster's barrier */
+    int running;                     /* thread of the cluster; -1: none */
     uint64_t random;
-    struct warp warp[MAX_WARPS];
-    struct thread thread[MAX_THREADS];
-    gems_fiber fiber[MAX_THREADS];
-    int fibers;                        /* made */
-    int idle[MAX_THREADS], idle_count; /* fibers */
+    const struct gems_cpu_image *image;
+    struct block block[MAX_BLOCKS];
+    struct warp warp[MAX_WARPS * MAX_BLOCKS];
+    struct thread thread[MAX_FIBERS];
+    gems_fiber fiber[MAX_FIBERS];
+    int fibers;                       /* made */
+    int idle[MAX_FIBERS], idle_count; /* fibers */
     gems_fiber main;
-    unsigned char *dynamic;
-    size_t dynamic_room;
+    unsigned char *dynamic; /* the blocks' one behind another */
+    size_t dynamic_room, dynamic_each;
     bool failed;
     char message[2048];
     gems_cpu_runtime runtime;
@@ -89,7 +102,7 @@ static uint64_t next_random(void) { /* xorshift64* */
 
 /* Leaves the launch with a message. Does not return to the kernel. */
 __attribute__((format(printf, 1, 2), noreturn)) static void stop(const char *format, ...) {
-    const gems_uint3 *block = &simt.thread[0].view.block;
+    const gems_uint3 *block = &simt.thread[simt.running < 0 ? 0 : simt.running].view.block;
     va_list list;
     va_start(list, format);
     int used = vsnprintf(simt.message, sizeof simt.message, format, list);
@@ -118,62 +131,155 @@ static int next_bit(unsigned bits, unsigned from) {
     return __builtin_ctz(behind ? behind : bits);
 }
 
-/* Warps with a thread that can run. */
-static unsigned ready_warps(void) {
+/* Warps of a block with a thread that can run. */
+static unsigned ready_warps(unsigned block) {
+    const struct warp *warp = &simt.warp[block * simt.warps];
     unsigned ready = 0;
     for (unsigned i = 0; i < simt.warps; i++)
-        if (simt.warp[i].ready) ready |= 1u << i;
+        if (warp[i].ready) ready |= 1u << i;
     return ready;
+}
+
+static struct warp *warp_of(unsigned thread) {
+    return &simt.warp[thread / simt.threads * simt.warps + thread % simt.threads / 32];
+}
+static unsigned lane_bit(unsigned thread) { return 1u << thread % simt.threads % 32; }
+
+/* ---- clusters ---- */
+
+static size_t arrays_bytes(void) {
+    size_t bytes = 0;
+    for (int i = 0; i < simt.image->array_count; i++) bytes += simt.image->arrays[i].bytes;
+    return bytes;
+}
+
+/* Copies the program's shared arrays out of the way, or back. */
+static void move_arrays(char *kept, bool back) {
+    for (int i = 0; i < simt.image->array_count; i++) {
+        const gems_cpu_array *array = &simt.image->arrays[i];
+        char *at = (char *)(uintptr_t)array->start;
+        memcpy(back ? at : kept, back ? kept : at, array->bytes);
+        kept += array->bytes;
+    }
+}
+
+/* Makes another block of the cluster the one that runs. */
+static void turn_to(unsigned block) {
+    if (block == simt.current) return;
+    move_arrays(simt.block[simt.current].arrays, false);
+    move_arrays(simt.block[block].arrays, true);
+    simt.current = block;
+    if (checked()) gems_check_turn(simt.block[block].index);
+}
+
+/* Where another block of the cluster has what this one has at p. */
+static const void *peer(const void *p, int block, size_t bytes) {
+    const char *at = p;
+    const char *dynamic = (const char *)simt.dynamic + simt.current * simt.dynamic_each;
+    if (block < 0 || (unsigned)block >= simt.blocks)
+        stop("block %d of a cluster of %u is looked into", block, simt.blocks);
+    if ((unsigned)block == simt.current) return p;
+    if (simt.launch->shared && at >= dynamic && at + bytes <= dynamic + simt.launch->shared)
+        return (const char *)simt.dynamic + (size_t)block * simt.dynamic_each + (at - dynamic);
+    const char *kept = simt.block[block].arrays;
+    for (int i = 0; i < simt.image->array_count; i++) {
+        const gems_cpu_array *array = &simt.image->arrays[i];
+        if (at >= array->start && at + bytes <= array->start + array->bytes)
+            return kept + (at - array->start);
+        kept += array->bytes;
+    }
+    stop("what is read of another block of the cluster is no shared memory");
+}
+
+/* All threads that live have arrived: the phase ends. */
+static void end_phase(void) {
+    simt.arrived = 0;
+    simt.phase++;
+    if (checked()) gems_check_barrier();
+}
+
+static bool phase_over(void *what) { return ((struct thread *)what)->phases <= simt.phase; }
+
+static void cluster_arrive(int line) {
+    struct thread *t = &simt.thread[simt.running];
+    if (t->phases > simt.phase)
+        stop("thread %u arrives at the cluster's barrier again, program:%d, and has not waited",
+             t->view.rank, line);
+    t->phases++;
+    if (++simt.arrived == simt.alive) end_phase();
+}
+
+static void wait_for(bool (*ready)(void *), void *what, const char *name, int line);
+
+static void cluster_wait(int line) {
+    struct thread *t = &simt.thread[simt.running];
+    if (!phase_over(t)) wait_for(phase_over, t, "cluster_wait", line);
 }
 
 /* Asks what threads wait for; whatever is ready makes its threads so. */
 static void ask(void) {
-    for (unsigned t = 0; t < simt.threads; t++) {
+    for (unsigned t = 0; t < simt.threads * simt.blocks; t++) {
         struct thread *thread = &simt.thread[t];
         if (!thread->ready || !thread->ready(thread->what)) continue;
         thread->ready = NULL;
-        simt.warp[t / 32].ready |= 1u << t % 32;
+        warp_of(t)->ready |= lane_bit(t);
     }
+}
+
+/* The next block of the cluster that can run, this one first; NULL: none. */
+static struct block *ready_block(void) {
+    for (unsigned i = 0; i < simt.blocks; i++) {
+        unsigned b =
+            simt.current + (simt.config->order == GEMS_ORDER_REVERSE ? simt.blocks - i : i);
+        b %= simt.blocks;
+        if (!ready_warps(b)) continue;
+        turn_to(b);
+        return &simt.block[b];
+    }
+    return NULL;
 }
 
 /* Takes the next thread to run off the ready lists; -1 when there is none. */
 static int pick(void) {
-    unsigned ready = ready_warps();
+    struct block *block = ready_block();
     int lane;
-    if (!ready) {
+    if (!block) {
         ask();
-        ready = ready_warps();
+        block = ready_block();
     }
-    if (!ready) return -1;
+    if (!block) return -1;
+    unsigned ready = ready_warps(simt.current);
     switch (simt.config->order) {
     case GEMS_ORDER_FORWARD:
-        simt.current_warp = (unsigned)next_bit(ready, simt.current_warp);
+        block->current_warp = (unsigned)next_bit(ready, block->current_warp);
         break;
-    case GEMS_ORDER_REVERSE: simt.current_warp = 31u - (unsigned)__builtin_clz(ready); break;
+    case GEMS_ORDER_REVERSE: block->current_warp = 31u - (unsigned)__builtin_clz(ready); break;
     case GEMS_ORDER_RANDOM:
-        simt.current_warp = (unsigned)next_bit(ready, next_random() >> 59);
+        block->current_warp = (unsigned)next_bit(ready, next_random() >> 59);
         break;
     }
-    struct warp *warp = &simt.warp[simt.current_warp];
+    struct warp *warp = &simt.warp[simt.current * simt.warps + block->current_warp];
     switch (simt.config->order) {
     case GEMS_ORDER_REVERSE: lane = 31 - __builtin_clz(warp->ready); break;
     case GEMS_ORDER_RANDOM: lane = next_bit(warp->ready, next_random() >> 59); break;
     default: lane = __builtin_ctz(warp->ready); break;
     }
     warp->ready &= ~(1u << lane);
-    return (int)(simt.current_warp * 32) + lane;
+    return (int)(simt.current * simt.threads + block->current_warp * 32) + lane;
 }
 
 /* Says who waits where, and leaves. */
 __attribute__((noreturn)) static void report_deadlock(void) {
     char text[1500];
     size_t used = 0;
-    bool told[MAX_THREADS] = {false};
+    static bool told[MAX_FIBERS];
+    unsigned all = simt.threads * simt.blocks;
     text[0] = 0;
-    for (unsigned t = 0; t < simt.threads && used + 120 < sizeof text; t++) {
+    memset(told, 0, sizeof told);
+    for (unsigned t = 0; t < all && used + 120 < sizeof text; t++) {
         if (simt.thread[t].fiber < 0 || told[t]) continue;
         unsigned same = 0;
-        for (unsigned u = t; u < simt.threads; u++) {
+        for (unsigned u = t; u < all; u++) {
             if (simt.thread[u].fiber < 0 || simt.thread[u].line != simt.thread[t].line ||
                 strcmp(simt.thread[u].waits_at, simt.thread[t].waits_at) != 0)
                 continue;
@@ -184,8 +290,8 @@ __attribute__((noreturn)) static void report_deadlock(void) {
             text + used, sizeof text - used, "; %u thread%s (first: %u) at %s, program:%d", same,
             same == 1 ? "" : "s", t, simt.thread[t].waits_at, simt.thread[t].line);
     }
-    stop("deadlock: %u threads have ended, the others wait for each other%s",
-         simt.threads - simt.alive, text);
+    stop("deadlock: %u threads have ended, the others wait for each other%s", all - simt.alive,
+         text);
 }
 
 static void fiber_main(void);
@@ -230,32 +336,35 @@ static void ordered(void) {
 }
 
 static void release_barrier(void) {
-    simt.last_count = simt.count;
-    simt.count = simt.arrived = 0;
-    for (unsigned i = 0; i < simt.warps; i++) simt.warp[i].ready = simt.warp[i].alive;
+    struct block *block = &simt.block[simt.current];
+    struct warp *warp = &simt.warp[simt.current * simt.warps];
+    block->last_count = block->count;
+    block->count = block->arrived = 0;
+    for (unsigned i = 0; i < simt.warps; i++) warp[i].ready = warp[i].alive;
     if (checked()) gems_check_barrier();
 }
 
 static int barrier(int predicate, int line) {
-    int me = simt.running;
-    simt.count += predicate != 0;
-    if (!simt.arrived)
-        simt.barrier_line = line;
-    else if (simt.barrier_line != line)
-        stop("divergent barrier: thread %d is at __syncthreads, program:%d, others at program:%d",
-             me, line, simt.barrier_line);
-    if (++simt.arrived == simt.alive) {
+    struct block *block = &simt.block[simt.current];
+    unsigned me = (unsigned)simt.running;
+    block->count += predicate != 0;
+    if (!block->arrived)
+        block->barrier_line = line;
+    else if (block->barrier_line != line)
+        stop("divergent barrier: thread %u is at __syncthreads, program:%d, others at program:%d",
+             simt.thread[me].view.rank, line, block->barrier_line);
+    if (++block->arrived == block->alive) {
         release_barrier();
-        simt.warp[me / 32].ready &= ~(1u << me % 32); /* it goes on itself */
+        warp_of(me)->ready &= ~lane_bit(me); /* it goes on itself */
     } else
         wait_here("__syncthreads", line);
-    return (int)simt.last_count;
+    return (int)block->last_count;
 }
 
 static void warp_collective(unsigned mask, gems_cpu_collective all, void *operand, int line,
                             const char *what) {
     const gems_cpu_thread *view = &simt.thread[simt.running].view;
-    struct warp *warp = &simt.warp[view->warp];
+    struct warp *warp = warp_of((unsigned)simt.running);
     unsigned bit = 1u << view->lane, lanes = simt.threads - view->warp * 32;
     if (lanes < 32) mask &= (1u << lanes) - 1;
     if (!(mask & bit))
@@ -329,15 +438,19 @@ static void copy_wait(int groups, int line) {
 /* ---- threads and blocks ---- */
 /* The running thread has ended. */
 static void end_thread(int t) {
-    struct warp *warp = &simt.warp[t / 32];
-    unsigned bit = 1u << t % 32;
+    struct block *block = &simt.block[simt.current];
+    struct warp *warp = warp_of((unsigned)t);
+    unsigned bit = lane_bit((unsigned)t);
     warp->alive &= ~bit;
+    block->alive--;
     simt.alive--;
     for (int i = 0; i < warp->pending_count; i++)
         if (warp->pending[i].mask & bit)
-            stop("thread %d has ended, but others wait for its lane at %s, program:%d", t,
-                 warp->pending[i].what, warp->pending[i].line);
-    if (simt.arrived && simt.arrived == simt.alive) release_barrier();
+            stop("thread %u has ended, but others wait for its lane at %s, program:%d",
+                 simt.thread[t].view.rank, warp->pending[i].what, warp->pending[i].line);
+    if (block->arrived && block->arrived == block->alive) release_barrier();
+    if (simt.thread[t].phases > simt.phase) simt.arrived--; /* it has ended and arrived */
+    if (simt.arrived && simt.arrived == simt.alive) end_phase();
 }
 
 /* What every fiber runs: threads, one after another. */
@@ -366,26 +479,37 @@ static void fiber_main(void) {
     }
 }
 
+/* Runs a block, or the blocks of a cluster, of which this is the first. */
 static void run_block(uint64_t index) {
     const gems_launch *l = simt.launch;
-    gems_uint3 block = {(unsigned)(index % l->grid[0]), (unsigned)(index / l->grid[0] % l->grid[1]),
-                        (unsigned)(index / l->grid[0] / l->grid[1])};
-    simt.alive = simt.threads;
-    simt.arrived = simt.count = 0;
-    simt.current_warp = 0;
-    for (unsigned i = 0; i < simt.warps; i++) {
-        unsigned lanes = simt.threads - i * 32;
-        simt.warp[i].alive = simt.warp[i].ready = lanes < 32 ? (1u << lanes) - 1 : ~0u;
-        simt.warp[i].pending_count = 0;
+    simt.alive = simt.threads * simt.blocks;
+    simt.arrived = simt.phase = 0;
+    simt.current = 0;
+    for (unsigned b = 0; b < simt.blocks; b++) {
+        struct block *block = &simt.block[b];
+        uint64_t at = block->index = index + b;
+        gems_uint3 place = {(unsigned)(at % l->grid[0]), (unsigned)(at / l->grid[0] % l->grid[1]),
+                            (unsigned)(at / l->grid[0] / l->grid[1])};
+        block->alive = simt.threads;
+        block->arrived = block->count = block->current_warp = 0;
+        for (unsigned i = 0; i < simt.warps; i++) {
+            struct warp *warp = &simt.warp[b * simt.warps + i];
+            unsigned lanes = simt.threads - i * 32;
+            warp->alive = warp->ready = lanes < 32 ? (1u << lanes) - 1 : ~0u;
+            warp->pending_count = 0;
+        }
+        for (unsigned t = 0; t < simt.threads; t++) {
+            struct thread *thread = &simt.thread[b * simt.threads + t];
+            thread->view.block = place;
+            thread->fiber = -1;
+            thread->copy_count = thread->groups = 0;
+            thread->phases = 0;
+            thread->ready = NULL;
+        }
+        if (simt.blocks > 1) memset(block->arrays, 0xff, arrays_bytes());
     }
-    for (unsigned t = 0; t < simt.threads; t++) {
-        struct thread *thread = &simt.thread[t];
-        thread->view.block = block;
-        thread->fiber = -1;
-        thread->copy_count = thread->groups = 0;
-        thread->ready = NULL;
-    }
-    if (l->shared) memset(simt.dynamic, 0xff, l->shared); /* what was not written is NaN */
+    if (l->shared) /* what was not written is NaN */
+        memset(simt.dynamic, 0xff, simt.dynamic_each * simt.blocks);
     if (checked()) gems_check_block(index);
     go_to(&simt.main, pick());
     simt.running = -1;
@@ -410,6 +534,20 @@ static uint64_t block_at(uint64_t i, uint64_t n, uint64_t salt) {
     return at;
 }
 
+/* Room for what the blocks of a cluster hold while others run. */
+static gems_status prepare_cluster(const gems_launch *l, const char *name) {
+    if (simt.blocks > MAX_BLOCKS || l->grid[0] % simt.blocks)
+        return gems_fail(GEMS_RUNTIME_ERROR, "%s: clusters of %u blocks in a grid of %u", name,
+                         simt.blocks, l->grid[0]);
+    if (simt.blocks == 1) return GEMS_OK;
+    for (unsigned b = 0; b < simt.blocks; b++) {
+        char *room = realloc(simt.block[b].arrays, arrays_bytes() + 1);
+        if (!room) return gems_fail(GEMS_MEMORY_ERROR, "%s: no memory for a cluster", name);
+        simt.block[b].arrays = room;
+    }
+    return GEMS_OK;
+}
+
 /* Fills in what stays the same for all blocks. */
 static gems_status prepare(const gems_launch *l, const char *name) {
     uint64_t threads = (uint64_t)l->block[0] * l->block[1] * l->block[2];
@@ -418,10 +556,13 @@ static gems_status prepare(const gems_launch *l, const char *name) {
                          l->block[0], l->block[1], l->block[2]);
     simt.threads = (unsigned)threads;
     simt.warps = (simt.threads + 31) / 32;
+    simt.blocks = l->cluster > 1 ? l->cluster : 1;
+    GEMS_TRY(prepare_cluster(l, name));
     simt.failed = false;
     simt.random = simt.config->seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
-    if (l->shared > simt.dynamic_room) {
-        size_t room = ((size_t)l->shared + 127) & ~(size_t)127;
+    simt.dynamic_each = ((size_t)l->shared + 127) & ~(size_t)127;
+    if (simt.dynamic_each * simt.blocks > simt.dynamic_room) {
+        size_t room = simt.dynamic_each * simt.blocks;
         unsigned char *memory = aligned_alloc(128, room);
         if (!memory)
             return gems_fail(GEMS_MEMORY_ERROR, "%s: no memory for %u bytes of shared memory", name,
@@ -430,8 +571,9 @@ static gems_status prepare(const gems_launch *l, const char *name) {
         simt.dynamic = memory;
         simt.dynamic_room = room;
     }
-    for (unsigned t = 0; t < simt.threads; t++)
-        simt.thread[t].view =
+    for (unsigned i = 0; i < simt.threads * simt.blocks; i++) {
+        unsigned t = i % simt.threads, b = i / simt.threads;
+        simt.thread[i].view =
             (gems_cpu_thread){.thread = {t % l->block[0], t / l->block[0] % l->block[1],
                                          t / l->block[0] / l->block[1]},
                               .size = {l->block[0], l->block[1], l->block[2]},
@@ -439,7 +581,8 @@ static gems_status prepare(const gems_launch *l, const char *name) {
                               .rank = t,
                               .lane = t % 32,
                               .warp = t / 32,
-                              .dynamic = simt.dynamic};
+                              .dynamic = simt.dynamic + b * simt.dynamic_each};
+    }
     return GEMS_OK;
 }
 
@@ -453,12 +596,17 @@ gems_status gems_cpu_simt_launch(const gems_cpu_config *config, gems_module *mod
     simt.config = config;
     simt.launch = l;
     simt.running = -1;
+    simt.image = module->image;
     memcpy(&simt.entry, &module->entries[entry], sizeof simt.entry);
     status = prepare(l, name);
-    if (status == GEMS_OK && checked()) status = gems_check_begin(module->image, l, simt.dynamic);
+    if (status == GEMS_OK && checked())
+        status = gems_check_begin(module->image, l, simt.dynamic,
+                                  simt.dynamic_each * (simt.blocks - 1) + l->shared);
     if (status != GEMS_OK) goto done;
     uint64_t salt = config->order == GEMS_ORDER_RANDOM ? next_random() >> 32 : 0;
-    for (uint64_t i = 0; i < blocks && !simt.failed; i++) run_block(block_at(i, blocks, salt));
+    blocks /= simt.blocks;
+    for (uint64_t i = 0; i < blocks && !simt.failed; i++)
+        run_block(block_at(i, blocks, salt) * simt.blocks);
     if (checked())
         status = gems_check_end(name, simt.failed ? simt.message : NULL);
     else if (simt.failed)
@@ -478,6 +626,9 @@ const void *gems_cpu_simt_runtime(void) {
     simt.runtime.wait_for = wait_for;
     simt.runtime.stop = gems_cpu_simt_stop;
     simt.runtime.ordered = ordered;
+    simt.runtime.cluster_arrive = cluster_arrive;
+    simt.runtime.cluster_wait = cluster_wait;
+    simt.runtime.peer = peer;
     return &simt.runtime;
 }
 

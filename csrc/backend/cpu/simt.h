@@ -40,6 +40,9 @@ typedef struct gems_cpu_runtime {
     void (*wait_for)(bool (*ready)(void *), void *what, const char *name, int line);
     void (*stop)(const char *message);
     void (*ordered)(void);
+    void (*cluster_arrive)(int line);
+    void (*cluster_wait)(int line);
+    const void *(*peer)(const void *p, int block, size_t bytes);
 } gems_cpu_runtime;
 
 #endif

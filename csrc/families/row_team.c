@@ -1,0 +1,109 @@
+/* How rows are spread over threads, blocks and clusters: no state, no measurement. */
+#include "call.h"
+#include "row_team.h"
+
+int gems_power_of_two(int64_t n, int most) {
+    int p = 1;
+    while (p < n && p < most) p *= 2;
+    return p;
+}
+
+static gems_team fast_team(const gems_device_info *info, int64_t rows, int64_t n) {
+    return (gems_team){
+        .vec = 16, .items = 1, .threads = 1, .grid = gems_grid_for(info, rows, 16384 / n + 1)};
+}
+
+/* Most blocks of a cluster: eight of any device that has them, sixteen where all of them find room.
+ */
+static int most_blocks(const gems_device_info *info) {
+    if (info->arch >= 120) return 8;
+    return info->arch >= 90 ? 16 : !info->arch && info->hopper ? 8 : 1;
+}
+
+int gems_team_share(const gems_device_info *info, int64_t rows, int64_t work) {
+    int cluster = 1, most = most_blocks(info) < 8 ? most_blocks(info) : 8;
+    while (cluster < most && rows * cluster <= info->processors && work >= 1024 * cluster)
+        cluster *= 2;
+    return cluster;
+}
+
+/* Accesses that a thread keeps of each row. */
+static int held_vectors(const gems_rows *r, int vec) {
+    int all = r->size == 8 && r->registers == 1 ? 4 : 8;
+    return vec == 1 ? 8 : all / r->registers;
+}
+
+/* The least cluster in which a block has at most so many vectors; more than most: there is none. */
+static int cluster_for(int64_t vectors, int64_t of_block, int most) {
+    int cluster = 1;
+    while (cluster <= most && vectors > of_block * cluster) cluster *= 2;
+    return cluster;
+}
+
+/* A thread keeps up to eight accesses in 64 registers, so that blocks of 512 threads are two on a
+ * processor: one reads while the other one writes. Devices without clusters have larger blocks. */
+static gems_team block_team(const gems_device_info *info, const gems_rows *r, int vec) {
+    gems_team team = {.vec = (uint8_t)vec, .stage = GEMS_STAGE_REGISTERS, .items = 1};
+    const int most = most_blocks(info), all = most < 8 ? most : 8, large = most > 1 ? 512 : 1024;
+    const int64_t vectors = (r->n + vec - 1) / vec, bytes = vec * (int64_t)r->size,
+                  room = info->shared_bytes - 4096, half = info->shared_bytes / 2 - 4096;
+    int held = held_vectors(r, vec), cluster = cluster_for(vectors, (int64_t)large * held, most);
+    if (cluster > all && r->kept == 2 && r->registers == 2 && vec > 1) {
+        int64_t mixed = (int64_t)large * 2 * held;
+        if (mixed > half / bytes) mixed = half / bytes;
+        team.stage = GEMS_STAGE_MIXED;
+        held *= 2;
+        cluster = cluster_for(vectors, mixed, most);
+    }
+    if (cluster > most) { /* two parts in shared memory find room on a processor, or else one */
+        team.stage = GEMS_STAGE_SHARED;
+        cluster = cluster_for(vectors, half / (bytes * r->kept), most);
+        if (cluster > most) {
+            cluster = cluster_for(vectors, room / (bytes * r->kept), all);
+            if (cluster > all) team.stage = GEMS_STAGE_AGAIN;
+        }
+        if (team.stage == GEMS_STAGE_AGAIN) cluster = all;
+    }
+    const int share = gems_team_share(info, r->rows, vectors);
+    if (share > cluster) cluster = share;
+    const int64_t own = (vectors + cluster - 1) / cluster;
+    team.cluster = (uint8_t)cluster;
+    if (team.stage == GEMS_STAGE_REGISTERS || team.stage == GEMS_STAGE_MIXED) {
+        team.threads = (uint32_t)gems_power_of_two((own + 3) / 4, 256);
+        if (team.threads < 64) team.threads = 64;
+        while ((own + team.threads - 1) / team.threads > held) team.threads *= 2;
+        team.items = (uint8_t)gems_power_of_two((own + team.threads - 1) / team.threads, held);
+        if (team.stage == GEMS_STAGE_MIXED) team.shared = (uint32_t)(own * bytes);
+    } else {
+        if (team.stage == GEMS_STAGE_SHARED) team.shared = (uint32_t)(own * bytes * r->kept);
+        team.threads = team.shared > half || most == 1 ? 1024 : 512;
+    }
+    return team;
+}
+
+gems_team gems_team_of(const gems_device_info *info, const gems_rows *r) {
+    if (info->fast) return fast_team(info, r->rows, r->n);
+    int64_t rows = r->rows, cap = 64 * (int64_t)info->processors;
+    int vec = r->aligned ? 16 / (int)r->size : 1;
+    int held = held_vectors(r, vec);
+    int items = gems_power_of_two(((r->n + vec - 1) / vec + 31) / 32, 16);
+    gems_team team;
+    if (items <= held && (items <= 2 || rows >= 4 * (int64_t)info->processors)) {
+        team = (gems_team){.vec = (uint8_t)vec,
+                           .stage = GEMS_STAGE_REGISTERS,
+                           .items = (uint8_t)items,
+                           .warp_row = 1,
+                           .cluster = 1,
+                           .threads = 128};
+        rows = (rows + 3) / 4;
+    } else {
+        team = block_team(info, r, vec);
+    }
+    team.grid = (uint32_t)(rows < cap ? rows : cap) * team.cluster;
+    return team;
+}
+
+gems_team gems_team_make(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
+                         int kept, bool aligned) {
+    return gems_team_of(info, &(gems_rows){rows, n, size, kept, kept, aligned});
+}

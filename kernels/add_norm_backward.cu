@@ -1,0 +1,103 @@
+/* The gradient of x (and of the residual, the same) of layer_norm and rms_norm of x + residual, from the gradient of the result
+ * and what went in: mean and rstd are found again while the row is here, and left for the gradients of weight and bias
+ * (row_norm_backward.cu). The head gives T, W (weight), Stat, kRms, kWeight, kAdd, kSum (false), and what rows.cuh, moments.cuh
+ * and added.cuh need, which come before this file. Has not run on a GPU yet.
+ */
+GEMS_DI C normalized(C v, C mean, C rstd) { return kRms ? v * rstd : (v - mean) * rstd; }
+
+struct Row {
+    const T *g, *x, *residual;
+    const W* weight;
+    T *dx, *other; /* other: the residual's */
+    Stat *mean, *rstd;
+};
+
+GEMS_DI void team_backward(const Row& r, int n, C eps) {
+    __shared__ Two<C> buf[33];
+    Kept<T, kSecond> grad;
+    Added row;
+    row.x = r.x;
+    row.residual = r.residual;
+    row.sum = nullptr;
+    if constexpr (kStage == kShared) row.shared = shared_row<T>(0, n);
+    if constexpr (kSecond == kShared) grad.shared = shared_row<T>(kStage == kShared ? 1 : 0, n);
+    row.fetch(n);
+    grad.fetch(r.g, n);
+    C mean = 0, variance;
+    if constexpr (kRms) {
+        variance = team_sum(row, n, [](C v) { return v * v; }) / C(n);
+    } else {
+        Spread spread = team_spread(row, n);
+        mean = spread.mean;
+        variance = spread.variance;
+    }
+    C rstd = rsqrt(variance + eps);
+    Two<C> sum{0, 0};
+    each_vector(n, [&](int q, int c) {
+        Vec<T, kVec> a = grad.at(q, c), b = row.at(q, c);
+        Vec<W, kVec> w{};
+        if constexpr (kWeight) w = load<kVec>(r.weight + c);
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) {
+            C d = to_op(a.v[k]);
+            if constexpr (kWeight) d *= convert<C>(w.v[k]);
+            sum.a += d;
+            sum.b += d * normalized(to_op(b.v[k]), mean, rstd);
+        }
+    });
+    sum = team_reduce(sum, SumTwo{}, buf);
+    C first = kRms ? C(0) : sum.a / C(n), second = sum.b / C(n);
+    each_vector(n, [&](int q, int c) {
+        Vec<T, kVec> a = grad.at(q, c), b = row.at(q, c);
+        Vec<W, kVec> w{};
+        if constexpr (kWeight) w = load<kVec>(r.weight + c);
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) {
+            C d = to_op(a.v[k]);
+            if constexpr (kWeight) d *= convert<C>(w.v[k]);
+            a.v[k] = from_op<T>(rstd * (d - first - normalized(to_op(b.v[k]), mean, rstd) * second));
+        }
+        store_row<kVec>(r.dx + c, a);
+        if constexpr (kAdd) store_row<kVec>(r.other + c, a);
+    });
+    if (team_lane() == 0) {
+        if constexpr (!kRms) *r.mean = mean;
+        *r.rstd = rstd;
+    }
+}
+
+GEMS_DI void fast_backward(const Row& r, int n, C eps) {
+    auto value = [&](int c) { return to_op(added(r.x, r.residual, c)); };
+    auto scaled = [&](int c) {
+        C d = to_op(r.g[c]);
+        if constexpr (kWeight) d *= convert<C>(r.weight[c]);
+        return d;
+    };
+    C mean = 0, variance;
+    if constexpr (kRms) {
+        variance = row_sum<C>(n, [&](int c) { return value(c) * value(c); }) / C(n);
+    } else {
+        mean = row_sum<C>(n, value) / C(n);
+        variance = row_sum<C>(n, [&](int c) { return (value(c) - mean) * (value(c) - mean); }) / C(n);
+    }
+    C rstd = rsqrt(variance + eps);
+    Two<C> sum = row_sums<C>(n, [&](int c) {
+        C d = scaled(c);
+        return Two<C>{d, d * normalized(value(c), mean, rstd)};
+    });
+    C first = kRms ? C(0) : sum.a / C(n), second = sum.b / C(n);
+    row_map(r.dx, n, [&](int c) { return rstd * (scaled(c) - first - normalized(value(c), mean, rstd) * second); });
+    if constexpr (kAdd) memcpy(r.other, r.dx, (size_t)n * sizeof(T));
+    if constexpr (!kRms) *r.mean = mean;
+    *r.rstd = rstd;
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads, kResident)
+backward(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ residual, const W* __restrict__ weight,
+         T* __restrict__ dx, T* __restrict__ other, Stat* __restrict__ mean, Stat* __restrict__ rstd, int64_t rows, int32_t n,
+         double eps) {
+    each_row(rows, [&](int64_t row) {
+        int64_t at = row * n;
+        Row r{g + at, x + at, kAdd ? residual + at : nullptr, weight, dx + at, kAdd ? other + at : nullptr, mean + row, rstd + row};
+        if constexpr (kFast) fast_backward(r, n, C(eps));
+        else team_backward(r, n, C(eps));
+    });
+}
