@@ -310,6 +310,7 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
                   : i == 1     ? SORT_BLOCK
                                : SORT_RADIX;
     if (key->kernel == SORT_BLOCK) key->tune[SORT_TUNE_SIZE] = 10;
+    if (key->kernel == SORT_RADIX) key->tune[SORT_TUNE_SIZE] = gems_dtype_size(dtype) == 8 ? 8 : 14;
     return true;
 }
 

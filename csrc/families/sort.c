@@ -180,7 +180,10 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     key->tune[SORT_TUNE_WHAT] = (uint8_t)what_of(op);
     if (key->kernel == SORT_ROW) key->tune[SORT_TUNE_SIZE] = gems_dtype_size(dtype) == 8 ? 11 : 12;
     if (key->kernel == SORT_SELECT) key->tune[SORT_TUNE_SIZE] = sorts ? 6 : 2;
-    if (key->kernel == SORT_RADIX) key->tune[SORT_TUNE_WHAT] = 0;
+    if (key->kernel == SORT_RADIX) {
+        key->tune[SORT_TUNE_WHAT] = 0;
+        key->tune[SORT_TUNE_SIZE] = gems_dtype_size(dtype) == 8 ? 8 : 14;
+    }
     return true;
 }
 

@@ -21,7 +21,7 @@ enum {
 enum { SORT_DESCENDING = 1, SORT_INT32 = 2, SORT_SORTER = 4, SORT_RIGHT = 8, SORT_BRUTE = 16 };
 
 /* gems_key.tune */
-enum { SORT_TUNE_SIZE, SORT_TUNE_WHAT }; /* log2 of the items sorted at once; what is written */
+enum { SORT_TUNE_SIZE, SORT_TUNE_WHAT }; /* log2 of the items sorted at once (SORT_RADIX: elements of a thread); what is written */
 
 /* What is written of a sorted row; kernels/sort.cuh has the same numbers. */
 enum { SORT_WRITE, SORT_KTH, SORT_MEDIAN, SORT_NANMEDIAN };
