@@ -1,4 +1,4 @@
-"""The radix sort of long rows, where every thread of a block exists: tiles that wait for each other, passes left out."""
+"""The radix sort of long rows where every thread of a block exists: tiles that wait for each other, passes left out."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ with flag_gems.use_gems():
         with flag_gems.use_gems(include=[]):
             assert torch.equal(ours, torch.zeros(rows, 2).index_add_(0, at, source))
         weights = source[:, 0].double()
-        assert torch.equal(torch.bincount(at, weights), torch.zeros(rows).double().index_add_(0, at, weights)[: at.max() + 1])
+        sums = torch.zeros(rows).double().index_add_(0, at, weights)
+        assert torch.equal(torch.bincount(at, weights), sums[: at.max() + 1])
     assert torch.equal(torch.randperm(9000).sort().values, torch.arange(9000))
 """
 
