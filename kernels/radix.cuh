@@ -76,9 +76,9 @@ template <class K, class F> GEMS_DI void radix_take(K (&own)[kItems], int32_t i,
 // Every element of a tile to its place in the row: write(rank, key, place). key(own, i), place(own, i): radix_take of the keys,
 // where those behind the end are all ones, so that they come last, and of the places. A warp has kItems times kWarp elements in a
 // row; lanes with the same digit find each other by ballots, so that equal digits keep their order. words: those of the row,
-// kDigits a tile; first: of thread t < kDigits, how many elements of the row have a lower digit. Dynamic shared memory: a key
-// and a word for each element of a tile.
-template <class K, class F, class P, class W>
+// kDigits a tile; Places: there are places; first: of thread t < kDigits, how many elements of the row have a lower digit. Dynamic shared memory: a key
+// and, with places, a word for each element of a tile.
+template <class K, bool Places = true, class F, class P, class W>
 GEMS_DI void radix_place_tile(F key, P place, W write, int32_t n, int32_t tile, int shift, uint64_t* words, int32_t first) {
     __shared__ uint16_t seen[kRadixWarps][kDigits];
     __shared__ int32_t base[kDigits], buf[33];
@@ -129,7 +129,7 @@ GEMS_DI void radix_place_tile(F key, P place, W write, int32_t n, int32_t tile, 
         rank[k / 2] += k & 1 ? first_of << 16 : first_of;
         keys[rank_of(k)] = own[k];
     }
-    {
+    if constexpr (Places) {
         uint32_t at[kItems];
         place(at, at_0);
         GEMS_UNROLL for (int k = 0; k < kItems; k++) held[rank_of(k)] = at[k];
@@ -143,7 +143,7 @@ GEMS_DI void radix_place_tile(F key, P place, W write, int32_t n, int32_t tile, 
 #pragma unroll 4
     for (int k = 0; k < kItems; k++) {
         int32_t j = k * kRadixThreads + t;
-        if (j < size) write(base[radix_digit(keys[j], shift)] + j, keys[j], held[j]);
+        if (j < size) write(base[radix_digit(keys[j], shift)] + j, keys[j], Places ? held[j] : 0);
     }
 }
 

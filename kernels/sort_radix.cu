@@ -68,13 +68,13 @@ extern "C" __global__ void __launch_bounds__(kRadixThreads, 2)
     auto write = [&](int32_t rank, Key k, uint32_t at) {
         if (!is_last) {
             keys_out[rank] = k;
-            held_out[rank] = at;
+            if constexpr (!kKeysOnly) held_out[rank] = at;
         } else if (rank < limit) {
-            values[o.values + rank * m.step[1]] = value_of(k, from + at * step);
+            values[o.values + rank * m.step[1]] = kKeysOnly ? value_of(k) : value_of(k, from + at * step);
             if (places) places[o.places + rank * m.step[2]] = at;
         }
     };
     int32_t first = (int)threadIdx.x < kDigits ? firsts[((int64_t)row * kPasses + pass) * kDigits + threadIdx.x] : 0;
-    radix_place_tile<Key>(key, place, write, n, tile, pass * kRadixBits, words + 1 + (int64_t)row * tiles * kDigits,
+    radix_place_tile<Key, !kKeysOnly>(key, place, write, n, tile, pass * kRadixBits, words + 1 + (int64_t)row * tiles * kDigits,
                           first);
 }

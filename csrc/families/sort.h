@@ -18,7 +18,7 @@ enum {
 };
 
 /* gems_key.flags */
-enum { SORT_DESCENDING = 1, SORT_INT32 = 2, SORT_SORTER = 4, SORT_RIGHT = 8, SORT_BRUTE = 16 };
+enum { SORT_DESCENDING = 1, SORT_INT32 = 2, SORT_SORTER = 4, SORT_RIGHT = 8, SORT_BRUTE = 16, SORT_KEYS_ONLY = 32 };
 
 /* gems_key.tune */
 enum { SORT_TUNE_SIZE, SORT_TUNE_WHAT, SORT_TUNE_THREADS, SORT_TUNE_HELD }; /* log2 of the items sorted at once (SORT_RADIX: elements of a thread); what is written */
@@ -40,6 +40,7 @@ typedef struct gems_sort_job {
     gems_lines lines;
     int dtype, what;
     bool descending;
+    bool keys_only; /* no places are wanted, and zeros of both signs and NaN may be in any order among themselves */
     int64_t limit; /* SORT_WRITE: elements of each row that are written */
     int64_t rank;  /* else: of the element that is written, where there is no NaN */
     void *in, *values, *places; /* places: NULL when they are not wanted */

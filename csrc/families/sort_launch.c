@@ -124,6 +124,7 @@ static gems_status run_radix(gems_call *call, gems_sort_job *job, const gems_dev
     gems_lines *m = &job->lines;
     int items = radix_items(job, info);
     gems_key key = gems_sort_key(job, SORT_RADIX, items);
+    if (job->keys_only) key.flags |= SORT_KEYS_ONLY;
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
     size_t width = gems_dtype_size(job->dtype), all = (size_t)(m->count * m->n);
@@ -132,9 +133,10 @@ static gems_status run_radix(gems_call *call, gems_sort_job *job, const gems_dev
     int64_t blocks = m->count * tiles, words = 1 + (blocks << RADIX_BITS);
     if (blocks >= INT32_MAX) return gems_decline("more blocks than a launch has");
     int64_t totals = (m->count * passes) << RADIX_BITS, clear = passes * words + totals / 2;
+    size_t room = job->keys_only ? 0 : sizeof(int32_t); /* of a place */
     size_t turns = (size_t)(m->count * passes + 7) / 8, key_words = (all * width + 3) / 4;
     void *data;
-    GEMS_TRY(gems_scratch(call, 8 * ((size_t)clear + turns + key_words + all), &data));
+    GEMS_TRY(gems_scratch(call, 8 * ((size_t)clear + turns + key_words + all * room / 4), &data));
     uint64_t *word = data;
     void *total = word + passes * words, *turn = word + clear, *keys = word + clear + turns;
     void *held = (uint64_t *)keys + key_words;
@@ -148,7 +150,7 @@ static gems_status run_radix(gems_call *call, gems_sort_job *job, const gems_dev
         void *args[] = {&job->in,    &keys, &held,  &job->values, &job->places, m,
                         &job->limit, &word, &total, &turn,        &tiles,       &pass};
         GEMS_TRY(gems_sort_kernel(call, plan, 3, blocks, RADIX_THREADS,
-                                  (uint32_t)tile * (uint32_t)(width + 4), args));
+                                  (uint32_t)tile * (uint32_t)(width + room), args));
     }
     return GEMS_OK;
 }
@@ -177,8 +179,10 @@ gems_status gems_sort_program(const gems_op *op, const gems_key *key, gems_progr
                  [SORT_FAR] = {"selected of few rows", "select_far.cu"}};
     int dtype = key->dtype[0], size = 1 << key->tune[SORT_TUNE_SIZE], last = 1;
     gems_text_add(&p->head, "typedef %s T;\n", gems_dtype_kernel(dtype));
-    gems_text_add(&p->head, "constexpr bool kDescending = %s;\nconstexpr int kWhat = %d;\n",
-                  key->flags & SORT_DESCENDING ? "true" : "false", key->tune[SORT_TUNE_WHAT]);
+    gems_text_add(&p->head,
+                  "constexpr bool kDescending = %s, kKeysOnly = %s;\nconstexpr int kWhat = %d;\n",
+                  key->flags & SORT_DESCENDING ? "true" : "false",
+                  key->flags & SORT_KEYS_ONLY ? "true" : "false", key->tune[SORT_TUNE_WHAT]);
     p->files[0] = "sort.cuh";
     p->entry_count = 1;
     switch (key->kernel) {
