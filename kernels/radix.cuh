@@ -1,63 +1,99 @@
-// A stable radix sort of keys with a place each, kRadixBits of the key a pass: every block counts the digits of its tile,
-// one warp sums the tiles of a digit, every block puts its tile's elements where they belong. Keys of several rows are
-// sorted side by side: row r has its own counts, tiles and n elements. The head names kRadixThreads (at least the digits of
-// a pass, and whole warps) and kTile (elements of a block, a multiple of kRadixThreads).
+// A stable radix sort of keys with a place each, kRadixBits of the key a pass, after Adinets and Merrill's one sweep: the
+// digits of all passes are counted in one reading; then each pass reads a tile, finds how many of each digit the tiles before
+// it have (blocks in a row, kernels/lookback.cuh), and puts its elements where they belong. Keys of several rows are sorted
+// side by side. The head names kRadixThreads (at least the digits of a pass, and whole warps) and kItems (elements of a
+// thread; a block has a tile of them). Sums are of integers, so that no order of blocks changes them.
+//
+// Has not run on a GPU.
 using namespace gems;
 
-constexpr int kRadixBits = 8, kDigits = 1 << kRadixBits, kItems = kTile / kRadixThreads;
+constexpr int kRadixBits = 8, kDigits = 1 << kRadixBits, kTile = kItems * kRadixThreads;
 constexpr int kRadixWarps = kRadixThreads / kWarp;
+constexpr uint32_t kWhole = 1u << 31; // of a posted count: it has the tiles before in it
 
 GEMS_DI int radix_digit(uint64_t key, int shift) { return (int)(key >> shift) & (kDigits - 1); }
 
-// counts[digit][tile] of one row: how often the block's tile has a digit. key(i): of the row's i-th element.
-template <class F>
-GEMS_DI void radix_count_tile(F key, int32_t n, int32_t tile, int32_t tiles, int shift, int32_t* __restrict__ counts) {
-    __shared__ int32_t count[kDigits];
-    GEMS_FOR_BLOCK(d, kDigits) count[d] = 0;
+// Adds to totals[pass][digit] how often the keys first .. last of a row have a digit. Lanes count apart, so that equal
+// neighbours seldom wait for each other.
+template <class K, int Passes, class F>
+GEMS_DI void radix_histogram(F key, int32_t first, int32_t last, int32_t passes, int32_t* totals) {
+    constexpr int kApart = Passes > 4 ? 2 : 4, kBatch = 8;
+    __shared__ int32_t count[Passes * kDigits * kApart];
+    int t = (int)threadIdx.x, step = (int)blockDim.x, lane = t % kApart;
+    GEMS_FOR_BLOCK(i, Passes * kDigits * kApart) count[i] = 0;
     __syncthreads();
-    int32_t begin = tile * kTile, size = n - begin < kTile ? n - begin : kTile;
-    GEMS_FOR_BLOCK(i, size) atomicAdd(&count[radix_digit(key(begin + i), shift)], 1);
-    __syncthreads();
-    GEMS_FOR_BLOCK(d, kDigits) counts[(int64_t)d * tiles + tile] = count[d];
-}
-
-// Of each line of `tiles` counts its exclusive sum, and its total; a warp a line.
-GEMS_DI void radix_scan_lines(int32_t* __restrict__ counts, int32_t* __restrict__ totals, int64_t lines, int32_t tiles) {
-    int lane = (int)threadIdx.x % kWarp;
-    int64_t warps = (int64_t)gridDim.x * blockDim.x / kWarp;
-    for (int64_t line = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / kWarp; line < lines; line += warps) {
-        int32_t before = 0;
-        for (int32_t base = 0; base < tiles; base += kWarp) {
-            int32_t own = base + lane < tiles ? counts[line * tiles + base + lane] : 0, sum = own;
-            GEMS_UNROLL for (int o = 1; o < kWarp; o <<= 1) {
-                int32_t y = shuffle_up(sum, o);
-                if (lane >= o) sum += y;
-            }
-            if (base + lane < tiles) counts[line * tiles + base + lane] = before + sum - own;
-            before += __shfl_sync(0xffffffffu, sum, kWarp - 1);
+    for (int32_t base = first; base < last; base += kBatch * step) {
+        K own[kBatch];
+        GEMS_UNROLL for (int k = 0; k < kBatch; k++) {
+            int32_t i = base + k * step + t;
+            own[k] = i < last ? (K)key(i) : (K)0;
         }
-        if (lane == 0) totals[line] = before;
+        GEMS_UNROLL for (int k = 0; k < kBatch; k++) {
+            if (base + k * step + t >= last) continue;
+            GEMS_UNROLL for (int p = 0; p < Passes; p++)
+                if (p < passes) atomicAdd(&count[(p * kDigits + radix_digit(own[k], p * kRadixBits)) * kApart + lane], 1);
+        }
+    }
+    __syncthreads();
+    GEMS_FOR_BLOCK(i, passes * kDigits) {
+        int32_t sum = 0;
+        GEMS_UNROLL for (int a = 0; a < kApart; a++) sum += count[i * kApart + a];
+        if (sum) atomicAdd(&totals[i], sum);
     }
 }
 
-// Every element of a tile to its place in the row: write(rank, key, place). A warp has kItems times kWarp elements in a
-// row; lanes with the same digit find each other by ballots, so that equal digits keep their order.
-template <class K, class F, class P, class W>
-GEMS_DI void radix_place_tile(F key, P place, W write, int32_t n, int32_t tile, int32_t tiles, int shift,
-                              const int32_t* __restrict__ counts, const int32_t* __restrict__ totals) {
-    __shared__ int32_t seen[kRadixWarps][kDigits];
-    __shared__ int32_t start[kDigits], base[kDigits], buf[33];
-    __shared__ K keys[kTile];
-    __shared__ uint32_t held[kTile];
+// How many elements of a digit the tiles before `tile` have, which is not the first; words: those of the digit.
+GEMS_DI uint32_t radix_before(const uint64_t* words, int32_t tile) {
+    constexpr int kLook = 4;
+    uint32_t sum = 0;
+    for (int32_t at = tile - 1;;) {
+        uint64_t word[kLook];
+        GEMS_UNROLL for (int j = 0; j < kLook; j++) word[j] = look_at_word(words + (int64_t)(at > j ? at - j : 0) * kDigits);
+        bool there = true;
+        GEMS_UNROLL for (int j = 0; j < kLook; j++) {
+            there = there && word[j] >> 32;
+            if (!there) continue;
+            sum += (uint32_t)word[j] & ~kWhole;
+            if ((uint32_t)word[j] & kWhole) return sum;
+            at--;
+        }
+    }
+}
+
+// The next tile of a launch: blocks take them in the order in which they begin.
+GEMS_DI uint32_t radix_ticket(uint64_t* counter) {
+    __shared__ uint32_t ticket;
+    if (threadIdx.x == 0) ticket = atomicAdd(reinterpret_cast<uint32_t*>(counter), 1u);
+    __syncthreads();
+    return ticket;
+}
+
+// The elements of a thread from place i of a row of n on, kWarp apart; `rest` behind the end.
+template <class K, class F> GEMS_DI void radix_take(K (&own)[kItems], int32_t i, int32_t n, K rest, F f) {
+    GEMS_UNROLL for (int k = 0; k < kItems; k++) own[k] = i + k * kWarp < n ? (K)f(i + k * kWarp) : rest;
+}
+
+// Every element of a tile to its place in the row: write(rank, key, place). key(own, i), place(own, i): radix_take of the keys,
+// where those behind the end are all ones, so that they come last, and of the places. A warp has kItems times kWarp elements in a
+// row; lanes with the same digit find each other by ballots, so that equal digits keep their order. words: those of the row,
+// kDigits a tile; Places: there are places; first: of thread t < kDigits, how many elements of the row have a lower digit. Dynamic shared memory: a key
+// and, with places, a word for each element of a tile.
+template <class K, bool Places = true, class F, class P, class W>
+GEMS_DI void radix_place_tile(F key, P place, W write, int32_t n, int32_t tile, int shift, uint64_t* words, int32_t first) {
+    __shared__ uint16_t seen[kRadixWarps][kDigits];
+    __shared__ int32_t base[kDigits], buf[33];
+    GEMS_DYN_SMEM(K, keys);
+    uint32_t* held = reinterpret_cast<uint32_t*>(keys + kTile);
     int t = (int)threadIdx.x, lane = t % kWarp, warp = t / kWarp;
     int32_t begin = tile * kTile, size = n - begin < kTile ? n - begin : kTile;
-    GEMS_FOR_BLOCK(i, kRadixWarps * kDigits) seen[i / kDigits][i % kDigits] = 0;
-    __syncthreads();
+    GEMS_UNROLL for (int d = 0; d < kDigits; d += kWarp) seen[warp][d + lane] = 0;
     K own[kItems];
-    uint16_t rank[kItems];
+    uint32_t rank[kItems / 2]; // of two elements each
+    auto rank_of = [&](int k) { return k & 1 ? rank[k / 2] >> 16 : rank[k / 2] & 0xffffu; };
+    const int32_t at_0 = begin + warp * kItems * kWarp + lane; // of the thread's first element; the next is kWarp behind
+    key(own, at_0);
+    __syncwarp();
     GEMS_UNROLL for (int k = 0; k < kItems; k++) {
-        int32_t i = (warp * kItems + k) * kWarp + lane;
-        own[k] = i < size ? (K)key(begin + i) : (K)~(K)0; // those behind the end come last, and are not written
         int digit = radix_digit(own[k], shift);
         uint32_t same = 0xffffffffu;
         GEMS_UNROLL for (int b = 0; b < kRadixBits; b++) {
@@ -67,60 +103,74 @@ GEMS_DI void radix_place_tile(F key, P place, W write, int32_t n, int32_t tile, 
         }
         int ahead = __popc(same & ((1u << lane) - 1u)), before = seen[warp][digit];
         __syncwarp();
-        if (ahead == 0) seen[warp][digit] = before + __popc(same);
+        if (ahead == 0) seen[warp][digit] = (uint16_t)(before + __popc(same));
         __syncwarp();
-        rank[k] = (uint16_t)(before + ahead);
+        if (k & 1) rank[k / 2] |= (uint32_t)(before + ahead) << 16;
+        else rank[k / 2] = (uint32_t)(before + ahead);
     }
     __syncthreads();
-    int32_t count = 0, total, all = 0;
+    int32_t count = 0, total;
     if (t < kDigits) {
+        GEMS_UNROLL for (int w = 0; w < kRadixWarps; w++) count += seen[w][t];
+        post_word(words + (int64_t)tile * kDigits + t, (uint32_t)count | (tile ? 0 : kWhole));
+    }
+    int32_t start = block_exclusive_sum(count, total, buf);
+    if (t < kDigits) {
+        int32_t to = start;
         GEMS_UNROLL for (int w = 0; w < kRadixWarps; w++) {
             int32_t c = seen[w][t];
-            seen[w][t] = count;
-            count += c;
+            seen[w][t] = (uint16_t)to;
+            to += c;
         }
-        all = totals[t];
-    }
-    int32_t first = block_exclusive_sum(count, total, buf);
-    __syncthreads();
-    int32_t before = block_exclusive_sum(all, total, buf);
-    if (t < kDigits) {
-        start[t] = first;
-        base[t] = before + counts[(int64_t)t * tiles + tile] - first;
     }
     __syncthreads();
     GEMS_UNROLL for (int k = 0; k < kItems; k++) {
-        int32_t i = (warp * kItems + k) * kWarp + lane;
-        int digit = radix_digit(own[k], shift);
-        int32_t to = start[digit] + seen[warp][digit] + rank[k];
-        keys[to] = own[k];
-        held[to] = i < size ? place(begin + i) : 0;
+        uint32_t first_of = seen[warp][radix_digit(own[k], shift)];
+        rank[k / 2] += k & 1 ? first_of << 16 : first_of;
+        keys[rank_of(k)] = own[k];
+    }
+    if constexpr (Places) {
+        uint32_t at[kItems];
+        place(at, at_0);
+        GEMS_UNROLL for (int k = 0; k < kItems; k++) held[rank_of(k)] = at[k];
+    }
+    if (t < kDigits) {
+        uint32_t before = tile ? radix_before(words + t, tile) : 0;
+        if (tile) post_word(words + (int64_t)tile * kDigits + t, (before + (uint32_t)count) | kWhole);
+        base[t] = first + (int32_t)before - start;
     }
     __syncthreads();
-    GEMS_FOR_BLOCK(j, size) write(base[radix_digit(keys[j], shift)] + j, keys[j], held[j]);
+#pragma unroll 4
+    for (int k = 0; k < kItems; k++) {
+        int32_t j = k * kRadixThreads + t;
+        if (j < size) write(base[radix_digit(keys[j], shift)] + j, keys[j], Places ? held[j] : 0);
+    }
 }
+
+extern "C" __global__ void radix_clear(uint64_t* words, int64_t n) { GEMS_FOR_GRID(i, n) words[i] = 0; }
 
 #if RADIX_PAIRS // int32 keys with their positions, one row
-extern "C" __global__ void __launch_bounds__(kRadixThreads) radix_count(const int32_t* __restrict__ keys,
-                                                                        int32_t* __restrict__ counts, int32_t n,
-                                                                        int32_t tiles, int32_t shift) {
-    radix_count_tile([&](int32_t i) { return keys[i]; }, n, (int32_t)blockIdx.x, tiles, shift, counts);
+// totals[pass][digit], which are 0.
+extern "C" __global__ void __launch_bounds__(kRadixThreads) radix_count(const int32_t* __restrict__ keys, int32_t* totals, int32_t n,
+                                                                        int32_t passes) {
+    int32_t part = (n - 1) / (int32_t)gridDim.x + 1, first = part * (int32_t)blockIdx.x;
+    radix_histogram<uint32_t, 4>([&](int32_t i) { return keys[i]; }, first, n - first < part ? n : first + part, passes, totals);
 }
 
-extern "C" __global__ void radix_scan(int32_t* __restrict__ counts, int32_t* __restrict__ totals, int32_t tiles) {
-    radix_scan_lines(counts, totals, kDigits, tiles);
-}
-
+// words: the counter, then those of the tiles; all 0.
 extern "C" __global__ void __launch_bounds__(kRadixThreads, 1)
     radix_place(const int32_t* __restrict__ keys, const int32_t* __restrict__ positions, int32_t* __restrict__ keys_out,
-                int32_t* __restrict__ positions_out, const int32_t* __restrict__ counts, const int32_t* __restrict__ totals,
-                int32_t n, int32_t tiles, int32_t shift) {
-    auto key = [&](int32_t i) { return (uint32_t)keys[i]; };
-    auto place = [&](int32_t i) { return (uint32_t)positions[i]; };
+                int32_t* __restrict__ positions_out, uint64_t* words, const int32_t* __restrict__ totals, int32_t n,
+                int32_t shift) {
+    __shared__ int32_t buf[33];
+    int32_t tile = (int32_t)radix_ticket(words), total;
+    int32_t first = block_exclusive_sum((int)threadIdx.x < kDigits ? totals[threadIdx.x] : 0, total, buf);
+    auto key = [&](uint32_t(&own)[kItems], int32_t i) { radix_take(own, i, n, ~0u, [&](int32_t at) { return keys[at]; }); };
+    auto place = [&](uint32_t(&own)[kItems], int32_t i) { radix_take(own, i, n, 0u, [&](int32_t at) { return positions[at]; }); };
     auto write = [&](int32_t rank, uint32_t k, uint32_t at) {
         keys_out[rank] = (int32_t)k;
         positions_out[rank] = (int32_t)at;
     };
-    radix_place_tile<uint32_t>(key, place, write, n, (int32_t)blockIdx.x, tiles, shift, counts, totals);
+    radix_place_tile<uint32_t>(key, place, write, n, tile, shift, words + 1, first);
 }
 #endif

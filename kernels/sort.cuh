@@ -1,8 +1,9 @@
 // What the kernels of sorting share: keys, items, rows, a sort of a few items a thread.
 //
 // A key is unsigned, and its order is the order of sorting: NaN after all numbers (and equal to itself), -0.0 as 0.0,
-// everything the other way round when kDescending. An item is a key with the element's place along its row; items are all
-// different, and their order is that of a stable sort. The head names T and kDescending.
+// everything the other way round when kDescending. With kKeysOnly, where no places are wanted, an element follows from its key:
+// -0.0 comes before 0.0. An item is a key with the element's place along its row; items are all different, and their order is
+// that of a stable sort. The head names T, kDescending and kKeysOnly.
 using namespace gems;
 
 template <int Bytes> struct Uint { typedef uint64_t type; };
@@ -22,7 +23,7 @@ template <class V> GEMS_DI Key key_of(V v) {
     if constexpr (is_float<V>) {
         Key bits;
         memcpy(&bits, &v, sizeof bits);
-        bits = bits == kSign ? (Key)0 : bits;
+        bits = !kKeysOnly && bits == kSign ? (Key)0 : bits;
         key = bits & kSign ? (Key)~bits : (Key)(bits | kSign);
         key = (Key)(bits & (Key)~kSign) > kInfinity ? kAll : key;
     } else if constexpr ((V)-1 < (V)0) {
@@ -31,6 +32,16 @@ template <class V> GEMS_DI Key key_of(V v) {
         key = (Key)v;
     }
     return kDescending ? (Key)~key : key;
+}
+
+// The element of a key alone; any NaN for that of NaN.
+template <class V = T> GEMS_DI V value_of(Key key) {
+    Key bits = kDescending ? (Key)~key : key;
+    if constexpr (is_float<V>) bits = bits & kSign ? (Key)(bits ^ kSign) : (Key)~bits;
+    else if constexpr ((V)-1 < (V)0) bits = (Key)(bits ^ kSign);
+    V v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
 }
 
 // The element of a key, which lies at p: that is read only where several have the same key.

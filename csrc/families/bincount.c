@@ -133,7 +133,7 @@ static gems_status run(gems_call *call) {
 }
 
 static gems_status program(const gems_op *op, const gems_key *key, gems_program *p) {
-    static const char *const sorted[] = {"bin_range",   "bin_keys",  "radix_count", "radix_scan",
+    static const char *const sorted[] = {"bin_range",   "bin_keys",  "radix_clear", "radix_count",
                                          "radix_place", "bin_edges", "bin_sum"};
     if (key->kernel < GEMS_COPY_END) return gems_copy_program(op, key, p);
     bool weighted = key->flags & WEIGHTED, fast = key->flags & FAST;
@@ -148,6 +148,7 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
                       key->dtype[1] == GEMS_F32 ? "float" : "double");
         if (!fast) {
             gems_radix_head(p);
+            p->files[files++] = "lookback.cuh";
             p->files[files++] = "radix.cuh";
             for (int i = 0; i <= SUM; i++) p->entries[i] = sorted[i];
             p->entry_count = SUM + 1;

@@ -119,14 +119,15 @@ gems_status gems_segment_run(gems_call *call) {
 }
 
 gems_status gems_segment_program(const gems_key *key, gems_program *program) {
-    static const char *const entries[] = {"segment_prepare", "radix_count",   "radix_scan",
+    static const char *const entries[] = {"segment_prepare", "radix_clear",   "radix_count",
                                           "radix_place",     "segment_edges", "segment_sum"};
     bool fast = (key->flags & GATHER_FAST) != 0;
     gems_gather_head(key, program);
     gems_text_add(&program->head, "constexpr int kV = %d;\n", key->tune[0]);
     gems_radix_head(program);
-    program->files[0] = fast ? "segment_fast.cu" : "radix.cuh";
-    program->files[1] = fast ? NULL : "segment.cu";
+    program->files[0] = fast ? "segment_fast.cu" : "lookback.cuh";
+    program->files[1] = fast ? NULL : "radix.cuh";
+    program->files[2] = fast ? NULL : "segment.cu";
     for (int i = 0; i < 6; i++) program->entries[i] = entries[i];
     program->entry_count = 6;
     if (fast) {

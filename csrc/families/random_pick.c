@@ -200,7 +200,7 @@ gems_status gems_run_randperm(gems_call *call) {
 
 gems_status gems_pick_program(const gems_key *key, gems_program *program) {
     static const char *const picks[] = {"race", "running_sums", "search"};
-    static const char *const sorts[] = {"permutation_keys", "radix_count", "radix_scan",
+    static const char *const sorts[] = {"permutation_keys", "radix_clear", "radix_count",
                                         "radix_place", "permutation_shuffle"};
     if (key->kernel == GEMS_PICK) {
         for (int i = 0; i < 3; i++) program->entries[i] = picks[i];
@@ -215,8 +215,9 @@ gems_status gems_pick_program(const gems_key *key, gems_program *program) {
         return GEMS_OK;
     }
     gems_radix_head(program);
-    program->files[1] = "radix.cuh";
-    program->files[2] = "permutation.cu";
+    program->files[1] = "lookback.cuh";
+    program->files[2] = "radix.cuh";
+    program->files[3] = "permutation.cu";
     for (int i = 0; i < 5; i++) program->entries[i] = sorts[i];
     program->entry_count = 5;
     return GEMS_OK;

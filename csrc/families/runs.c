@@ -83,7 +83,8 @@ static gems_status sort_all(gems_call *call, gems_runs *r, int dtype, bool place
     int64_t one = 1, n = r->n;
     const int64_t *strides[3] = {&one, &one, &one};
     size_t values = ((size_t)n * gems_dtype_size(dtype) + 7) / 8 * 8;
-    gems_sort_job job = {.dtype = dtype, .what = SORT_WRITE, .limit = n, .in = (void *)r->x};
+    gems_sort_job job = {
+        .dtype = dtype, .what = SORT_WRITE, .keys_only = !places, .limit = n, .in = (void *)r->x};
     if (!gems_lines_make(&job.lines, &n, 1, 0, strides))
         return gems_decline("more elements than the kernels take");
     void *memory;
@@ -275,8 +276,8 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
                       "constexpr int kTile = gems::kFast ? %d : %d;\n",
                       rows ? "true" : "false", RUNS_FAST_TILE, RUNS_TILE);
         if (rows)
-            gems_text_add(&p->head,
-                          "constexpr bool kDescending = false;\nconstexpr int kWhat = 0;\n");
+            gems_text_add(&p->head, "constexpr bool kDescending = false, kKeysOnly = false;\n"
+                                    "constexpr int kWhat = 0;\n");
         int files = 0;
         p->files[files++] = "offsets.cuh";
         if (rows) p->files[files++] = "sort.cuh";
@@ -310,6 +311,10 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
                   : i == 1     ? SORT_BLOCK
                                : SORT_RADIX;
     if (key->kernel == SORT_BLOCK) key->tune[SORT_TUNE_SIZE] = 10;
+    if (key->kernel == SORT_RADIX) {
+        key->tune[SORT_TUNE_SIZE] = gems_dtype_size(dtype) == 8 ? 8 : 14;
+        key->flags = mode ? 0 : SORT_KEYS_ONLY;
+    }
     return true;
 }
 

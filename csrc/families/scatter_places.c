@@ -260,7 +260,7 @@ gems_status gems_scatter_sort(gems_call *call, const scatter_request *r) {
 
 gems_status gems_scatter_places_program(const gems_key *key, gems_program *program) {
     static const char *const claim[] = {"scatter_keys", "scatter_claim", "scatter_put"};
-    static const char *const sort[] = {"scatter_keys", "radix_count", "radix_scan", "radix_place",
+    static const char *const sort[] = {"scatter_keys", "radix_clear", "radix_count", "radix_place",
                                        "scatter_apply"};
     bool sorts = key->kernel == SCATTER_SORT, offsets = key->kernel == SCATTER_OFFSETS;
     gems_scatter_head(key, program);
@@ -273,6 +273,7 @@ gems_status gems_scatter_places_program(const gems_key *key, gems_program *progr
     program->files[files++] = "index.cuh";
     if (sorts) {
         gems_radix_head(program);
+        program->files[files++] = "lookback.cuh";
         program->files[files++] = "radix.cuh";
     }
     program->files[files++] = "scatter.cuh";

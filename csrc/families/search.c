@@ -182,10 +182,11 @@ gems_status gems_search_program(const gems_op *op, const gems_key *key, gems_pro
     p->entry_count = 1;
     if (member) {
         p->files[0] = "sort.cuh";
-        gems_text_add(&p->head,
-                      "typedef %s E;\nconstexpr bool kDescending = false, kBrute = %s;\n"
-                      "constexpr int kWhat = 0;\n",
-                      gems_dtype_kernel(key->dtype[1]), key->flags & SORT_BRUTE ? "true" : "false");
+        gems_text_add(
+            &p->head,
+            "typedef %s E;\nconstexpr bool kDescending = false, kKeysOnly = false, kBrute = %s;\n"
+            "constexpr int kWhat = 0;\n",
+            gems_dtype_kernel(key->dtype[1]), key->flags & SORT_BRUTE ? "true" : "false");
     } else {
         p->files[0] = "index.cuh";
         gems_text_add(&p->head, "typedef %s Out;\nconstexpr bool kRight = %s, kSorter = %s;\n",

@@ -165,22 +165,24 @@ static int what_of(const gems_op *op) {
                                         : SORT_WRITE;
 }
 
-/* Rows of 1024 and long ones; the first elements of long rows; in the order that is the default. */
+/* Rows of 4096 and long ones, in the order that is the default; some elements of both. */
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
+    static const uint8_t sorts[] = {SORT_ROW, SORT_RADIX};
+    static const uint8_t selects[] = {SORT_SELECT, SORT_FAR};
     if (op->mode >= GEMS_SEARCHSORTED) return gems_search_warm(op, dtype, i, info, key);
-    bool sorts = op->mode <= GEMS_TOPK, selects = op->mode >= GEMS_TOPK;
-    if (i >= (info->fast ? 1 : 3) || (i == 2 && !selects)) return false;
-    key->kernel = info->fast            ? SORT_FAST
-                  : i == 0              ? SORT_ROW
-                  : selects && (i == 1) ? SORT_SELECT
-                  : sorts               ? SORT_RADIX
-                                        : SORT_FAR;
+    if (i >= (info->fast ? 1 : 2)) return false;
+    bool wide = gems_dtype_size(dtype) == 8;
+    key->kernel = info->fast ? SORT_FAST : (op->mode < GEMS_TOPK ? sorts : selects)[i];
     key->dtype[0] = (uint8_t)dtype;
     key->flags = op->mode == GEMS_TOPK ? SORT_DESCENDING : 0;
     key->tune[SORT_TUNE_WHAT] = (uint8_t)what_of(op);
-    if (key->kernel == SORT_ROW) key->tune[SORT_TUNE_SIZE] = gems_dtype_size(dtype) == 8 ? 11 : 12;
-    if (key->kernel == SORT_SELECT) key->tune[SORT_TUNE_SIZE] = sorts ? 6 : 2;
-    if (key->kernel == SORT_RADIX) key->tune[SORT_TUNE_WHAT] = 0;
+    switch (key->kernel) {
+    case SORT_ROW: key->tune[SORT_TUNE_SIZE] = wide ? 11 : 12; break;
+    case SORT_RADIX: key->tune[SORT_TUNE_SIZE] = wide ? 8 : 14; break;
+    case SORT_SELECT: gems_sort_select_key(key, 4096, op->mode == GEMS_TOPK ? 64 : 1); break;
+    case SORT_FAR: gems_sort_select_key(key, 1 << 20, op->mode == GEMS_TOPK ? 64 : 1); break;
+    default: break;
+    }
     return true;
 }
 

@@ -11,17 +11,17 @@ enum {
     SORT_BLOCK,                /* short rows */
     SORT_ROW,                  /* rows that a block has room for */
     SORT_RADIX,                /* long rows */
-    SORT_SELECT,               /* a few elements of long rows */
-    SORT_FAR,                  /* an element of each of a few rows that many blocks share */
+    SORT_SELECT,               /* a few elements of rows, or one */
+    SORT_FAR,                  /* the same of a few rows that many blocks share */
     SORT_SEARCH,               /* searchsorted, bucketize */
     SORT_MEMBER                /* isin */
 };
 
 /* gems_key.flags */
-enum { SORT_DESCENDING = 1, SORT_INT32 = 2, SORT_SORTER = 4, SORT_RIGHT = 8, SORT_BRUTE = 16 };
+enum { SORT_DESCENDING = 1, SORT_INT32 = 2, SORT_SORTER = 4, SORT_RIGHT = 8, SORT_BRUTE = 16, SORT_KEYS_ONLY = 32 };
 
 /* gems_key.tune */
-enum { SORT_TUNE_SIZE, SORT_TUNE_WHAT }; /* log2 of the items sorted at once; what is written */
+enum { SORT_TUNE_SIZE, SORT_TUNE_WHAT, SORT_TUNE_THREADS, SORT_TUNE_HELD }; /* log2 of the items sorted at once (SORT_RADIX: elements of a thread); what is written */
 
 /* What is written of a sorted row; kernels/sort.cuh has the same numbers. */
 enum { SORT_WRITE, SORT_KTH, SORT_MEDIAN, SORT_NANMEDIAN };
@@ -40,6 +40,7 @@ typedef struct gems_sort_job {
     gems_lines lines;
     int dtype, what;
     bool descending;
+    bool keys_only; /* no places are wanted, and zeros of both signs and NaN may be in any order among themselves */
     int64_t limit; /* SORT_WRITE: elements of each row that are written */
     int64_t rank;  /* else: of the element that is written, where there is no NaN */
     void *in, *values, *places; /* places: NULL when they are not wanted */
@@ -50,6 +51,15 @@ typedef struct gems_sort_job {
 bool gems_lines_make(gems_lines *lines, const int64_t *sizes, int ndim, int dim, const int64_t *const strides[3]);
 
 gems_status gems_sort_launch(gems_call *call, const gems_sort_job *job);
+/* For the files of the sort: a job's key, a launch, and sorts of a few elements of each row. */
+gems_key gems_sort_key(const gems_sort_job *job, int kernel, int size);
+gems_status gems_sort_kernel(gems_call *call, const gems_plan *plan, int entry, int64_t blocks, uint32_t threads,
+                             uint32_t shared, void **args);
+bool gems_sort_selects(const gems_sort_job *job);
+gems_status gems_sort_select(gems_call *call, gems_sort_job *job);
+void gems_sort_select_key(gems_key *key, int64_t n, int64_t limit); /* for warmup: rows of n, of which `limit` are wanted */
+int gems_sort_select_program(const gems_key *key, gems_program *p); /* how many files it names */
+
 gems_status gems_sort_program(const gems_op *op, const gems_key *key, gems_program *p);
 
 gems_status gems_search_run(gems_call *call);
