@@ -9,12 +9,11 @@ import flag_gems
 import pytest
 import torch
 import torch.nn.functional as F
-from flag_gems import _C, ops
+from flag_gems import ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import sass
 from compare import both, check, counts, kernels, same
 from cpu_modes import run_in_mode
 
@@ -281,14 +280,3 @@ def sweep(count: int) -> None:
 def test_all_threads_of_a_block(mode: str, count: int) -> None:
     """The kernels of a GPU, thread by thread: no race, no access out of bounds, the results of float64."""
     run_in_mode(mode, "forward", "-c", f"import test_convolution; test_convolution.sweep({count})")
-
-
-@pytest.mark.parametrize("arch", sass.ARCHS)
-def test_machine_code(arch: str) -> None:
-    """Tensor cores, and copies of 16 bytes in the background, out of the image too; nothing spills."""
-    for name in ("convolution", "convolution_backward"):
-        for number in (2, 3):  # behind the direct kernels: contiguous, and channels last
-            text = _C.program_text(name, "bfloat16", number, arch, "cuda")
-            tile = sass.kernels(text, ["convolution_tile"], arch)["convolution_tile"]
-            assert tile.has("HMMA.16816", "LDGSTS.128"), tile.instructions
-            assert tile.spill_bytes == 0 and tile.registers <= 255

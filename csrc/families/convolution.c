@@ -256,24 +256,45 @@ static gems_status check_work(const gems_call *call, const gems_convolution *c, 
     return GEMS_OK;
 }
 
+static bool aligned(const void *a, const void *b) {
+    return ((uintptr_t)a | (uintptr_t)b) % 16 == 0;
+}
+
 /* One product, from tensors: packs what is read and the weight as the kernels want them. `in` says
- * how what is read lies, for the direct kernels. */
+ * how what is read lies, for the direct kernels; last: NULL, or where it lies channels last, NULL
+ * until it is asked for. */
 static gems_status convolve(gems_call *call, gems_convolution *c, int kind, void *out,
                             const gems_tensor *read, gems_side *in, const gems_tensor *weight,
-                            const void *bias) {
-    const void *image, *w;
+                            const void *bias, const void **last) {
+    const void *image, *w, *here = NULL;
     const gems_device_info *info = gems_device_information(call->device);
-    if (gems_convolution_tiles(c, kind, info) &&
-        ((uintptr_t)read->data | (uintptr_t)weight->data) % 16 == 0) {
-        int64_t strides[4], weight_strides[4];
-        gems_convolution_tile_strides(c, kind, in->sizes, strides, weight_strides);
-        GEMS_TRY(gems_image_pack(call, read, strides, &image));
-        GEMS_TRY(gems_image_pack(call, weight, weight_strides, &w));
-        return gems_convolution_tile(call, c, kind, out, image, w, bias);
+    if (!last) last = &here;
+    if (gems_convolution_tiles(c, kind, info) && aligned(read->data, weight->data)) {
+        GEMS_TRY(gems_convolution_pack_last(call, read, last));
+        GEMS_TRY(gems_convolution_pack_weight(call, c, kind, weight, &w));
+        return gems_convolution_tile(call, c, kind, out, *last, w, bias);
     }
     GEMS_TRY(gems_image_pack(call, read, in->strides, &image));
     GEMS_TRY(gems_image_pack(call, weight, c->weight.strides, &w));
     return run_direct(call, c, kind, out, image, w, bias);
+}
+
+/* The weight's gradient: from the image and the gradient of its result. */
+static gems_status convolve_weight(gems_call *call, gems_convolution *c, void *out,
+                                   const gems_tensor *image, const gems_tensor *result,
+                                   const void **image_last, const void **result_last) {
+    const gems_device_info *info = gems_device_information(call->device);
+    const void *a, *b;
+    if (gems_convolution_tiles(c, GEMS_CONVOLVE_WEIGHT, info) &&
+        aligned(image->data, result->data)) {
+        if (!*image_last) GEMS_TRY(gems_convolution_pack_last(call, image, image_last));
+        if (!*result_last) GEMS_TRY(gems_convolution_pack_last(call, result, result_last));
+        return gems_convolution_tile(call, c, GEMS_CONVOLVE_WEIGHT, out, *image_last, *result_last,
+                                     NULL);
+    }
+    GEMS_TRY(gems_image_pack(call, image, c->image.strides, &a));
+    GEMS_TRY(gems_image_pack(call, result, c->result.strides, &b));
+    return run_direct(call, c, GEMS_CONVOLVE_WEIGHT, out, a, b, NULL);
 }
 
 /* In the fast mode rows are read along x, so that sides are contiguous there; what is written keeps
@@ -307,7 +328,7 @@ static gems_status forward(gems_call *call) {
     GEMS_TRY(check_work(call, &c, 0));
     GEMS_TRY(gems_output(call, 0, c.rank + 2, made->sizes, made->strides, c.dtype));
     lay_out(call, &c, given, given);
-    return convolve(call, &c, kind, call->out[0].data, x, given, w, bias ? bias->data : NULL);
+    return convolve(call, &c, kind, call->out[0].data, x, given, w, bias ? bias->data : NULL, NULL);
 }
 
 static gems_status backward(gems_call *call) {
@@ -341,24 +362,25 @@ static gems_status backward(gems_call *call) {
     if (wanted[2]) GEMS_TRY(gems_output(call, 2, 1, &made.sizes[1], NULL, c.dtype));
     lay_out(call, &c, &given, &given);
     lay_out(call, &c, &made, &made);
-    const void *g = NULL, *in;
+    const void *g, *grad_last = NULL, *x_last = NULL;
     if (wanted[0]) {
         gems_convolution d = c;
         d.image = c.transposed ? made : given_made;
         d.result = c.transposed ? given_made : made;
-        GEMS_TRY(convolve(call, &d, kind, call->out[0].data, grad, &made, w, NULL));
+        GEMS_TRY(convolve(call, &d, kind, call->out[0].data, grad, &made, w, NULL, &grad_last));
     }
-    if (wanted[1] || wanted[2]) GEMS_TRY(gems_image_pack(call, grad, made.strides, &g));
     if (wanted[1]) {
         gems_convolution d = c;
         d.image = c.transposed ? made : given;
         d.result = c.transposed ? given : made;
         d.weight = weight_made;
-        GEMS_TRY(gems_image_pack(call, x, given.strides, &in));
-        GEMS_TRY(run_direct(call, &d, GEMS_CONVOLVE_WEIGHT, call->out[1].data,
-                            c.transposed ? g : in, c.transposed ? in : g, NULL));
+        GEMS_TRY(convolve_weight(call, &d, call->out[1].data, c.transposed ? grad : x,
+                                 c.transposed ? x : grad, c.transposed ? &grad_last : &x_last,
+                                 c.transposed ? &x_last : &grad_last));
     }
-    return wanted[2] ? run_bias(call, &c, &made, call->out[2].data, g) : GEMS_OK;
+    if (!wanted[2]) return GEMS_OK;
+    GEMS_TRY(gems_image_pack(call, grad, made.strides, &g));
+    return run_bias(call, &c, &made, call->out[2].data, g);
 }
 
 /* ---- the family ---- */

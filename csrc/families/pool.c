@@ -21,7 +21,7 @@ typedef struct shape {
     int32_t in[2], out[2];
     gems_window window[2];
     int32_t bands, band;
-    int32_t divisor, padded, tiled;
+    int32_t divisor, padded, tiled, zeroth;
 } shape;
 typedef struct pool_narrow {
     int32_t n;
