@@ -141,6 +141,8 @@ static bool beyond_int32(const request *r) {
 
 static gems_status nearest_axes(const gems_call *call, const request *r, nearest_axis *axes) {
     bool cpu = call->device_type == GEMS_CPU;
+    if (!cpu && r->backward && !r->last)
+        return gems_decline("a gradient that is contiguous, which ATen computes faster on a GPU");
     for (int d = 0; d < 2; d++) {
         nearest_axis *a = &axes[d];
         a->in = r->in[d];
@@ -327,8 +329,6 @@ static gems_status run_filter(gems_call *call, request *r) {
 
 static gems_status run(gems_call *call) {
     request r;
-    if (call->device_type != GEMS_CPU)
-        return gems_decline("a GPU, which has given other pixels and weights than ATen");
     GEMS_TRY(resolve(call, &r));
     return r.kind >= GEMS_RESAMPLE_LINEAR ? run_filter(call, &r) : run_nearest(call, &r);
 }
