@@ -280,3 +280,37 @@ def sweep(count: int) -> None:
 def test_all_threads_of_a_block(mode: str, count: int) -> None:
     """The kernels of a GPU, thread by thread: no race, no access out of bounds, the results of float64."""
     run_in_mode(mode, "forward", "-c", f"import test_convolution; test_convolution.sweep({count})")
+
+
+def test_larger_sizes_on_a_cpu() -> None:
+    """The fast mode's panels: beside float64, and an infinite element reaches only the taps that meet it."""
+    if DEVICE != "cpu":
+        return
+    cases = (
+        ((1, 12, 17, 19), (30, 12, 3, 3), [[1, 1], [1, 1], [1, 1], False, [0, 0], 1]),
+        ((3, 8, 15, 16), (16, 4, 3, 2), [[2, 2], [1, 0], [1, 1], False, [0, 0], 2]),
+        ((2, 8, 9, 40), (20, 8, 5, 5), [[1, 3], [2, 2], [2, 1], False, [0, 0], 1]),
+        ((1, 16, 200), (24, 16, 7), [[1], [3], [1], False, [0], 1]),
+        ((2, 9, 12, 13), (9, 14, 3, 3), [[2, 1], [1, 1], [1, 1], True, [1, 0], 1]),
+        ((2, 5, 6, 10, 9), (13, 5, 2, 3, 3), [[1, 1, 1], [1, 1, 1], [1, 1, 1], False, [0, 0, 0], 1]),
+    )
+    for shape, filters, args in cases:
+        for dtype, near in ((torch.float32, 4e-6), (torch.bfloat16, 1.6e-2)):
+            x, weight = draw_tensor(*shape, dtype=dtype), draw_tensor(*filters, dtype=dtype)
+            wide = aten.convolution(x.double(), weight.double(), None, *args)
+            grad = draw_tensor(*wide.shape, dtype=dtype)
+            doubles = [t.double() for t in (grad, x, weight)]
+            back = aten.convolution_backward(*doubles, [wide.shape[1]], *args, [True, True, False])
+            with kernels("convolution", "convolution_backward"):
+                ours = [aten.convolution(x, weight, None, *args)]
+                ours += aten.convolution_backward(grad, x, weight, [wide.shape[1]], *args, [True, True, False])[:2]
+            for a, b in zip(ours, (wide, *back[:2]), strict=True):
+                assert (a.double() - b).abs().max() <= near * b.abs().max(), (shape, filters, args, dtype)
+    x, weight, grad = draw_tensor(1, 8, 12, 12), draw_tensor(8, 8, 3, 3), draw_tensor(1, 8, 12, 12)
+    x[0, 3, 0, 0] = float("inf")
+    args = [[1, 1], [1, 1], [1, 1], False, [0, 0], 1]
+    with kernels("convolution_backward"):
+        ours = aten.convolution_backward(grad, x, weight, [8], *args, [False, True, False])[1]
+    theirs = aten.convolution_backward(grad, x, weight, [8], *args, [False, True, False])[1]
+    assert torch.equal(ours.isfinite(), theirs.isfinite())
+    torch.testing.assert_close(ours[theirs.isfinite()], theirs[theirs.isfinite()], rtol=1e-4, atol=1e-4)

@@ -47,4 +47,18 @@ gems_status gems_convolution_tile_program(const gems_op *op, const gems_key *key
 bool gems_convolution_tile_warm(const gems_op *op, int dtype, int i, bool back,
                                 const gems_device_info *info, gems_key *key);
 
+/* ---- in the fast mode (convolution_panel.c) ---- */
+
+enum { GEMS_CONVOLUTION_PANEL = 65 }; /* key->kernel */
+
+/* Whether such a product is computed there. */
+bool gems_convolution_panels(const gems_convolution *c, int kind, const gems_device_info *info);
+
+/* Computes it. read: contiguous; the weight has any strides. Of the weight's gradient, which has the
+ * strides that c has, `weight` is the contiguous gradient of the result. */
+gems_status gems_convolution_panel(gems_call *call, const gems_convolution *c, int kind, void *out,
+                                   const void *read, const gems_tensor *weight, const void *bias);
+gems_status gems_convolution_panel_program(const gems_op *op, const gems_key *key,
+                                           gems_program *program);
+
 #endif
