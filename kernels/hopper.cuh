@@ -100,6 +100,8 @@ GEMS_DI void part_arrive(int id, int threads) { asm volatile("bar.arrive %0,%1;"
 template <int N> GEMS_DI void registers_down() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> GEMS_DI void registers_up() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 
+// Before the first product of a thread, in a kernel without barriers of mbarrier_init.
+GEMS_DI void wgmma_begin() {}
 // Before the first product that uses accumulators which other code has written.
 GEMS_DI void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 GEMS_DI void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -437,6 +439,10 @@ template <int N> GEMS_DI void tensor_store_wait() { gems_cpu::wait_stores(N); }
 GEMS_DI bool elect_one() { return gems_cpu_runtime->self->lane == 0; }
 template <int N> GEMS_DI void registers_down() {}
 template <int N> GEMS_DI void registers_up() {}
+GEMS_DI void wgmma_begin() {
+    gems_cpu::Worker& w = gems_cpu::workers[gems_cpu_runtime->self->rank];
+    w.count = w.group = w.stores = 0;
+}
 GEMS_DI void wgmma_fence() {}
 GEMS_DI void wgmma_commit() { gems_cpu::workers[gems_cpu_runtime->self->rank].group++; }
 template <int N> GEMS_DI void wgmma_wait() { gems_cpu::wait_products(N); }

@@ -3,11 +3,13 @@
 // (elements of one thread: channels, or neighbours along x). Twin of csrc/families/resample.c.
 using namespace gems;
 
-enum { kByScale, kSame, kDoubled }; // how a pixel finds its source
+// How a pixel finds its source. kBack: a gradient as ATen's on a GPU has it, where an element finds its outputs by a scale of
+// their own, and those that lie behind the last element's are in none.
+enum { kByScale, kSame, kDoubled, kBack };
 
 struct Axis {
     int32_t in, out, how;
-    float scale; // of an output to its source
+    float scale, back; // of an output to its source, and of that to the output
 };
 struct Nearest {
     Index n;
@@ -29,6 +31,10 @@ GEMS_DI int32_t source(const Axis &a, int32_t o) {
 
 // The first output whose source is i or more: outputs are in the order of their sources.
 GEMS_DI int32_t first_from(const Axis &a, int32_t i) {
+    if (a.how == kBack) {
+        int32_t o = (int32_t)ceil(kExact ? gems::fma((float)i, a.back, -0.5f) : (float)i * a.back);
+        return o < a.out ? o : a.out;
+    }
     if (i >= a.in) return a.out;
     if (a.how == kSame) return i;
     if (a.how == kDoubled) return 2 * i;

@@ -17,6 +17,7 @@ struct Pool {
     int32_t divisor;            // of averages; 0: the size of the window,
     int32_t padded;             // padding counted
     int32_t tiled;              // windows lie side by side
+    int32_t zeroth;             // nothing is larger than the smallest number: place 0, as ATen has it on a GPU; else the first
 };
 
 typedef opmath_t<T> Op;
@@ -91,6 +92,7 @@ GEMS_DI void forward_at(const Pool &p, const T *in, T *out, int64_t *places, int
     Op best[kWidth];
     Index at[kKind == kMax ? kWidth : 1];
     Index first = (Index)(y0 + ys.first * p.window[0].dilation) * p.in[1] + x0 + xs.first * p.window[1].dilation;
+    if (p.zeroth) first = 0;
     each(count, [&](int e) {
         best[e] = kKind == kMax ? least() : Op(0);
         if constexpr (kKind == kMax) at[e] = first;

@@ -1,6 +1,6 @@
 // Images enlarged or reduced by a filter that is as wide as what an output pixel stands for (antialiased), one axis after
-// the other, and the gradient. The head names T, Index, kCubic (else linear) and kBackward. Twin of
-// csrc/families/resample.c.
+// the other, and the gradient. The head names T, Index, kCubic (else linear), kBackward and Place, in which places and weights
+// are found. Twin of csrc/families/resample.c.
 //
 // Along an axis output o is a weighted sum of `count` inputs from `first` on. `tables` finds these; a gradient needs for an
 // input the outputs that it is in, which follow each other too.
@@ -21,25 +21,25 @@ struct Axes {
     int32_t outputs; // of both; what inputs are in follows them in the table
 };
 
-// Places and weights are found in double: there are few, and their differences lose digits.
-GEMS_DI double centre(const Axis &a, int32_t o) { return a.scale * (o + 0.5); }
+// Place is double on a CPU: there are few, and their differences lose digits. ATen's on a GPU lose them.
+GEMS_DI Place centre(const Axis &a, int32_t o) { return (Place)a.scale * ((Place)o + (Place)0.5); }
 
 GEMS_DI Reach reach_of(const Axis &a, int32_t o) {
-    double middle = centre(a, o);
-    int32_t first = (int32_t)(middle - a.support + 0.5), last = (int32_t)(middle + a.support + 0.5);
+    const Place middle = centre(a, o), support = (Place)a.support, half = (Place)0.5;
+    int32_t first = (int32_t)(middle - support + half), last = (int32_t)(middle + support + half);
     if (first < 0) first = 0;
     if (last > a.in) last = a.in;
     int32_t count = last - first;
     return {first, count < 0 ? 0 : count > a.taps ? a.taps : count};
 }
 
-GEMS_DI double filter(double x) {
+GEMS_DI Place filter(Place x) {
     if (x < 0) x = -x;
     if constexpr (!kCubic) {
         return x < 1 ? 1 - x : 0;
     } else { // the cubic convolution of Keys with -1/2
-        if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
-        if (x < 2) return (((x - 5) * x + 8) * x - 4) * -0.5;
+        if (x < 1) return ((Place)1.5 * x - (Place)2.5) * x * x + 1;
+        if (x < 2) return (((x - 5) * x + 8) * x - 4) * (Place)-0.5;
         return 0;
     }
 }
@@ -52,10 +52,12 @@ extern "C" __global__ void tables(Reach *__restrict__ reach, Op *__restrict__ we
             int32_t o = f - a.spans;
             Reach r = reach_of(a, o);
             Op *w = weights + a.weights + (int64_t)o * a.taps;
-            double nearest = r.first - centre(a, o) + 0.5, total = 0;
-            for (int32_t k = 0; k < r.count; k++) total += filter((nearest + k) * a.inverse);
-            double scale = total != 0 ? 1 / total : 1;
-            for (int32_t k = 0; k < r.count; k++) w[k] = (Op)(filter((nearest + k) * a.inverse) * scale);
+            const Place nearest = (Place)r.first - centre(a, o), inverse = (Place)a.inverse;
+            auto at = [&](int32_t k) { return filter(((Place)k + nearest + (Place)0.5) * inverse); };
+            Place total = 0;
+            for (int32_t k = 0; k < r.count; k++) total += at(k);
+            if (total == 0) total = 1;
+            for (int32_t k = 0; k < r.count; k++) w[k] = (Op)(at(k) / total);
             reach[f] = r;
         } else {
             int32_t i = f - p.outputs;

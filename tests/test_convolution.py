@@ -9,12 +9,11 @@ import flag_gems
 import pytest
 import torch
 import torch.nn.functional as F
-from flag_gems import _C, ops
+from flag_gems import ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import sass
 from compare import both, check, counts, kernels, same
 from cpu_modes import run_in_mode
 
@@ -283,12 +282,35 @@ def test_all_threads_of_a_block(mode: str, count: int) -> None:
     run_in_mode(mode, "forward", "-c", f"import test_convolution; test_convolution.sweep({count})")
 
 
-@pytest.mark.parametrize("arch", sass.ARCHS)
-def test_machine_code(arch: str) -> None:
-    """Tensor cores, and copies of 16 bytes in the background, out of the image too; nothing spills."""
-    for name in ("convolution", "convolution_backward"):
-        for number in (2, 3):  # behind the direct kernels: contiguous, and channels last
-            text = _C.program_text(name, "bfloat16", number, arch, "cuda")
-            tile = sass.kernels(text, ["convolution_tile"], arch)["convolution_tile"]
-            assert tile.has("HMMA.16816", "LDGSTS.128"), tile.instructions
-            assert tile.spill_bytes == 0 and tile.registers <= 255
+def test_larger_sizes_on_a_cpu() -> None:
+    """The fast mode's panels: beside float64, and an infinite element reaches only the taps that meet it."""
+    if DEVICE != "cpu":
+        return
+    cases = (
+        ((1, 12, 17, 19), (30, 12, 3, 3), [[1, 1], [1, 1], [1, 1], False, [0, 0], 1]),
+        ((3, 8, 15, 16), (16, 4, 3, 2), [[2, 2], [1, 0], [1, 1], False, [0, 0], 2]),
+        ((2, 8, 9, 40), (20, 8, 5, 5), [[1, 3], [2, 2], [2, 1], False, [0, 0], 1]),
+        ((1, 16, 200), (24, 16, 7), [[1], [3], [1], False, [0], 1]),
+        ((2, 9, 12, 13), (9, 14, 3, 3), [[2, 1], [1, 1], [1, 1], True, [1, 0], 1]),
+        ((2, 5, 6, 10, 9), (13, 5, 2, 3, 3), [[1, 1, 1], [1, 1, 1], [1, 1, 1], False, [0, 0, 0], 1]),
+    )
+    for shape, filters, args in cases:
+        for dtype, near in ((torch.float32, 4e-6), (torch.bfloat16, 1.6e-2)):
+            x, weight = draw_tensor(*shape, dtype=dtype), draw_tensor(*filters, dtype=dtype)
+            wide = aten.convolution(x.double(), weight.double(), None, *args)
+            grad = draw_tensor(*wide.shape, dtype=dtype)
+            doubles = [t.double() for t in (grad, x, weight)]
+            back = aten.convolution_backward(*doubles, [wide.shape[1]], *args, [True, True, False])
+            with kernels("convolution", "convolution_backward"):
+                ours = [aten.convolution(x, weight, None, *args)]
+                ours += aten.convolution_backward(grad, x, weight, [wide.shape[1]], *args, [True, True, False])[:2]
+            for a, b in zip(ours, (wide, *back[:2]), strict=True):
+                assert (a.double() - b).abs().max() <= near * b.abs().max(), (shape, filters, args, dtype)
+    x, weight, grad = draw_tensor(1, 8, 12, 12), draw_tensor(8, 8, 3, 3), draw_tensor(1, 8, 12, 12)
+    x[0, 3, 0, 0] = float("inf")
+    args = [[1, 1], [1, 1], [1, 1], False, [0, 0], 1]
+    with kernels("convolution_backward"):
+        ours = aten.convolution_backward(grad, x, weight, [8], *args, [False, True, False])[1]
+    theirs = aten.convolution_backward(grad, x, weight, [8], *args, [False, True, False])[1]
+    assert torch.equal(ours.isfinite(), theirs.isfinite())
+    torch.testing.assert_close(ours[theirs.isfinite()], theirs[theirs.isfinite()], rtol=1e-4, atol=1e-4)

@@ -16,11 +16,15 @@ enum { TUNE_KIND, TUNE_INNER };
 #define FLAG_FAST 2
 
 /* Multiplications from which another is faster: oneDNN on a CPU, cuDNN on a GPU. */
-#define MOST_CPU           6000.0
-#define MOST_CPU_BACKWARD  3000.0
-#define MOST_CPU_HALVES    40000.0
-#define MOST_CPU_DEPTHWISE 60000.0 /* the result alone */
+#define MOST_CPU                    6000.0
+#define MOST_CPU_BACKWARD           3000.0
+#define MOST_CPU_HALVES             40000.0
+#define MOST_CPU_DEPTHWISE          60000.0 /* the result alone */
 #define MOST_GPU           1048576.0
+/* The same of what convolution_panel.c computes; of all gradients together. */
+#define MOST_PANELS                 3e6
+#define MOST_PANELS_HALVES          1e8
+#define MOST_PANELS_HALVES_BACKWARD 3e7
 
 /* Twins of Convolution in kernels/convolution.cu. */
 typedef struct sizes {
@@ -115,6 +119,9 @@ static gems_status read_geometry(const gems_call *call, const gems_tensor *x, co
     }
     for (int d = 0; d < 3 - c->rank; d++) c->window[d] = (gems_window){1, 1, 0, 1};
     c->last = is_last(call, x, w);
+    if (c->last && c->rank == 3 && call->device_type == GEMS_CPU && c->dtype == GEMS_F32 &&
+        ((x->sizes[0] == 1 && groups == 1) || (w->sizes[3] == 1 && w->sizes[4] == 1)))
+        return gems_decline("a volume channels last, of whose result ATen's library decides");
     c->groups = (int32_t)groups;
     c->batch = (int32_t)x->sizes[0];
     c->image_channels = (int32_t)((c->transposed ? made : given) / groups);
@@ -241,39 +248,86 @@ static gems_status run_bias(gems_call *call, const gems_convolution *c, const ge
 
 /* ---- the calls ---- */
 
-/* Declines what another is faster at; gradients: how many are wanted, 0 for the result. */
-static gems_status check_work(const gems_call *call, const gems_convolution *c, int gradients) {
+/* Whether the fast mode's panels compute all of the products, of kinds that are bits, and are the
+ * faster ones: with a single tap, or windows that do not lie side by side, they are slower. */
+static bool in_panels(const gems_convolution *c, int kinds, const gems_device_info *info) {
+    int taps = c->window[0].size * c->window[1].size * c->window[2].size;
+    bool strided = c->window[0].stride * c->window[1].stride * c->window[2].stride != 1;
+    if (taps == 1 && c->dtype >= GEMS_F32 && c->dtype <= GEMS_F64) return false;
+    if (strided && kinds >> GEMS_CONVOLVE_IMAGE & 1 && c->dtype == GEMS_F64) return false;
+    for (int kind = 0; kind <= GEMS_CONVOLVE_WEIGHT; kind++)
+        if (kinds >> kind & 1 && !gems_convolution_panels(c, kind, info)) return false;
+    return kinds != 0;
+}
+
+/* Declines what another is faster at; kinds: bits of what is computed, of gradients where these are
+ * wanted. */
+static gems_status check_work(const gems_call *call, const gems_convolution *c, int kinds,
+                              bool gradients) {
     const gems_device_info *info = gems_device_information(call->device);
-    bool depthwise = c->image_channels == 1 && c->result_channels <= 2;
-    double most = GEMS_HALF_MASK & GEMS_BIT(c->dtype) ? MOST_CPU_HALVES
-                  : gradients                         ? MOST_CPU_BACKWARD
-                  : depthwise                         ? MOST_CPU_DEPTHWISE
-                                                      : MOST_CPU;
-    if (info->fast && c->work * (gradients ? gradients : 1) > most)
-        return gems_decline("a size at which ATen is faster on a CPU");
+    bool depthwise = c->image_channels == 1 && c->result_channels <= 2,
+         halves = GEMS_HALF_MASK & GEMS_BIT(c->dtype);
+    int count = 0;
+    for (int kind = 0; kind <= GEMS_CONVOLVE_WEIGHT; kind++) count += kinds >> kind & 1;
+    double most = halves      ? MOST_CPU_HALVES
+                  : gradients ? MOST_CPU_BACKWARD
+                  : depthwise ? MOST_CPU_DEPTHWISE
+                              : MOST_CPU;
+    double work = c->work * (count ? count : 1);
+    if (info->fast && work > most && in_panels(c, kinds, info))
+        most = !halves ? MOST_PANELS : gradients ? MOST_PANELS_HALVES_BACKWARD : MOST_PANELS_HALVES;
+    if (info->fast && work > most) return gems_decline("a size at which ATen is faster on a CPU");
     if (info->arch && c->work > MOST_GPU)
         return gems_decline("a size at which ATen is faster on a GPU");
     return GEMS_OK;
 }
 
+static bool aligned(const void *a, const void *b) {
+    return ((uintptr_t)a | (uintptr_t)b) % 16 == 0;
+}
+
 /* One product, from tensors: packs what is read and the weight as the kernels want them. `in` says
- * how what is read lies, for the direct kernels. */
+ * how what is read lies, for the direct kernels; last: NULL, or where it lies channels last, NULL
+ * until it is asked for. */
 static gems_status convolve(gems_call *call, gems_convolution *c, int kind, void *out,
                             const gems_tensor *read, gems_side *in, const gems_tensor *weight,
-                            const void *bias) {
-    const void *image, *w;
+                            const void *bias, const void **last) {
+    const void *image, *w, *here = NULL;
     const gems_device_info *info = gems_device_information(call->device);
-    if (gems_convolution_tiles(c, kind, info) &&
-        ((uintptr_t)read->data | (uintptr_t)weight->data) % 16 == 0) {
-        int64_t strides[4], weight_strides[4];
-        gems_convolution_tile_strides(c, kind, in->sizes, strides, weight_strides);
-        GEMS_TRY(gems_image_pack(call, read, strides, &image));
-        GEMS_TRY(gems_image_pack(call, weight, weight_strides, &w));
-        return gems_convolution_tile(call, c, kind, out, image, w, bias);
+    if (!last) last = &here;
+    if (gems_convolution_tiles(c, kind, info) && aligned(read->data, weight->data)) {
+        GEMS_TRY(gems_convolution_pack_last(call, read, last));
+        GEMS_TRY(gems_convolution_pack_weight(call, c, kind, weight, &w));
+        return gems_convolution_tile(call, c, kind, out, *last, w, bias);
     }
     GEMS_TRY(gems_image_pack(call, read, in->strides, &image));
+    if (gems_convolution_panels(c, kind, info))
+        return gems_convolution_panel(call, c, kind, out, image, weight, bias);
     GEMS_TRY(gems_image_pack(call, weight, c->weight.strides, &w));
     return run_direct(call, c, kind, out, image, w, bias);
+}
+
+/* The weight's gradient: from the image and the gradient of its result. */
+static gems_status convolve_weight(gems_call *call, gems_convolution *c, void *out,
+                                   const gems_tensor *image, const gems_tensor *result,
+                                   const void **image_last, const void **result_last) {
+    const gems_device_info *info = gems_device_information(call->device);
+    const void *a, *b;
+    if (gems_convolution_tiles(c, GEMS_CONVOLVE_WEIGHT, info) &&
+        aligned(image->data, result->data)) {
+        if (!*image_last) GEMS_TRY(gems_convolution_pack_last(call, image, image_last));
+        if (!*result_last) GEMS_TRY(gems_convolution_pack_last(call, result, result_last));
+        return gems_convolution_tile(call, c, GEMS_CONVOLVE_WEIGHT, out, *image_last, *result_last,
+                                     NULL);
+    }
+    GEMS_TRY(gems_image_pack(call, image, c->image.strides, &a));
+    GEMS_TRY(gems_image_pack(call, result, c->result.strides, &b));
+    if (gems_convolution_panels(c, GEMS_CONVOLVE_WEIGHT, info)) {
+        gems_tensor grad = *result;
+        grad.data = (void *)(uintptr_t)b;
+        return gems_convolution_panel(call, c, GEMS_CONVOLVE_WEIGHT, out, a, &grad, NULL);
+    }
+    return run_direct(call, c, GEMS_CONVOLVE_WEIGHT, out, a, b, NULL);
 }
 
 /* In the fast mode rows are read along x, so that sides are contiguous there; what is written keeps
@@ -304,10 +358,10 @@ static gems_status forward(gems_call *call) {
               *made = c.transposed ? &c.image : &c.result;
     GEMS_TRY(check_vector(bias, made->sizes[1], c.dtype));
     int kind = c.transposed ? GEMS_CONVOLVE_IMAGE : GEMS_CONVOLVE_RESULT;
-    GEMS_TRY(check_work(call, &c, 0));
+    GEMS_TRY(check_work(call, &c, 1 << kind, false));
     GEMS_TRY(gems_output(call, 0, c.rank + 2, made->sizes, made->strides, c.dtype));
     lay_out(call, &c, given, given);
-    return convolve(call, &c, kind, call->out[0].data, x, given, w, bias ? bias->data : NULL);
+    return convolve(call, &c, kind, call->out[0].data, x, given, w, bias ? bias->data : NULL, NULL);
 }
 
 static gems_status backward(gems_call *call) {
@@ -328,7 +382,7 @@ static gems_status backward(gems_call *call) {
         return gems_decline("shape or dtype of the gradient");
     if (call->entry->variant == GEMS_OUT && !(wanted[0] && wanted[1] && wanted[2]))
         return gems_decline("results that are not wanted");
-    GEMS_TRY(check_work(call, &c, wanted[0] + wanted[1]));
+    GEMS_TRY(check_work(call, &c, wanted[0] << kind | wanted[1] << GEMS_CONVOLVE_WEIGHT, true));
     gems_side weight_made = c.weight, given_made = given;
     bool own =
         true; /* a weight that lies so already is followed to the strides of its dims of size 1 */
@@ -341,24 +395,25 @@ static gems_status backward(gems_call *call) {
     if (wanted[2]) GEMS_TRY(gems_output(call, 2, 1, &made.sizes[1], NULL, c.dtype));
     lay_out(call, &c, &given, &given);
     lay_out(call, &c, &made, &made);
-    const void *g = NULL, *in;
+    const void *g, *grad_last = NULL, *x_last = NULL;
     if (wanted[0]) {
         gems_convolution d = c;
         d.image = c.transposed ? made : given_made;
         d.result = c.transposed ? given_made : made;
-        GEMS_TRY(convolve(call, &d, kind, call->out[0].data, grad, &made, w, NULL));
+        GEMS_TRY(convolve(call, &d, kind, call->out[0].data, grad, &made, w, NULL, &grad_last));
     }
-    if (wanted[1] || wanted[2]) GEMS_TRY(gems_image_pack(call, grad, made.strides, &g));
     if (wanted[1]) {
         gems_convolution d = c;
         d.image = c.transposed ? made : given;
         d.result = c.transposed ? given : made;
         d.weight = weight_made;
-        GEMS_TRY(gems_image_pack(call, x, given.strides, &in));
-        GEMS_TRY(run_direct(call, &d, GEMS_CONVOLVE_WEIGHT, call->out[1].data,
-                            c.transposed ? g : in, c.transposed ? in : g, NULL));
+        GEMS_TRY(convolve_weight(call, &d, call->out[1].data, c.transposed ? grad : x,
+                                 c.transposed ? x : grad, c.transposed ? &grad_last : &x_last,
+                                 c.transposed ? &x_last : &grad_last));
     }
-    return wanted[2] ? run_bias(call, &c, &made, call->out[2].data, g) : GEMS_OK;
+    if (!wanted[2]) return GEMS_OK;
+    GEMS_TRY(gems_image_pack(call, grad, made.strides, &g));
+    return run_bias(call, &c, &made, call->out[2].data, g);
 }
 
 /* ---- the family ---- */
@@ -371,6 +426,8 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     if (key->kernel < GEMS_COPY_END) return gems_copy_program(op, key, program);
     if (key->kernel == GEMS_CONVOLUTION_TILE)
         return gems_convolution_tile_program(op, key, program);
+    if (key->kernel == GEMS_CONVOLUTION_PANEL)
+        return gems_convolution_panel_program(op, key, program);
     const char *name = gems_dtype_kernel(key->dtype[0]);
     if (!name) return gems_fail(GEMS_RUNTIME_ERROR, "not a key of convolution");
     static const char *const kinds[] = {"result", "image", "weight"};

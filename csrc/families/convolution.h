@@ -31,17 +31,34 @@ enum { GEMS_CONVOLUTION_TILE = 64 }; /* key->kernel */
 /* Whether such a product is computed there. */
 bool gems_convolution_tiles(const gems_convolution *c, int kind, const gems_device_info *info);
 
-/* How its inputs have to lie: strides of what is read, of these sizes, and of the weight. */
-void gems_convolution_tile_strides(const gems_convolution *c, int kind, const int64_t *sizes,
-                                   int64_t *image, int64_t *weight);
+/* Its inputs where they have to lie: an image or a result channels last, the weight as such a product
+ * reads it. Their own memory, or copies that live as long as the call. */
+gems_status gems_convolution_pack_last(gems_call *call, const gems_tensor *t, const void **data);
+gems_status gems_convolution_pack_weight(gems_call *call, const gems_convolution *c, int kind,
+                                         const gems_tensor *t, const void **data);
 
-/* Computes it; inputs aligned to 16 bytes. image: what is read. */
+/* Computes it from packed inputs, aligned to 16 bytes. image: what is read; other: the weight, or the
+ * result where the weight is written, with the strides that c has. */
 gems_status gems_convolution_tile(gems_call *call, const gems_convolution *c, int kind, void *out,
-                                  const void *image, const void *weight, const void *bias);
+                                  const void *image, const void *other, const void *bias);
 
 gems_status gems_convolution_tile_program(const gems_op *op, const gems_key *key,
                                           gems_program *program);
 bool gems_convolution_tile_warm(const gems_op *op, int dtype, int i, bool back,
                                 const gems_device_info *info, gems_key *key);
+
+/* ---- in the fast mode (convolution_panel.c) ---- */
+
+enum { GEMS_CONVOLUTION_PANEL = 65 }; /* key->kernel */
+
+/* Whether such a product is computed there. */
+bool gems_convolution_panels(const gems_convolution *c, int kind, const gems_device_info *info);
+
+/* Computes it. read: contiguous; the weight has any strides. Of the weight's gradient, which has the
+ * strides that c has, `weight` is the contiguous gradient of the result. */
+gems_status gems_convolution_panel(gems_call *call, const gems_convolution *c, int kind, void *out,
+                                   const void *read, const gems_tensor *weight, const void *bias);
+gems_status gems_convolution_panel_program(const gems_op *op, const gems_key *key,
+                                           gems_program *program);
 
 #endif

@@ -21,7 +21,7 @@ typedef struct shape {
     int32_t in[2], out[2];
     gems_window window[2];
     int32_t bands, band;
-    int32_t divisor, padded, tiled;
+    int32_t divisor, padded, tiled, zeroth;
 } shape;
 typedef struct pool_narrow {
     int32_t n;
@@ -101,8 +101,11 @@ static gems_status resolve(const gems_call *call, request *r) {
     memcpy(r->out_sizes, r->sizes, sizeof r->sizes);
     for (int d = 0; d < 2; d++) r->out_sizes[r->ndim - 2 + d] = r->s.out[d];
     r->last = gems_like_channels_last(r->image);
-    if (r->last && call->device_type != GEMS_CPU)
-        return gems_decline("channels last, for which a GPU has given other results than ATen");
+    if (r->last && call->device_type != GEMS_CPU) {
+        r->s.zeroth = r->max;
+        if (r->backward && !r->max && (r->s.window[0].pad || r->s.window[1].pad))
+            return gems_decline("padding of channels last, whose gradient is ATen's own on a GPU");
+    }
     int bits = 8 * (int)gems_dtype_size(r->image->dtype) - (r->image->dtype != GEMS_U8);
     if (r->max && r->last && !(GEMS_FLOAT_MASK & GEMS_BIT(r->image->dtype)) && bits < 32 &&
         (int64_t)r->s.in[0] * r->s.in[1] >= INT64_C(1) << bits)

@@ -8,19 +8,20 @@
 #include "window.h"
 
 enum { KERNEL_NEAREST = GEMS_COPY_END, KERNEL_FILTER };
-enum { TABLES, ALONG_X, ALONG_Y }; /* kernels of a filter's program */
-enum { BY_SCALE, SAME, DOUBLED };  /* how a pixel finds its source, kernels/nearest.cu */
+enum { TABLES, ALONG_X, ALONG_Y };      /* kernels of a filter's program */
+enum { BY_SCALE, SAME, DOUBLED, BACK }; /* how a pixel finds its source, kernels/nearest.cu */
 enum { TUNE_LANES, TUNE_KIND, TUNE_BACK };
 #define THREADS    256
 #define BAND_FAST  8 /* rows of an item in the fast mode */
 #define FLAG_WIDE  1 /* 64-bit index */
 #define FLAG_INNER 2 /* channels last */
 #define FLAG_FAST  4
+#define FLAG_NEAR  8 /* places and weights in the dtype that is computed in, as ATen's on a GPU */
 
 /* Twins of Nearest in kernels/nearest.cu. */
 typedef struct nearest_axis {
     int32_t in, out, how;
-    float scale;
+    float scale, back;
 } nearest_axis;
 typedef struct nearest_shape {
     gems_fastdiv div[3];
@@ -140,6 +141,8 @@ static bool beyond_int32(const request *r) {
 
 static gems_status nearest_axes(const gems_call *call, const request *r, nearest_axis *axes) {
     bool cpu = call->device_type == GEMS_CPU;
+    if (!cpu && r->backward && !r->last)
+        return gems_decline("a gradient that is contiguous, which ATen computes faster on a GPU");
     for (int d = 0; d < 2; d++) {
         nearest_axis *a = &axes[d];
         a->in = r->in[d];
@@ -149,6 +152,14 @@ static gems_status nearest_axes(const gems_call *call, const request *r, nearest
         a->how = plain && a->in == a->out       ? SAME
                  : plain && a->out == 2 * a->in ? DOUBLED
                                                 : BY_SCALE;
+        if (!cpu) { /* a gradient has a scale of its own there, and equal lengths none */
+            a->back = r->scale[d] ? (float)r->scale[d] : (float)a->out / (float)a->in;
+            if (r->backward)
+                a->how = r->in[0] == r->out[0] && r->in[1] == r->out[1] ? SAME : BACK;
+            else if (a->in == a->out)
+                a->how = SAME;
+            if (!(a->back * (float)a->in < 1e9f)) return gems_decline("scale");
+        }
         if (a->how == BY_SCALE && cpu && r->scale[d] && !r->last && r->given->dtype == GEMS_F64)
             return gems_decline("ATen rounds the places of float64 pixels otherwise");
         if (!(a->scale > 0) || !isfinite(a->scale)) return gems_decline("scale");
@@ -226,7 +237,12 @@ static gems_status filter_of(const request *r, bool cpu, filter_axes *axes) {
             a->scale = r->scale[d] ? 1 / r->scale[d] : (double)a->in / a->out;
         /* ATen does not filter along such an axis on a CPU, whatever scale is given */
         if (cpu && !r->backward && a->in == a->out) a->scale = 1;
-        double half = r->kind == GEMS_RESAMPLE_CUBIC ? 2 : 1;
+        /* nor, on a GPU, the gradient of an image that keeps its size: half a pixel is itself */
+        bool same = !cpu && r->backward && r->in[0] == r->out[0] && r->in[1] == r->out[1];
+        if (same) a->scale = 1;
+        bool near = !cpu && gems_dtype_opmath(r->given->dtype) == GEMS_F32;
+        if (near) a->scale = (float)a->scale;
+        double half = same ? 0.5 : r->kind == GEMS_RESAMPLE_CUBIC ? 2 : 1;
         a->support = a->scale >= 1 ? half * a->scale : half;
         a->inverse = a->scale >= 1 ? 1 / a->scale : 1;
         if (!(a->support < 1e6) || a->scale * a->out > 1e9) return gems_decline("scale");
@@ -280,7 +296,8 @@ static gems_status run_filter(gems_call *call, request *r) {
     GEMS_TRY(filter_of(r, call->device_type == GEMS_CPU, &axes));
     bool wide = beyond_int32(r);
     gems_key key = {.kernel = KERNEL_FILTER, .dtype = {r->given->dtype}};
-    key.flags = (uint8_t)((wide ? FLAG_WIDE : 0) | (info->fast ? FLAG_FAST : 0));
+    key.flags = (uint8_t)((wide ? FLAG_WIDE : 0) | (info->fast ? FLAG_FAST : 0) |
+                          (call->device_type == GEMS_CPU ? 0 : FLAG_NEAR));
     key.tune[TUNE_KIND] = (uint8_t)r->kind;
     key.tune[TUNE_BACK] = r->backward;
     const gems_plan *plan;
@@ -312,8 +329,6 @@ static gems_status run_filter(gems_call *call, request *r) {
 
 static gems_status run(gems_call *call) {
     request r;
-    if (call->device_type != GEMS_CPU)
-        return gems_decline("a GPU, which has given other pixels and weights than ATen");
     GEMS_TRY(resolve(call, &r));
     return r.kind >= GEMS_RESAMPLE_LINEAR ? run_filter(call, &r) : run_nearest(call, &r);
 }
@@ -329,8 +344,9 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     snprintf(program->name, sizeof program->name, "%.*s %s", (int)strcspn(op->schema, "("),
              op->schema, gems_dtype_name(key->dtype[0]));
     if (key->kernel == KERNEL_FILTER) {
-        gems_text_add(&program->head, "constexpr bool kCubic = %s;\n",
-                      key->tune[TUNE_KIND] == GEMS_RESAMPLE_CUBIC ? "true" : "false");
+        gems_text_add(&program->head, "constexpr bool kCubic = %s;\ntypedef %s Place;\n",
+                      key->tune[TUNE_KIND] == GEMS_RESAMPLE_CUBIC ? "true" : "false",
+                      key->flags & FLAG_NEAR ? "gems::opmath_t<T>" : "double");
         program->files[0] = "resample.cu";
         program->entries[TABLES] = "tables";
         program->entries[ALONG_X] = "along_x";
@@ -355,7 +371,8 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     if (i > (filters ? 0 : 1) || (!info->arch && filters && (GEMS_HALF_MASK & GEMS_BIT(dtype))))
         return false;
     key->kernel = filters ? KERNEL_FILTER : KERNEL_NEAREST;
-    key->flags = (uint8_t)((i ? FLAG_INNER : 0) | (info->fast ? FLAG_FAST : 0));
+    key->flags = (uint8_t)((i ? FLAG_INNER : 0) | (info->fast ? FLAG_FAST : 0) |
+                           (filters && info->arch ? FLAG_NEAR : 0));
     key->dtype[0] = (uint8_t)(filters || back ? dtype : gems_copy_carrier(dtype));
     key->tune[TUNE_KIND] = (uint8_t)kind;
     key->tune[TUNE_BACK] = back;
