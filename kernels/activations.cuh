@@ -18,7 +18,7 @@ template <class T> GEMS_DI T relu6(T a) {
 template <bool HALF, class T> GEMS_DI T sigmoid_for(T x) {
 #if GEMS_CPU
     if constexpr (HALF) {
-        T a = abs(x), c = a > T(80) ? T(80) : a, n = fma(c, -1.44269504f, gems_whole + 127.0f);
+        T c = gems_at_most(abs(x), T(80)), n = fma(c, -1.44269504f, gems_whole + 127.0f);
         T f = fma(c, -1.44269504f, (gems_whole + 127.0f) - n), e = 9.570096670e-03f; // 2^f
         e = fma(e, f, 5.591785991e-02f);
         e = fma(e, f, 2.402474496e-01f);
@@ -43,10 +43,14 @@ template <class T> GEMS_DI T softplus_gradient(T grad, T a, T threshold) {
     T z = exp(a);
     return a > threshold ? grad : grad * z / (z + T(1));
 }
-template <class T> GEMS_DI T mish(T a) { return a * tanh(log1p(exp(a))); }
+// tanh(log(1 + u)) is w / (w + 2) with w = u * (u + 2); from 20 on, where w would overflow later, it is 1.
+template <class T> GEMS_DI T mish(T a) {
+    T u = exp(a > T(20) ? T(20) : a), w = fma(u, u, u + u);
+    return a * quotient_near(w, w + T(2));
+}
 template <class T> GEMS_DI T mish_gradient(T grad, T a) {
-    T t = tanh(log1p(exp(a)));
-    return grad * (t + a * sigmoid(a) * (T(1) - t * t));
+    T u = exp(a > T(20) ? T(20) : a), w = fma(u, u, u + u), by = reciprocal_near(w + T(2)), slope = T(4) * fma(u, u, u) * by * by;
+    return grad * (a > T(20) ? fma(a, T(0), T(1)) : fma(a, slope, w * by)); // NaN of infinity
 }
 
 // Losses in the difference d, and their slopes.

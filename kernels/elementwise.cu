@@ -161,7 +161,27 @@ template <class T> GEMS_DI T rounded(T a) {
     else return a;
 }
 template <class T> GEMS_DI T silu(T x) { return x * sigmoid(x); }
-template <class T> GEMS_DI T softplus(T x) { return max_nan(x, T(0)) + log1p(exp(-abs(x))); }
+template <class T> GEMS_DI T exp_minus(T x) { return exp(-x); }
+// log(1 + u) of a u from 0 to 1, to 2 units of the last place.
+template <class T> GEMS_DI T log1p_unit(T u) { return log1p(u); }
+GEMS_DI float log1p_unit(float u) {
+    float p = -5.365422461e-03f; // (u - log(1 + u)) / u^2
+    p = fma(p, u, 3.006830066e-02f);
+    p = fma(p, u, -7.920882851e-02f);
+    p = fma(p, u, 1.375418752e-01f);
+    p = fma(p, u, -1.915384829e-01f);
+    p = fma(p, u, 2.485721707e-01f);
+    p = fma(p, u, -3.332132995e-01f);
+    p = fma(p, u, 4.999964833e-01f);
+    return fma(-u * u, p, u);
+}
+template <class T> GEMS_DI T softplus(T x) { return max_nan(x, T(0)) + log1p_unit(exp_minus(abs(x))); }
+// Of a * beta, over beta, which is the same for all elements; a itself beyond a threshold.
+template <class T> GEMS_DI T softplus(T a, T beta, T threshold) {
+    T inverse = T(1) / beta, z = a * beta, v = softplus(z);
+    v = GEMS_CPU ? v / beta : v * inverse;
+    return z > threshold ? a : v;
+}
 template <class T> GEMS_DI T silu_gradient(T grad, T x) {
     T s = sigmoid(x);
     return grad * s * (T(1) + x * (T(1) - s));
@@ -173,16 +193,16 @@ template <class T> GEMS_DI T normal_cdf(T x) {
     T t = -x * root, lost = fma(-x, root, -t) - x * rest, r = T(0.5) * erfc(t);
     return t > T(0.5) & t < T(30) ? fma(T(-2) * t * lost, r, r) : r;
 }
-template <class T> GEMS_DI T exp_minus(T x) { return exp(-x); }
 // HALF: good enough for 16 bits. Of floats: normal.cuh.
-template <bool HALF, class T> GEMS_DI T normal_cdf_for(T x) { return normal_cdf(x); }
 template <bool HALF, class T> GEMS_DI T times_normal_cdf(T x) { return x * normal_cdf(x); }
+template <bool HALF, class T> GEMS_DI T normal_slope(T x) {
+    return normal_cdf(x) + x * T(0.39894228040143267794) * exp_minus(T(0.5) * x * x);
+}
+template <bool HALF, class T> GEMS_DI T erfc_for(T x) { return erfc(x); }
 template <class T> GEMS_DI T gelu_erf(T x) { return times_normal_cdf<is_half<result_t>>(x); }
 template <class T> GEMS_DI T gelu_inner(T x) { return T(1.59576912160573071176) * (x + T(0.044715) * x * x * x); }
 template <class T> GEMS_DI T gelu_tanh(T x) { return x * sigmoid(gelu_inner(x)); }
-template <class T> GEMS_DI T gelu_erf_gradient(T grad, T x) {
-    return grad * (normal_cdf_for<is_half<result_t>>(x) + x * T(0.39894228040143267794) * exp_minus(T(0.5) * x * x));
-}
+template <class T> GEMS_DI T gelu_erf_gradient(T grad, T x) { return grad * normal_slope<is_half<result_t>>(x); }
 template <class T> GEMS_DI T gelu_tanh_gradient(T grad, T x) {
     T s = sigmoid(gelu_inner(x)), slope = T(1.59576912160573071176) * (T(1) + T(3 * 0.044715) * x * x);
     return grad * (s + x * s * (T(1) - s) * slope);

@@ -156,11 +156,18 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
     const char *point = op->helper ? strrchr(op->helper, '.') : NULL;
     bool file = point && !strcmp(point, ".cuh");
     if (op->helper && !file) gems_text_add(text, "namespace gems {\n%s\n}\n", op->helper);
-    bool normal = !complex && (memmem(choice->expr, (size_t)choice->expr_size, "gelu_erf", 8) ||
-                               memmem(choice->expr, (size_t)choice->expr_size, "normal_cdf", 10));
+    static const char *const normals[] = {"gelu_erf", "normal_cdf", "erfc_for"};
+    bool normal = false;
+    for (size_t i = 0; i < sizeof normals / sizeof *normals && !complex; i++)
+        normal |=
+            memmem(choice->expr, (size_t)choice->expr_size, normals[i], strlen(normals[i])) != NULL;
     int files = 0;
+    program->files[files++] = "near.cuh";
     if (file) program->files[files++] = op->helper;
-    if (normal) program->files[files++] = "normal.cuh";
+    if (normal) {
+        program->files[files++] = "pair.cuh";
+        program->files[files++] = "normal.cuh";
+    }
     program->files[files++] = "elementwise.cu";
     program->files[files] = NULL;
     program->entries[0] = "elementwise";

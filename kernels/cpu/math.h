@@ -10,6 +10,12 @@ GEMS_INLINE uint32_t gems_as_bits(float v) { uint32_t r; memcpy(&r, &v, 4); retu
 // All bits where the sign is set. A choice by it stays a choice, where compilers make one by ?: into two computations.
 GEMS_INLINE uint32_t gems_sign(float v) { return (uint32_t)((int32_t)gems_as_bits(v) >> 31); }
 
+// The smaller of an a above 0 and a limit, by bits: of a choice compilers make two computations. NaN becomes the limit.
+GEMS_INLINE float gems_at_most(float a, float limit) {
+    uint32_t u = gems_as_bits(a), v = gems_as_bits(limit);
+    return gems_as_float(u < v ? u : v);
+}
+
 #define GEMS_BOTH(name)                                                        \
     GEMS_INLINE float name(float x) { return __builtin_##name##f(x); }         \
     GEMS_INLINE double name(double x) { return __builtin_##name(x); }
