@@ -140,7 +140,10 @@ gems_status gems_matmul_run_scaled(gems_call *call) {
     t.p.scale_b = scale_b->data;
     t.p.scale_rows = t.p.scale_cols = rows;
     /* As in ATen, a result that is no fp8 has no scale. */
-    if (scale_d && gems_dtype_size(result) == 1) t.p.scale_d = scale_d->data;
+    if (scale_d && gems_dtype_size(result) == 1) {
+        t.p.scale_d = scale_d->data;
+        t.p.divides = !on_gpu(call); /* ATen's kernel of a CPU divides, cuBLAS multiplies */
+    }
     if (bias) t.p.c = bias->data, t.p.c_col = bias->strides[0], t.p.beta = 1;
     return compute(call, &t, m, n);
 }
