@@ -184,6 +184,20 @@ template <class A, class B, int N, class D> GEMS_DI void wgmma_along_k(D (&d)[N 
     else { GEMS_WGMMA_K_N_("k32.f32.e5m2.e5m2", ",1,1", REGS); }
 }
 
+#define GEMS_WGMMA_R_(n, count, a, b, c, d_, second_, keep)                                                                \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p,%" #keep ",0;\nwgmma.mma_async.sync.aligned.m64n" #n "k8.f32.tf32.tf32" \
+                 " {" GEMS_NAMES_##count##_ "},{%" #a ",%" #b ",%" #c ",%" #d_ "},%" #second_ ",p,1,1;\n}"                  \
+                 : GEMS_REGS_##count##_(0) : "r"(first[0]), "r"(first[1]), "r"(first[2]), "r"(first[3]), "l"(second), "r"(add))
+
+// The same of tf32 with A in registers, which stay as they are until the product is complete: as the accumulators, a row of
+// lane l and the one 8 behind, at k = l % 4, then 4 deeper.
+template <int N> GEMS_DI void wgmma_registers(float (&d)[N / 2], const uint32_t (&first)[4], uint64_t second, int add) {
+    static_assert(N == 64 || N == 128 || N == 256, "no such product");
+    if constexpr (N == 64) GEMS_WGMMA_R_(64, 32, 32, 33, 34, 35, 36, 37);
+    else if constexpr (N == 128) GEMS_WGMMA_R_(128, 64, 64, 65, 66, 67, 68, 69);
+    else GEMS_WGMMA_R_(256, 128, 128, 129, 130, 131, 132, 133);
+}
+
 // Two neighbours, rounded once.
 template <class T> GEMS_DI uint32_t pack_two(float low, float high) {
     uint32_t r;
@@ -202,7 +216,7 @@ struct Barrier { uint16_t count, pending; int32_t bytes; };         // bit 15 of
 struct BoxCopy { Barrier* bar; unsigned char* to; Map map; int at[3]; }; // has not landed
 struct Wanted { Barrier* bar; uint32_t parity; bool (*ready)(void*); };
 enum Kind { HALF, BRAIN, TF32, BYTE, E4M3, E5M2 };
-struct Product { void* d; uint64_t a, b; int n, group; Kind kind_a, kind_b; bool lines_a, lines_b, add; };
+struct Product { void* d; uint64_t a, b; int n, group; Kind kind_a, kind_b; bool lines_a, lines_b, add; float rows[2][8]; };
 struct BoxStore { Map map; const unsigned char* from; int at[3]; };
 struct Worker { Product product[16]; int count, group; BoxStore store[8]; int stores; };
 
@@ -278,7 +292,7 @@ GEMS_UNSEEN __noinline__ static void copy_box(void* to, const TensorMap& map, vo
     if (c.map.box[0] * size != 128) gems_cpu_runtime->stop("a row of a box is not 128 bytes");
     for (const Worker& w : workers)
         for (int i = 0; i < w.count; i++)
-            if (overlaps(w.product[i].a, 64, c.to, box_bytes(c.map)) || overlaps(w.product[i].b, w.product[i].n, c.to, box_bytes(c.map)))
+            if ((w.product[i].a && overlaps(w.product[i].a, 64, c.to, box_bytes(c.map))) || overlaps(w.product[i].b, w.product[i].n, c.to, box_bytes(c.map)))
                 gems_cpu_runtime->stop("a box is copied over a tile that a product which has not been waited for reads");
 #if GEMS_CHECKED
     for (int r = 0; r < c.map.box[1]; r++) {
@@ -317,9 +331,9 @@ GEMS_UNSEEN __noinline__ static void multiply(const Product& p) {
     int rank = (int)gems_cpu_runtime->self->rank % 128, row = rank / 32 * 16 + rank % 32 / 4;
     double a[2][32];
     const int depth = p.kind_a == TF32 ? 8 : p.kind_a <= BRAIN ? 16 : 32;
-    if (p.a >> 62 != 1 || p.b >> 62 != 1) gems_cpu_runtime->stop("a descriptor of another swizzle");
+    if ((p.a && p.a >> 62 != 1) || p.b >> 62 != 1) gems_cpu_runtime->stop("a descriptor of another swizzle");
     for (int h = 0; h < 2; h++)
-        for (int k = 0; k < depth; k++) a[h][k] = tile_value(p.a, p.lines_a, row + h * 8, k, p.kind_a);
+        for (int k = 0; k < depth; k++) a[h][k] = p.a ? tile_value(p.a, p.lines_a, row + h * 8, k, p.kind_a) : p.rows[h][k];
     for (int i = 0; i < p.n / 8; i++) {
         for (int e = 0; e < 2; e++) {
             double b[32];
@@ -345,7 +359,20 @@ GEMS_UNSEEN __noinline__ static void start_product(void* d, uint64_t a, uint64_t
                                                    bool lines_b, bool add) {
     Worker& w = workers[gems_cpu_runtime->self->rank];
     if (w.count == 16) gems_cpu_runtime->stop("too many products have not been waited for");
-    w.product[w.count++] = {d, a, b, n, w.group, kind_a, kind_b, lines_a, lines_b, add};
+    w.product[w.count++] = {d, a, b, n, w.group, kind_a, kind_b, lines_a, lines_b, add, {}};
+}
+struct Quad { Product* product; const uint32_t* a; };
+GEMS_UNSEEN inline void share_rows(void** lanes, unsigned) {
+    for (int l = 0; l < 32; l++)
+        for (int t = 0; t < 4; t++)
+            for (int i = 0; i < 4; i++)
+                ((Quad*)lanes[l])->product->rows[i & 1][t + (i & 2) * 2] = tf32(((Quad*)lanes[l / 4 * 4 + t])->a[i]);
+}
+GEMS_UNSEEN __noinline__ static void start_registers(float* d, const uint32_t* a, uint64_t b, int n, bool add, int line) {
+    start_product(d, 0, b, n, TF32, TF32, false, false, add);
+    Worker& w = workers[gems_cpu_runtime->self->rank];
+    Quad q{&w.product[w.count - 1], a};
+    gems_cpu_runtime->warp(~0u, share_rows, &q, line, "wgmma");
 }
 GEMS_UNSEEN __noinline__ static void wait_products(int groups) {
     Worker& w = workers[gems_cpu_runtime->self->rank];
@@ -437,6 +464,9 @@ template <class T, int N, bool LINES_A, bool LINES_B>
 GEMS_DI void wgmma(float (&d)[N / 2], uint64_t first, uint64_t second, int add) {
     const gems_cpu::Kind kind = is_same<T, bf16> ? gems_cpu::BRAIN : gems_cpu::HALF;
     gems_cpu::start_product(d, first, second, N, kind, kind, LINES_A, LINES_B, add != 0);
+}
+template <int N> GEMS_DI void wgmma_registers(float (&d)[N / 2], const uint32_t (&first)[4], uint64_t second, int add, GEMS_LINE_) {
+    gems_cpu::start_registers(d, first, second, N, add != 0, line);
 }
 template <class T> constexpr gems_cpu::Kind product_kind = is_same<T, float> ? gems_cpu::TF32 : is_same<T, int8_t> ? gems_cpu::BYTE
     : is_same<T, f8e4m3> ? gems_cpu::E4M3 : gems_cpu::E5M2;

@@ -6,7 +6,7 @@
 // The head of the program gives: Scalar (storage type of C and D), InputA, InputB (of A and B, of one size), kPromotes (sums of 128
 // bytes of k are added up in float32, as those of fp8 lose digits in the tensor cores), kTileN, kStages (tiles in shared memory), kCluster (of a thin product: 2
 // stands for any number), kBuffers (boxes of results of each warp), kThin, kLinesA, kLinesB (the operand is contiguous along its
-// lines, not along k: 16-bit floats alone). Neither clusters of thin products nor inputs of other than 16 bits have been tested on a
+// lines, not along k: 16-bit floats, and float32 for A). Neither clusters of thin products nor inputs of other than 16 bits have been tested on a
 // GPU.
 namespace {
 
@@ -22,7 +22,9 @@ constexpr int kGroup = sizeof(Scalar) == 2 ? 1 : 4; // results that a lane write
 constexpr int kBoxes = kProducts * kBuffers * 2048;
 constexpr int kStaged = kThin ? kTileN * 640 : kBoxes > 18432 ? kBoxes : 18432;
 static_assert(!kLinesB || kLoadB % 64 == 0, "a tile that lies along lines has 64 of them");
-static_assert(sizeof(InputA) == 2 || (!kThin && !kLinesA && !kLinesB), "elements that have not 16 bits lie along k");
+constexpr bool kTurned = kLinesA && sizeof(InputA) == 4; // A is read to registers, which turns it around
+constexpr int kBoxLines = 128 / (int)sizeof(InputA);      // of a box that lies along lines
+static_assert(sizeof(InputA) == 2 || (!kThin && (!kLinesA || kTurned) && !kLinesB), "elements that have not 16 bits lie along k");
 
 // A place in the ring, and the parity of its barriers' phase there.
 struct Place {
@@ -47,7 +49,8 @@ struct Unit : MatmulBlock {
 GEMS_DI void copy_tile(unsigned char *to, const TensorMap &a, const TensorMap &b, uint64_t *bar, const Unit &unit, int k,
                        int rank, int a_batch, int b_batch) {
     if constexpr (kLinesA) {
-        GEMS_UNROLL for (int i = 0; i < kTileM / 64; i++) tensor_copy(to + i * 8192, a, bar, unit.row + i * 64, k, a_batch);
+        GEMS_UNROLL for (int i = 0; i < kTileM / kBoxLines; i++)
+            tensor_copy(to + i * (kBoxLines * 128), a, bar, unit.row + i * kBoxLines, k, a_batch);
     } else {
         tensor_copy(to, a, bar, k, unit.row, a_batch);
     }
@@ -63,6 +66,26 @@ GEMS_DI void copy_tile(unsigned char *to, const TensorMap &a, const TensorMap &b
 template <class A, class B, class D> GEMS_DI void multiply(D &acc, uint64_t a, uint64_t b, int add) {
     if constexpr (sizeof(A) == 2) wgmma<A, kTileN, kLinesA, kLinesB>(acc, a, b, add);
     else wgmma_along_k<A, B, kTileN>(acc, a, b, add);
+}
+
+template <class D> GEMS_DI void multiply_turned(D &acc, const uint32_t (&a)[4], uint64_t b, int add) {
+    if constexpr (kTurned) wgmma_registers<kTileN>(acc, a, b, add);
+}
+
+// Of float32 that lies along its lines, the line of 32 in a box that is row r of the 16 of a warp: those of neighbouring lanes lie in
+// different banks, whatever k is.
+GEMS_DI int turned_line(int warp, int r) { return (r & 3) + (r >> 2 & 1) * 16 + (warp & 1) * 8 + (r >> 3) * 4; }
+
+// A warp's part of such a tile, 32 deep, as registers of four products.
+GEMS_DI void turn_tile(uint32_t (&a)[4][4], const unsigned char *tile, int group, int warp) {
+    const int lane = (int)threadIdx.x & 31, t = lane & 3, line = turned_line(warp, lane >> 2);
+    const unsigned char *box = tile + (group * 2 + (warp >> 1 & 1)) * 4096;
+    GEMS_UNROLL for (int k = 0; k < 4; k++) {
+        GEMS_UNROLL for (int i = 0; i < 4; i++) {
+            const int row = t + (i >> 1) * 4, at = line + (i & 1) * 4;
+            a[k][i] = load<1>(reinterpret_cast<const uint32_t *>(box + (k * 8 + row) * 128 + ((at >> 2 ^ row) << 4) + (at & 3) * 4)).v[0];
+        }
+    }
 }
 
 // Four lanes that hold a 4 x 4 square of words, a row each, exchange it: then each holds a column.
@@ -145,11 +168,32 @@ GEMS_DI void write_boxes(const MatmulParams &p, const TensorMap &map_d, const Sc
     }
 }
 
+// Four neighbours of a column, which lie side by side in D.
+GEMS_DI void finish_down(const MatmulParams &p, const Scalar *c, Scalar *d, int row, int col, const Acc (&v)[4], bool four) {
+    const float alpha = (float)p.alpha, beta = (float)p.beta;
+    if (row >= p.m || col >= p.n) return;
+    Vec<Scalar, 4> result;
+    GEMS_UNROLL for (int e = 0; e < 4; e++) {
+        float x = alpha * (float)v[e];
+        if (c && row + e < p.m) x += beta * to_op(c[(row + e) * p.c_row + col * p.c_col]);
+        result.v[e] = convert<Scalar>(x);
+    }
+    Scalar *to = d + row + col * p.d_col;
+    if (four && row + 4 <= p.m) {
+        store<4>(to, result);
+    } else {
+        GEMS_UNROLL for (int e = 0; e < 4; e++)
+            if (row + e < p.m) to[e] = result.v[e];
+    }
+}
+
 // The same for any strides, element by element, or to the sums of a part of k; slab by slab through shared memory that is the
 // warp's own, so that its lanes are neighbours in a row.
 GEMS_DI void write_any(const MatmulParams &p, const Scalar *c, Scalar *d, Acc *sums, int row0, int col0,
                        const Acc (&acc)[kTileN / 2], Acc *slab) {
-    const int lane = (int)threadIdx.x & 31;
+    const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
+    const bool down = kTurned && !sums && p.d_row == 1; // neighbours in D are lines of A
+    const bool four = p.d_col % 4 == 0 && p.d_batch % 4 == 0 && ((uint64_t)p.d & 15) == 0;
     Acc *mine = slab + (lane >> 2) * kSlabPitch + (lane & 3) * 2;
     GEMS_UNROLL for (int g = 0; g < kTileN / kSlab; g++) {
         GEMS_UNROLL for (int i = 0; i < kSlab / 4; i++) {
@@ -157,9 +201,23 @@ GEMS_DI void write_any(const MatmulParams &p, const Scalar *c, Scalar *d, Acc *s
             store<2>(mine + (i & 1) * 8 * kSlabPitch + i / 2 * 8, Vec<Acc, 2>{acc[at], acc[at + 1]});
         }
         __syncwarp();
+        if constexpr (kTurned) {
+#pragma unroll 1
+            for (int i = lane; down && i < 4 * kSlab; i += 32) {
+                const int r = (i & 1) * 8 + (i & 2) * 2, col = col0 + g * kSlab + (i >> 2), row = row0 + turned_line(warp, r);
+                Acc v[4];
+                GEMS_UNROLL for (int e = 0; e < 4; e++) v[e] = slab[(r + e) * kSlabPitch + (i >> 2)];
+                finish_down(p, c, d, row, col, v, four);
+            }
+            if (down) {
+                __syncwarp();
+                continue;
+            }
+        }
 #pragma unroll 1
         for (int i = lane; i < 16 * kSlab / kGroup; i += 32) {
-            const int r = i / (kSlab / kGroup), q = i % (kSlab / kGroup) * kGroup, row = row0 + r, col = col0 + g * kSlab + q;
+            const int r = i / (kSlab / kGroup), q = i % (kSlab / kGroup) * kGroup, col = col0 + g * kSlab + q;
+            const int row = row0 + (kTurned ? turned_line(warp, r) : r);
             if (row >= p.m || col >= p.n) continue;
             const Vec<Acc, kGroup> from = load<kGroup>(slab + r * kSlabPitch + q);
             Acc v[kGroup];
@@ -273,6 +331,17 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
             for (int s = 0; s < unit.steps; s++, at.next()) {
                 mbarrier_wait(full + at.stage, at.parity);
                 const uint64_t a = tiles + ((at.stage * kBytes + group * 8192) >> 4), b = tiles + ((at.stage * kBytes + kBytesA) >> 4);
+                if constexpr (kTurned) {
+                    // The other warpgroup multiplies meanwhile.
+                    uint32_t turned[4][4];
+                    turn_tile(turned, ring + at.stage * kBytes, group, warp & 3);
+                    wgmma_fence();
+                    GEMS_UNROLL for (int k = 0; k < 4; k++) multiply_turned(acc, turned[k], b + k * (32 >> 4), s + k);
+                    wgmma_commit();
+                    wgmma_wait<0>();
+                    leave(at.stage);
+                    continue;
+                }
                 wgmma_fence();
                 GEMS_UNROLL for (int k = 0; k < 4; k++) {
                     const uint64_t ak = a + k * (kLinesA ? 2048 >> 4 : 32 >> 4), bk = b + k * (kLinesB ? 2048 >> 4 : 32 >> 4);
@@ -295,11 +364,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
             wgmma_keep(acc);
             if constexpr (kPromotes) {
                 GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++) acc[i] = whole[i];
-            } else if (unit.steps) {
+            } else if (unit.steps && !kTurned) {
                 leave(before);
             }
 
-            const int row = unit.row + group * 64 + (warp & 3) * 16;
+            const int row = unit.row + group * 64 + (kTurned ? (warp >> 1 & 1) * 32 : (warp & 3) * 16);
             const Scalar *c = p.c ? static_cast<const Scalar *>(p.c) + unit.batch * p.c_batch : nullptr;
             Scalar *d = static_cast<Scalar *>(p.d) + unit.batch * p.d_batch;
             const int64_t place = unit.split * (int64_t)p.batch + unit.batch;

@@ -170,6 +170,13 @@ GROUPS: dict[str, Callable[[], Any]] = {
         check_tf32(136, 60, 404, "rows", "columns"),
         check_tf32(130, 37, 40, "rows", "columns"),
     ),
+    # One that lies along its lines is read to registers, in both orders of the sides.
+    "wgmma turned": lambda: (
+        torch.set_float32_matmul_precision("high"),
+        check_tf32(200, 60, 404, "rows", "rows"),
+        check_tf32(136, 60, 404, "columns", "columns"),
+        check_tf32(132, 36, 44, "rows", "rows"),
+    ),
     "wgmma int8": lambda: check_whole(136, 60, 2000, "rows", "columns"),
     "wgmma fp8": lambda: (
         check_scaled(136, 64, 1600, (FP8[0], FP8[1]), torch.bfloat16, biased=True, rows=True),

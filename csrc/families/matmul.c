@@ -263,7 +263,8 @@ static gems_status compute_wgmma(gems_call *call, product *t) {
     bool thin;
     gems_matmul_shape shape = shape_of(t);
     const bool exchanges = gems_matmul_wgmma_exchanges(&shape, &thin);
-    if (thin ? exchanges : p->d_col != 1 && p->d_row == 1) {
+    const bool words = element == 4 && shape.feed_a != shape.feed_b;
+    if (words ? shape.feed_b != GEMS_ALONG_K : thin ? exchanges : p->d_col != 1 && p->d_row == 1) {
         transpose(t);
         shape = shape_of(t);
     }

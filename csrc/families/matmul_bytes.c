@@ -84,8 +84,7 @@ static bool one_number(const gems_tensor *t) { return t->dtype == GEMS_F32 && t-
 static bool rowwise(const gems_tensor *a, const gems_tensor *b, int64_t m, int64_t n) {
     return a->dtype == GEMS_F32 && b->dtype == GEMS_F32 && a->ndim == 2 && b->ndim == 2 &&
            a->sizes[0] == m && a->sizes[1] == 1 && b->sizes[0] == 1 && b->sizes[1] == n &&
-           gems_is_contiguous(a) &&
-           gems_is_contiguous(b);
+           gems_is_contiguous(a) && gems_is_contiguous(b);
 }
 
 /* What ATen refuses, or may refuse, on a GPU beyond what is wrong everywhere. */

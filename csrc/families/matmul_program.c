@@ -171,7 +171,7 @@ bool gems_matmul_warm(const gems_op *op, int dtype, int i, const gems_device_inf
      * sm_90a. */
     const bool wgmma = config.kernel == GEMS_MATMUL_WGMMA, words = gems_dtype_size(dtype) != 2;
     const bool narrow = wgmma && (words || config.parts.tile_n < 64);
-    gems_matmul_key(&config, dtype, wgmma && words ? GEMS_ALONG_K : layout[0],
+    gems_matmul_key(&config, dtype, wgmma && bytes ? GEMS_ALONG_K : layout[0],
                     narrow ? GEMS_ALONG_K : layout[1], key);
     if (bytes && dtype != GEMS_I8)
         gems_matmul_key_types(key,

@@ -38,7 +38,9 @@ static bool by_copies(int feed) { return feed == GEMS_ALONG_K || feed == GEMS_AL
 bool gems_matmul_wgmma_takes(const gems_matmul_shape *s, const gems_device_info *info) {
     const bool half = s->dtype == GEMS_F16 || s->dtype == GEMS_BF16;
     if (!info->hopper || s->dtype == GEMS_F64 || (s->dtype == GEMS_F32 && !s->tf32)) return false;
-    if (!half && (s->feed_a != GEMS_ALONG_K || s->feed_b != GEMS_ALONG_K)) return false;
+    /* Of float32 one operand may lie along its lines, which is A when sides have been exchanged. */
+    if (!half && s->feed_a != GEMS_ALONG_K && s->feed_b != GEMS_ALONG_K) return false;
+    if (gems_dtype_size(s->dtype) == 1 && s->feed_a != s->feed_b) return false;
     if (!by_copies(s->feed_a) || !by_copies(s->feed_b) || s->k < 1) return false;
     if (!info->arch) return true; /* a CPU that plays the device */
     return RUNS_ON_A_GPU && (double)s->batch * (double)s->m * (double)s->n * (double)s->k >= SMALL;
@@ -217,7 +219,7 @@ void gems_matmul_wgmma_map(const gems_matmul_config *config, bool first, int fee
         .data = data,
         .sizes = {inner, outer, one ? 1 : batch},
         .strides = {stride, one ? outer * stride : batch_stride * size},
-        .box = {(int32_t)(STEP / size), along_k ? box_lines : 64},
+        .box = {(int32_t)(STEP / size), along_k ? box_lines : (int32_t)(STEP / size)},
         .dtype = (uint8_t)dtype,
     };
 }
