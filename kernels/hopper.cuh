@@ -1,14 +1,17 @@
 // What only sm_90a has, as part of the contract for the programs that name this file: copies of tiles by tensor maps,
-// barriers in shared memory that count bytes, products of a warpgroup; cluster.cuh comes before it. Elements have 16 bits, rows of a tile 128 bytes, swizzled:
+// barriers in shared memory that count bytes, products of a warpgroup; cluster.cuh comes before it. Rows of a tile have 128 bytes, swizzled:
 // the 16-byte chunk of a row changes its place by an exclusive or with bits 7 to 9 of its address. A tile begins at a multiple of
 // 1024 bytes.
 //
-// A tile lies in one of two ways. Along k: a row of 128 bytes is 64 deep of one line. Along lines: a row is 64 lines at one k, and
-// 64 such rows are followed by the next 64 lines.
+// A tile lies in one of two ways. Along k: a row of 128 bytes is of one line, 64 deep where elements have 16 bits. Along lines, which
+// those alone can: a row is 64 lines at one k, and 64 such rows are followed by the next 64 lines. float32 is rounded to tf32 by the
+// copy.
 // On a CPU (faithful and checked modes) a copy lands when its barrier is waited for, and a product is made when it is waited for,
 // so that a wait that is missing gives wrong numbers.
 namespace gems {
 
+template <class T> struct Accumulator { typedef float type; };
+template <> struct Accumulator<int8_t> { typedef int32_t type; };
 struct alignas(64) TensorMap { uint64_t words[16]; }; // made by the backend (gems_tensor_map in csrc/backend/backend.h)
 
 // A descriptor of a tile, or of what is `bytes` behind its begin; the same numbers serve both ways to lie.
@@ -111,6 +114,9 @@ template <int N> GEMS_DI void wgmma_wait() { asm volatile("wgmma.wait_group.sync
 template <int N> GEMS_DI void wgmma_keep(float (&d)[N]) {
     GEMS_UNROLL for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
+template <int N> GEMS_DI void wgmma_keep(int32_t (&d)[N]) {
+    GEMS_UNROLL for (int i = 0; i < N; i++) asm volatile("" : "+r"(d[i])::"memory");
+}
 
 #define GEMS_TEN_(t) "%" #t "0,%" #t "1,%" #t "2,%" #t "3,%" #t "4,%" #t "5,%" #t "6,%" #t "7,%" #t "8,%" #t "9,"
 #define GEMS_ONES_ "%0,%1,%2,%3,%4,%5,%6,%7"
@@ -168,13 +174,50 @@ GEMS_DI void wgmma(float (&d)[N / 2], uint64_t first, uint64_t second, int add) 
     else if constexpr (N == 128) GEMS_WGMMA_A_(type, 128, 64, 64, 65, 66, 67, 68, 69, 70); \
     else GEMS_WGMMA_A_(type, 256, 128, 128, 129, 130, 131, 132, 133, 134)
 
-// The same with a in registers, which are not written before the product is complete: two neighbours in a register, a[2 j + h]
-// is row 16 w + l / 4 + 8 h, columns 8 j + l % 4 * 2 and behind it.
+#define GEMS_WGMMA_R_(n, count, a0, a1, a2, a3, b, keep)                                                                   \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p,%" #keep ",0;\nwgmma.mma_async.sync.aligned.m64n" #n "k8.f32.tf32.tf32" \
+                 " {" GEMS_NAMES_##count##_ "},{%" #a0 ",%" #a1 ",%" #a2 ",%" #a3 "},%" #b ",p,1,1;\n}"                     \
+                 : GEMS_REGS_##count##_(0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(second), "r"(add))
+#define GEMS_WGMMA_R_N_                                                                  \
+    if constexpr (N == 64) GEMS_WGMMA_R_(64, 32, 32, 33, 34, 35, 36, 37);                 \
+    else if constexpr (N == 128) GEMS_WGMMA_R_(128, 64, 64, 65, 66, 67, 68, 69);          \
+    else GEMS_WGMMA_R_(256, 128, 128, 129, 130, 131, 132, 133)
+
+// wgmma with a in registers, which are not written before the product is complete: two neighbours in a register, a[2 j + h]
+// is row 16 w + l / 4 + 8 h, columns 8 j + l % 4 * 2 and behind it; of float (tf32, LINES_B false) column 4 j + l % 4 alone.
 template <class T, int N, bool LINES_B>
 GEMS_DI void wgmma_registers(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t second, int add) {
     static_assert(N == 64 || N == 128 || N == 256, "no such product");
-    if constexpr (is_same<T, bf16>) { GEMS_WGMMA_A_N_("bf16"); }
+    if constexpr (is_same<T, float>) { GEMS_WGMMA_R_N_; }
+    else if constexpr (is_same<T, bf16>) { GEMS_WGMMA_A_N_("bf16"); }
     else { GEMS_WGMMA_A_N_("f16"); }
+}
+
+#define GEMS_INTS_8_(i) \
+    "+r"(d[i]), "+r"(d[i + 1]), "+r"(d[i + 2]), "+r"(d[i + 3]), "+r"(d[i + 4]), "+r"(d[i + 5]), "+r"(d[i + 6]), "+r"(d[i + 7])
+#define GEMS_INTS_16_(i) GEMS_INTS_8_(i), GEMS_INTS_8_(i + 8)
+#define GEMS_INTS_32_(i) GEMS_INTS_16_(i), GEMS_INTS_16_(i + 16)
+#define GEMS_INTS_64_(i) GEMS_INTS_32_(i), GEMS_INTS_32_(i + 32)
+#define GEMS_INTS_128_(i) GEMS_INTS_64_(i), GEMS_INTS_64_(i + 64)
+// kind: what follows the columns in the instruction's name; rest: what follows the predicate.
+#define GEMS_WGMMA_K_(kind, rest, regs, n, count, a, b, keep)                                                              \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p,%" #keep ",0;\nwgmma.mma_async.sync.aligned.m64n" #n kind              \
+                 " {" GEMS_NAMES_##count##_ "},%" #a ",%" #b ",p" rest ";\n}"                                             \
+                 : GEMS_##regs##_##count##_(0) : "l"(first), "l"(second), "r"(add))
+#define GEMS_WGMMA_K_N_(kind, rest, regs)                                               \
+    if constexpr (N == 64) GEMS_WGMMA_K_(kind, rest, regs, 64, 32, 32, 33, 34);          \
+    else if constexpr (N == 128) GEMS_WGMMA_K_(kind, rest, regs, 128, 64, 64, 65, 66);   \
+    else GEMS_WGMMA_K_(kind, rest, regs, 256, 128, 128, 129, 130)
+
+// As wgmma, of elements that have not 16 bits: float (tf32), fp8, int8, 32 bytes deep.
+template <class A, class B, int N, class D> GEMS_DI void wgmma_along_k(D (&d)[N / 2], uint64_t first, uint64_t second, int add) {
+    static_assert(N == 64 || N == 128 || N == 256, "no such product");
+    if constexpr (is_same<A, float>) { GEMS_WGMMA_K_N_("k8.f32.tf32.tf32", ",1,1", REGS); }
+    else if constexpr (is_same<A, int8_t>) { GEMS_WGMMA_K_N_("k32.s32.s8.s8", "", INTS); }
+    else if constexpr (is_same<A, f8e4m3> && is_same<B, f8e4m3>) { GEMS_WGMMA_K_N_("k32.f32.e4m3.e4m3", ",1,1", REGS); }
+    else if constexpr (is_same<A, f8e4m3>) { GEMS_WGMMA_K_N_("k32.f32.e4m3.e5m2", ",1,1", REGS); }
+    else if constexpr (is_same<B, f8e4m3>) { GEMS_WGMMA_K_N_("k32.f32.e5m2.e4m3", ",1,1", REGS); }
+    else { GEMS_WGMMA_K_N_("k32.f32.e5m2.e5m2", ",1,1", REGS); }
 }
 
 // Two neighbours, rounded once.
@@ -194,7 +237,10 @@ struct Map { const unsigned char* data; int64_t sizes[4], strides[3]; int32_t bo
 struct Barrier { uint16_t count, pending; int32_t bytes; };         // bit 15 of count: the phase
 struct BoxCopy { Barrier* bar; unsigned char* to; Map map; int at[4]; }; // has not landed
 struct Wanted { Barrier* bar; uint32_t parity; bool (*ready)(void*); };
-struct Product { float* d; uint64_t a, b; int n, group; bool brain, lines_a, lines_b, add; const uint32_t* registers; };
+enum Kind { HALF, BRAIN, TF32, BYTE, E4M3, E5M2 };
+template <class T> constexpr Kind kind_of = is_same<T, gems::bf16> ? BRAIN : is_same<T, float> ? TF32 : is_same<T, int8_t> ? BYTE
+    : is_same<T, gems::f8e4m3> ? E4M3 : is_same<T, gems::f8e5m2> ? E5M2 : HALF;
+struct Product { void* d; uint64_t a, b; int n, group; Kind kind_a, kind_b; bool lines_a, lines_b, add; const uint32_t* registers; };
 struct BoxStore { Map map; const unsigned char* from; int at[3]; };
 struct Worker { Product product[64]; int count, group; BoxStore store[8]; int stores; };
 // What products from registers read of a thread, as they come; the other threads of four read it too.
@@ -207,7 +253,9 @@ static Shown shown[1024];
 static struct { int arrived, turn; } parts[16];
 static Wanted wanted[1024];
 
-GEMS_UNSEEN inline int box_bytes(const Map& m) { return m.box[0] * m.box[1] * 2; }
+// Bytes of an element: gems_dtype in csrc/gems.h.
+GEMS_UNSEEN inline int element_bytes(const Map& m) { return m.dtype == 6 ? 4 : m.dtype == 5 || m.dtype == 15 ? 2 : 1; }
+GEMS_UNSEEN inline int box_bytes(const Map& m) { return m.box[0] * m.box[1] * element_bytes(m); }
 GEMS_UNSEEN inline uint64_t swizzled(uint64_t address) { return address ^ (address >> 7 & 7) << 4; }
 GEMS_UNSEEN inline bool outside(const BoxCopy& c) {
     const Map& m = c.map;
@@ -217,12 +265,14 @@ GEMS_UNSEEN inline const unsigned char* line_of(const BoxCopy& c, int64_t y) {
     return c.map.data + y * c.map.strides[0] + c.at[2] * c.map.strides[1] + (c.map.sizes[3] ? c.at[3] * c.map.strides[2] : 0);
 }
 GEMS_UNSEEN __noinline__ static void land(const BoxCopy& c) {
+    const int size = element_bytes(c.map);
     for (int y = 0; y < c.map.box[1]; y++) {
         for (int x = 0; x < c.map.box[0]; x++) {
             int64_t i = (int64_t)c.at[0] + x, j = (int64_t)c.at[1] + y;
-            uint16_t v = 0;
-            if (i >= 0 && i < c.map.sizes[0] && j >= 0 && j < c.map.sizes[1] && !outside(c)) memcpy(&v, line_of(c, j) + i * 2, 2);
-            memcpy((void*)swizzled((uint64_t)(c.to + (y * c.map.box[0] + x) * 2)), &v, 2);
+            uint32_t v = 0;
+            if (i >= 0 && i < c.map.sizes[0] && j >= 0 && j < c.map.sizes[1] && !outside(c)) memcpy(&v, line_of(c, j) + i * size, size);
+            if (size == 4 && (v & 0x7f800000u) != 0x7f800000u) v = (v + 0xfff + (v >> 13 & 1)) & 0xffffe000u;
+            memcpy((void*)swizzled((uint64_t)(c.to + (y * c.map.box[0] + x) * size)), &v, size);
         }
     }
 }
@@ -278,7 +328,8 @@ GEMS_UNSEEN __noinline__ static void copy_box(void* to, const TensorMap& map, vo
     BoxCopy c{(Barrier*)bar, (unsigned char*)to, {}, {x, y, z, w}};
     memcpy(&c.map, &map, sizeof c.map);
     if ((uint64_t)to & 1023) gems_cpu_runtime->stop("a box is copied to a place that is no multiple of 1024 bytes");
-    if (c.map.box[0] != 64) gems_cpu_runtime->stop("a row of a box is not 128 bytes");
+    const int size = element_bytes(c.map);
+    if (c.map.box[0] * size != 128) gems_cpu_runtime->stop("a row of a box is not 128 bytes");
     for (const Worker& worker : workers)
         for (const Product* p = worker.product; p < worker.product + worker.count; p++)
             if ((!p->registers && overlaps(p->a, 64, p->lines_a, c.to, box_bytes(c.map))) ||
@@ -286,21 +337,35 @@ GEMS_UNSEEN __noinline__ static void copy_box(void* to, const TensorMap& map, vo
                 gems_cpu_runtime->stop("a box is copied over a tile that a product which has not been waited for reads");
 #if GEMS_CHECKED
     for (int r = 0; r < c.map.box[1]; r++) {
-        int64_t width = c.map.sizes[0] - x < 64 ? c.map.sizes[0] - x : 64;
+        int64_t width = c.map.sizes[0] - x < c.map.box[0] ? c.map.sizes[0] - x : c.map.box[0];
         if (x < 0 || y < 0 || width <= 0 || y + r >= c.map.sizes[1] || outside(c)) continue;
-        gems_cpu_runtime->access(line_of(c, y + r) + x * 2ll, (size_t)width * 2, 0, __builtin_return_address(0));
+        gems_cpu_runtime->access(line_of(c, y + r) + (int64_t)x * size, (size_t)(width * size), 0, __builtin_return_address(0));
     }
 #endif
     if (box_copy_count == 256) gems_cpu_runtime->stop("too many boxes are copied at once");
     box_copies[box_copy_count++] = c;
 }
-GEMS_UNSEEN inline float tile_value(uint64_t descriptor, bool lines, int line, int k, bool brain) {
+GEMS_UNSEEN inline double tile_value(uint64_t descriptor, bool lines, int line, int k, Kind kind) {
+    const int size = kind == TF32 ? 4 : kind <= BRAIN ? 2 : 1;
     uint64_t lead = (descriptor >> 16 & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
     uint64_t at = (uint64_t)tile_of(descriptor);
-    at += lines ? line % 64 * 2 + line / 64 * lead + k % 8 * 128 + k / 8 * stride : line % 8 * 128 + line / 8 * stride + k * 2;
-    uint16_t v;
-    memcpy(&v, (const void*)swizzled(at), 2);
-    return half_value(v, brain);
+    at += lines ? line % 64 * 2 + line / 64 * lead + k % 8 * 128 + k / 8 * stride : line % 8 * 128 + line / 8 * stride + k * size;
+    uint32_t v = 0;
+    memcpy(&v, (const void*)swizzled(at), size);
+    switch (kind) {
+    case TF32: return tf32(v);
+    case BYTE: return (signed char)v;
+    case E4M3:
+    case E5M2: {
+        const int bits = kind == E5M2 ? 2 : 3, bias = kind == E5M2 ? 15 : 7;
+        int exponent = v >> bits & (kind == E5M2 ? 31 : 15), fraction = v & ((1 << bits) - 1);
+        double x = exponent ? __builtin_ldexp(fraction | 1 << bits, exponent - bias - bits) : __builtin_ldexp(fraction, 1 - bias - bits);
+        if (kind == E5M2 && exponent == 31) x = fraction ? __builtin_nan("") : __builtin_inf();
+        if (kind == E4M3 && (v & 0x7f) == 0x7f) x = __builtin_nan("");
+        return v & 0x80 ? -x : x;
+    }
+    default: return half_value((uint16_t)v, kind == BRAIN);
+    }
 }
 struct Four { int first, count; };
 GEMS_UNSEEN __noinline__ static bool four_shown(void* p) {
@@ -310,7 +375,7 @@ GEMS_UNSEEN __noinline__ static bool four_shown(void* p) {
     return true;
 }
 // Shows what the product reads of this thread's registers, and takes what it reads of its neighbours'.
-GEMS_UNSEEN __noinline__ static void read_registers(const Product& p, float (&a)[2][16]) {
+GEMS_UNSEEN __noinline__ static void read_registers(const Product& p, int depth, double (&a)[2][32]) {
     int rank = (int)gems_cpu_runtime->self->rank;
     Shown& mine = shown[rank];
     int place = mine.count % 64;
@@ -318,37 +383,47 @@ GEMS_UNSEEN __noinline__ static void read_registers(const Product& p, float (&a)
     Four four{rank & ~3, ++mine.count};
     if (!four_shown(&four)) gems_cpu_runtime->wait_for(four_shown, &four, "wgmma_wait", 0);
     for (int h = 0; h < 2; h++)
-        for (int k = 0; k < 16; k++) {
-            uint32_t word = shown[four.first + k % 8 / 2].words[place][k / 8 * 2 + h];
-            a[h][k] = half_value((uint16_t)(k % 2 ? word >> 16 : word), p.brain);
+        for (int k = 0; k < depth; k++) {
+            const bool whole = p.kind_a == TF32;
+            uint32_t word = shown[four.first + (whole ? k % 4 : k % 8 / 2)].words[place][(whole ? k / 4 : k / 8) * 2 + h];
+            a[h][k] = whole ? tf32(word) : half_value((uint16_t)(k % 2 ? word >> 16 : word), p.kind_a == BRAIN);
         }
 }
 GEMS_UNSEEN __noinline__ static void multiply(const Product& p) {
     int rank = (int)gems_cpu_runtime->self->rank % 128, row = rank / 32 * 16 + rank % 32 / 4;
-    float a[2][16];
+    double a[2][32];
+    const int depth = p.kind_a == TF32 ? 8 : p.kind_a <= BRAIN ? 16 : 32;
     if ((!p.registers && p.a >> 62 != 1) || p.b >> 62 != 1) gems_cpu_runtime->stop("a descriptor of another swizzle");
-    if (p.registers) read_registers(p, a);
+    if (p.registers) read_registers(p, depth, a);
     else
         for (int h = 0; h < 2; h++)
-            for (int k = 0; k < 16; k++) a[h][k] = tile_value(p.a, p.lines_a, row + h * 8, k, p.brain);
+            for (int k = 0; k < depth; k++) a[h][k] = tile_value(p.a, p.lines_a, row + h * 8, k, p.kind_a);
     for (int i = 0; i < p.n / 8; i++) {
         for (int e = 0; e < 2; e++) {
-            float b[16];
-            for (int k = 0; k < 16; k++) b[k] = tile_value(p.b, p.lines_b, i * 8 + rank % 4 * 2 + e, k, p.brain);
+            double b[32];
+            for (int k = 0; k < depth; k++) b[k] = tile_value(p.b, p.lines_b, i * 8 + rank % 4 * 2 + e, k, p.kind_b);
             for (int h = 0; h < 2; h++) {
-                float& d = p.d[i * 4 + h * 2 + e];
+                const int at = i * 4 + h * 2 + e;
+                if (p.kind_a == BYTE) {
+                    int& d = ((int*)p.d)[at];
+                    unsigned sum = p.add ? (unsigned)d : 0;
+                    for (int k = 0; k < depth; k++) sum += (unsigned)((int)a[h][k] * (int)b[k]);
+                    d = (int)sum;
+                    continue;
+                }
+                float& d = ((float*)p.d)[at];
                 double sum = p.add ? (double)d : 0.0;
-                for (int k = 0; k < 16; k++) sum += (double)a[h][k] * b[k];
+                for (int k = 0; k < depth; k++) sum += a[h][k] * b[k];
                 d = (float)sum;
             }
         }
     }
 }
-GEMS_UNSEEN __noinline__ static void start_product(float* d, uint64_t a, uint64_t b, int n, bool brain, bool lines_a, bool lines_b,
-                                                   bool add, const uint32_t* registers) {
+GEMS_UNSEEN __noinline__ static void start_product(void* d, uint64_t a, uint64_t b, int n, Kind kind_a, Kind kind_b, bool lines_a,
+                                                   bool lines_b, bool add, const uint32_t* registers) {
     Worker& w = workers[gems_cpu_runtime->self->rank];
     if (w.count == 64) gems_cpu_runtime->stop("too many products have not been waited for");
-    w.product[w.count++] = {d, a, b, n, w.group, brain, lines_a, lines_b, add, registers};
+    w.product[w.count++] = {d, a, b, n, w.group, kind_a, kind_b, lines_a, lines_b, add, registers};
 }
 GEMS_UNSEEN __noinline__ static void wait_products(int groups) {
     Worker& w = workers[gems_cpu_runtime->self->rank];
@@ -446,14 +521,19 @@ GEMS_DI void wgmma_begin() {
 GEMS_DI void wgmma_fence() {}
 GEMS_DI void wgmma_commit() { gems_cpu::workers[gems_cpu_runtime->self->rank].group++; }
 template <int N> GEMS_DI void wgmma_wait() { gems_cpu::wait_products(N); }
-template <int N> GEMS_DI void wgmma_keep(float (&d)[N]) { asm volatile("" : : "r"(d) : "memory"); }
+template <class D, int N> GEMS_DI void wgmma_keep(D (&d)[N]) { asm volatile("" : : "r"(d) : "memory"); }
 template <class T, int N, bool LINES_A, bool LINES_B>
 GEMS_DI void wgmma(float (&d)[N / 2], uint64_t first, uint64_t second, int add) {
-    gems_cpu::start_product(d, first, second, N, is_same<T, bf16>, LINES_A, LINES_B, add != 0, nullptr);
+    const gems_cpu::Kind kind = gems_cpu::kind_of<T>;
+    gems_cpu::start_product(d, first, second, N, kind, kind, LINES_A, LINES_B, add != 0, nullptr);
+}
+template <class A, class B, int N, class D> GEMS_DI void wgmma_along_k(D (&d)[N / 2], uint64_t first, uint64_t second, int add) {
+    gems_cpu::start_product(d, first, second, N, gems_cpu::kind_of<A>, gems_cpu::kind_of<B>, false, false, add != 0, nullptr);
 }
 template <class T, int N, bool LINES_B>
 GEMS_DI void wgmma_registers(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t second, int add) {
-    gems_cpu::start_product(d, 0, second, N, is_same<T, bf16>, false, LINES_B, add != 0, a);
+    const gems_cpu::Kind kind = gems_cpu::kind_of<T>;
+    gems_cpu::start_product(d, 0, second, N, kind, kind, false, LINES_B, add != 0, a);
 }
 template <class T> GEMS_DI uint32_t pack_two(float low, float high) {
     return (uint32_t)from_op<T>(low).x | (uint32_t)from_op<T>(high).x << 16;

@@ -1,6 +1,6 @@
 // The matrix product on a GPU, and in the cpu backend's faithful mode: one tile a block.
 //
-// The head of the program gives: Scalar (storage type), GEMS_LOOP (MmaLoop or FmaLoop with its configuration), kTileM, kTileN,
+// The head of the program gives: Scalar (storage type of C and D), Input (of A and B), GEMS_LOOP (MmaLoop or FmaLoop with its configuration), kTileM, kTileN,
 // kPad (elements between rows of a slab), kBlocks (blocks that shall be resident on a processor).
 namespace {
 
@@ -12,11 +12,11 @@ extern "C" __global__ void __launch_bounds__(Loop::kThreads, kBlocks) matmul_til
     GEMS_DYN_SMEM(unsigned char, shared);
     MatmulBlock block(p);
     const int k0 = block.split * p.split_k, depth = p.k - k0 < p.split_k ? p.k - k0 : p.split_k;
-    const Scalar *a = static_cast<const Scalar *>(p.a) + block.batch * p.a_batch + block.row * p.a_row + k0 * p.a_k;
-    const Scalar *b = static_cast<const Scalar *>(p.b) + block.batch * p.b_batch + block.col * p.b_col + k0 * p.b_k;
+    const Input *a = static_cast<const Input *>(p.a) + block.batch * p.a_batch + block.row * p.a_row + k0 * p.a_k;
+    const Input *b = static_cast<const Input *>(p.b) + block.batch * p.b_batch + block.col * p.b_col + k0 * p.b_k;
     Loop loop;
-    loop.run(Source<Scalar>{a, p.a_row, p.a_k, p.m - block.row, depth},
-             Source<Scalar>{b, p.b_col, p.b_k, p.n - block.col, depth}, shared);
+    loop.run(Source<Input>{a, p.a_row, p.a_k, p.m - block.row, depth},
+             Source<Input>{b, p.b_col, p.b_k, p.n - block.col, depth}, shared);
 
     // Slab by slab through shared memory, so that a warp reads C and writes D in whole lines. The pitch keeps the rows
     // that a warp writes in different banks.

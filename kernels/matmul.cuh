@@ -1,5 +1,5 @@
 // What every matmul kernel is given: D[m, n] = alpha * sum_k A[m, k] B[k, n] + beta * C[m, n], for each of
-// `batch` matrices. The twin of params in csrc/families/matmul.c: same order, same types.
+// `batch` matrices; where the head of the program says kScaled, alpha is the product of the scales of A and B. The twin of params in csrc/families/matmul.c: same order, same types.
 // Strides count elements; 0 expands. c is null when there is no C (beta is 0, or the operator has none).
 
 namespace gems {
@@ -20,6 +20,9 @@ struct MatmulParams {
     int32_t batches;                   // fast mode: matrices of a block
     int32_t panel_m, panel_n, panel_k; // fast mode: what is packed at a time
     int32_t wide_c, wide_d;            // rows are contiguous and aligned to 16 bytes
+    const float *scale_a, *scale_b, *scale_d; // kScaled: what A, B and, where it is there, D are multiplied by
+    int32_t scale_rows, scale_cols;    // 1: a number for each row of A, column of B; 0: one for all
+    int32_t divides;                   // D is divided by its scale
 };
 
 // Which part of which matrix a block computes. The grid is one line: batches, then splits, then tiles;

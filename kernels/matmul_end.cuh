@@ -1,7 +1,7 @@
 // The end of a matrix product, for every kernel of the family that a GPU runs: alpha * v + beta * C, rounded once, and the second
 // pass of a product whose k was split.
 //
-// The head of the program gives Scalar (storage type).
+// The head of the program gives Scalar (storage type of C and D) and kScaled.
 using namespace gems;
 
 namespace {
@@ -13,13 +13,23 @@ template <int N>
 GEMS_DI void finish(const MatmulParams &p, const Scalar *c, Scalar *d, int row, int col, Op (&v)[N]) {
     const Op alpha = (Op)p.alpha, beta = (Op)p.beta;
     const bool whole = col + N <= p.n;
-    GEMS_UNROLL for (int e = 0; e < N; e++) v[e] *= alpha;
+    if constexpr (kScaled) {
+        const float scale = p.scale_a[row * p.scale_rows];
+        GEMS_UNROLL for (int e = 0; e < N; e++)
+            if (col + e < p.n) v[e] *= scale * p.scale_b[(col + e) * p.scale_cols];
+    } else {
+        GEMS_UNROLL for (int e = 0; e < N; e++) v[e] *= alpha;
+    }
     if (c && p.wide_c && whole) {
         Vec<Scalar, N> add = load<N>(c + row * p.c_row + col);
         GEMS_UNROLL for (int e = 0; e < N; e++) v[e] += beta * to_op(add.v[e]);
     } else if (c) {
         GEMS_UNROLL for (int e = 0; e < N; e++)
             if (col + e < p.n) v[e] += beta * to_op(c[row * p.c_row + (col + e) * p.c_col]);
+    }
+    if (kScaled && p.scale_d) {
+        const float scale = p.divides ? 1.0f / *p.scale_d : *p.scale_d;
+        GEMS_UNROLL for (int e = 0; e < N; e++) v[e] *= scale;
     }
     Vec<Scalar, N> result;
     GEMS_UNROLL for (int e = 0; e < N; e++) result.v[e] = from_op<Scalar>(v[e]);

@@ -1,23 +1,30 @@
-// The matrix product of 16-bit floats on sm_90a: one warpgroup starts copies by tensor maps, two multiply. A block does one tile of
+// The matrix product on sm_90a, of 16-bit floats, fp8, int8 and of float32 rounded to tf32: one warpgroup starts copies by tensor maps, two multiply. A block does one tile of
 // 128 x kTileN after another, and copies of the next tile run while a tile is written. Blocks of a cluster lie below each other
 // and bring B together. Where tiles are few or narrow (kThin) they take a part of k each for the same tile instead, and add their
 // sums in the order of the parts.
 //
-// The head of the program gives: Scalar (storage type), kTileN, kStages (tiles in shared memory), kCluster (of a thin product: 2
+// The head of the program gives: Scalar (storage type of C and D), InputA, InputB (of A and B, of one size), kPromotes (sums of 128
+// bytes of k are added up in float32, as those of fp8 lose digits in the tensor cores), kTileN, kStages (tiles in shared memory), kCluster (of a thin product: 2
 // stands for any number), kBuffers (boxes of results of each warp), kThin, kLinesA, kLinesB (the operand is contiguous along its
-// lines, not along k). Clusters of thin products have not been tested on a GPU.
+// lines, not along k: 16-bit floats, and float32 for A). Neither clusters of thin products nor inputs of other than 16 bits have been tested on a
+// GPU.
 namespace {
 
-constexpr int kTileM = 128, kTileK = 64, kThreads = 384, kProducts = 8; // warps that multiply
-constexpr int kBytesA = kTileM * kTileK * 2, kBytesB = kTileN * kTileK * 2, kBytes = kBytesA + kBytesB;
+typedef typename Accumulator<InputA>::type Acc;
+constexpr int kTileM = 128, kTileK = 128 / (int)sizeof(InputA), kThreads = 384, kProducts = 8; // warps that multiply
+constexpr int kBytesA = kTileM * 128, kBytesB = kTileN * 128, kBytes = kBytesA + kBytesB;
 constexpr int kShare = kThin ? 1 : kCluster;                 // blocks that bring B together
 constexpr int kLoadB = kTileN / kShare;                      // lines of B that a block brings
 constexpr int kPitch = kTileM + 4, kMultiplying = kProducts * 32;
 constexpr int kChunks = kThin ? 0 : kTileN / 64; // boxes of 16 rows and 64 columns that a warp stores
 constexpr int kSlab = kTileN < 32 ? kTileN : 32, kSlabPitch = kSlab + 4;
+constexpr int kGroup = sizeof(Scalar) == 2 ? 1 : 4; // results that a lane writes at once where boxes do not
 constexpr int kBoxes = kProducts * kBuffers * 2048;
 constexpr int kStaged = kThin ? kTileN * 640 : kBoxes > 18432 ? kBoxes : 18432;
 static_assert(!kLinesB || kLoadB % 64 == 0, "a tile that lies along lines has 64 of them");
+constexpr bool kTurned = kLinesA && sizeof(InputA) == 4; // A is read to registers, which turns it around
+constexpr int kBoxLines = 128 / (int)sizeof(InputA);      // of a box that lies along lines
+static_assert(sizeof(InputA) == 2 || (!kThin && (!kLinesA || kTurned) && !kLinesB), "elements that have not 16 bits lie along k");
 
 // A place in the ring, and the parity of its barriers' phase there.
 struct Place {
@@ -42,7 +49,8 @@ struct Unit : MatmulBlock {
 GEMS_DI void copy_tile(unsigned char *to, const TensorMap &a, const TensorMap &b, uint64_t *bar, const Unit &unit, int k,
                        int rank, int a_batch, int b_batch) {
     if constexpr (kLinesA) {
-        GEMS_UNROLL for (int i = 0; i < kTileM / 64; i++) tensor_copy(to + i * 8192, a, bar, unit.row + i * 64, k, a_batch);
+        GEMS_UNROLL for (int i = 0; i < kTileM / kBoxLines; i++)
+            tensor_copy(to + i * (kBoxLines * 128), a, bar, unit.row + i * kBoxLines, k, a_batch);
     } else {
         tensor_copy(to, a, bar, k, unit.row, a_batch);
     }
@@ -55,8 +63,33 @@ GEMS_DI void copy_tile(unsigned char *to, const TensorMap &a, const TensorMap &b
     }
 }
 
-GEMS_DI float low_of(uint32_t w) { return to_op(Scalar{(uint16_t)w}); }
-GEMS_DI float high_of(uint32_t w) { return to_op(Scalar{(uint16_t)(w >> 16)}); }
+template <class A, class B, class D> GEMS_DI void multiply(D &acc, uint64_t a, uint64_t b, int add) {
+    if constexpr (sizeof(A) == 2) wgmma<A, kTileN, kLinesA, kLinesB>(acc, a, b, add);
+    else wgmma_along_k<A, B, kTileN>(acc, a, b, add);
+}
+
+template <class D> GEMS_DI void multiply_turned(D &acc, const uint32_t (&a)[4], uint64_t b, int add) {
+    if constexpr (kTurned) wgmma_registers<float, kTileN, false>(acc, a, b, add);
+}
+
+// Of float32 that lies along its lines, the line of 32 in a box that is row r of the 16 of a warp: those of neighbouring lanes lie in
+// different banks, whatever k is.
+GEMS_DI int turned_line(int warp, int r) { return (r & 3) + (r >> 2 & 1) * 16 + (warp & 1) * 8 + (r >> 3) * 4; }
+
+// A warp's part of such a tile, 32 deep, as registers of four products.
+GEMS_DI void turn_tile(uint32_t (&a)[4][4], const unsigned char *tile, int group, int warp) {
+    const int lane = (int)threadIdx.x & 31, t = lane & 3, line = turned_line(warp, lane >> 2);
+    const unsigned char *box = tile + (group * 2 + (warp >> 1 & 1)) * 4096;
+    GEMS_UNROLL for (int k = 0; k < 4; k++) {
+        GEMS_UNROLL for (int i = 0; i < 4; i++) {
+            const int row = t + (i >> 1) * 4, at = line + (i & 1) * 4;
+            a[k][i] = load<1>(reinterpret_cast<const uint32_t *>(box + (k * 8 + row) * 128 + ((at >> 2 ^ row) << 4) + (at & 3) * 4)).v[0];
+        }
+    }
+}
+
+template <class S> GEMS_DI float low_of(uint32_t w) { return to_op(S{(uint16_t)w}); }
+template <class S> GEMS_DI float high_of(uint32_t w) { return to_op(S{(uint16_t)(w >> 16)}); }
 
 // 64 columns of the 16 rows of C that a warp adds: what a thread reads, 16 bytes at a time, for its neighbours and itself.
 struct Added {
@@ -75,8 +108,13 @@ struct Added {
 // tile is multiplied.
 template <bool ADDS>
 GEMS_DI void write_boxes(const MatmulParams &p, const TensorMap &map_d, const Scalar *c, int row0, int col0, int batch,
-                         const float (&acc)[kTileN / 2], unsigned char *boxes) {
+                         const Acc (&acc)[kTileN / 2], unsigned char *boxes) {
     const int lane = (int)threadIdx.x & 31, r = lane >> 2, q = lane & 3;
+    float rows[2] = {}; // of kScaled: what the two rows are multiplied by
+    if constexpr (kScaled) {
+        GEMS_UNROLL for (int h = 0; h < 2; h++)
+            if (row0 + r + h * 8 < p.m) rows[h] = p.scale_a[(row0 + r + h * 8) * p.scale_rows];
+    }
     const float alpha = (float)p.alpha, beta = (float)p.beta;
     Added added[2]; // of this chunk and of the next one
     if constexpr (ADDS) added[0].fetch(p, c, row0 + r, col0 + q * 8);
@@ -98,7 +136,12 @@ GEMS_DI void write_boxes(const MatmulParams &p, const TensorMap &map_d, const Sc
                 GEMS_UNROLL for (int i = 0; i < 4; i++) {
                     const int at = (chunk * 8 + g * 4 + i) * 4 + h * 2;
                     float x = alpha * acc[at], y = alpha * acc[at + 1];
-                    if constexpr (ADDS) x += beta * low_of(w[i]), y += beta * high_of(w[i]);
+                    if constexpr (kScaled) {
+                        const int col = col0 + (chunk * 8 + g * 4 + i) * 8 + q * 2;
+                        x = acc[at] * (rows[h] * (col < p.n ? p.scale_b[col * p.scale_cols] : 0.0f));
+                        y = acc[at + 1] * (rows[h] * (col + 1 < p.n ? p.scale_b[(col + 1) * p.scale_cols] : 0.0f));
+                    }
+                    if constexpr (ADDS) x += beta * low_of<Scalar>(w[i]), y += beta * high_of<Scalar>(w[i]);
                     Vec<uint32_t, 1> two = {{pack_two<Scalar>(x, y)}};
                     store<1>(reinterpret_cast<uint32_t *>(box + (h * 8 + r) * 128 + (((g * 4 + i) ^ r) << 4) + q * 4), two);
                 }
@@ -110,30 +153,65 @@ GEMS_DI void write_boxes(const MatmulParams &p, const TensorMap &map_d, const Sc
     }
 }
 
+// Four neighbours of a column, which lie side by side in D.
+GEMS_DI void finish_down(const MatmulParams &p, const Scalar *c, Scalar *d, int row, int col, const Acc (&v)[4], bool four) {
+    const float alpha = (float)p.alpha, beta = (float)p.beta;
+    if (row >= p.m || col >= p.n) return;
+    Vec<Scalar, 4> result;
+    GEMS_UNROLL for (int e = 0; e < 4; e++) {
+        float x = alpha * (float)v[e];
+        if (c && row + e < p.m) x += beta * to_op(c[(row + e) * p.c_row + col * p.c_col]);
+        result.v[e] = convert<Scalar>(x);
+    }
+    Scalar *to = d + row + col * p.d_col;
+    if (four && row + 4 <= p.m) {
+        store<4>(to, result);
+    } else {
+        GEMS_UNROLL for (int e = 0; e < 4; e++)
+            if (row + e < p.m) to[e] = result.v[e];
+    }
+}
+
 // The same for any strides, element by element, or to the sums of a part of k; slab by slab through shared memory that is the
 // warp's own, so that its lanes are neighbours in a row.
-GEMS_DI void write_any(const MatmulParams &p, const Scalar *c, Scalar *d, float *sums, int row0, int col0,
-                       const float (&acc)[kTileN / 2], float *slab) {
-    const int lane = (int)threadIdx.x & 31;
-    const float alpha = (float)p.alpha, beta = (float)p.beta;
-    float *mine = slab + (lane >> 2) * kSlabPitch + (lane & 3) * 2;
+GEMS_DI void write_any(const MatmulParams &p, const Scalar *c, Scalar *d, Acc *sums, int row0, int col0,
+                       const Acc (&acc)[kTileN / 2], Acc *slab) {
+    const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x >> 5;
+    const bool down = kTurned && !sums && p.d_row == 1; // neighbours in D are lines of A
+    const bool four = p.d_col % 4 == 0 && p.d_batch % 4 == 0 && ((uint64_t)p.d & 15) == 0;
+    Acc *mine = slab + (lane >> 2) * kSlabPitch + (lane & 3) * 2;
     GEMS_UNROLL for (int g = 0; g < kTileN / kSlab; g++) {
         GEMS_UNROLL for (int i = 0; i < kSlab / 4; i++) {
             const int at = g * (kSlab / 2) + i * 2;
-            store<2>(mine + (i & 1) * 8 * kSlabPitch + i / 2 * 8, Vec<float, 2>{acc[at], acc[at + 1]});
+            store<2>(mine + (i & 1) * 8 * kSlabPitch + i / 2 * 8, Vec<Acc, 2>{acc[at], acc[at + 1]});
         }
         __syncwarp();
+        if constexpr (kTurned) {
 #pragma unroll 1
-        for (int i = lane; i < 16 * kSlab; i += 32) {
-            const int r = i / kSlab, q = i % kSlab, row = row0 + r, col = col0 + g * kSlab + q;
+            for (int i = lane; down && i < 4 * kSlab; i += 32) {
+                const int r = (i & 1) * 8 + (i & 2) * 2, col = col0 + g * kSlab + (i >> 2), row = row0 + turned_line(warp, r);
+                Acc v[4];
+                GEMS_UNROLL for (int e = 0; e < 4; e++) v[e] = slab[(r + e) * kSlabPitch + (i >> 2)];
+                finish_down(p, c, d, row, col, v, four);
+            }
+            if (down) {
+                __syncwarp();
+                continue;
+            }
+        }
+#pragma unroll 1
+        for (int i = lane; i < 16 * kSlab / kGroup; i += 32) {
+            const int r = i / (kSlab / kGroup), q = i % (kSlab / kGroup) * kGroup, col = col0 + g * kSlab + q;
+            const int row = row0 + (kTurned ? turned_line(warp, r) : r);
             if (row >= p.m || col >= p.n) continue;
-            float v = slab[r * kSlabPitch + q];
+            const Vec<Acc, kGroup> from = load<kGroup>(slab + r * kSlabPitch + q);
+            Acc v[kGroup];
+            GEMS_UNROLL for (int e = 0; e < kGroup; e++) v[e] = from.v[e];
             if (sums) {
-                sums[(int64_t)row * p.n + col] = v;
+                GEMS_UNROLL for (int e = 0; e < kGroup; e++)
+                    if (col + e < p.n) sums[(int64_t)row * p.n + col + e] = v[e];
             } else {
-                v *= alpha;
-                if (c) v += beta * to_op(c[row * p.c_row + col * p.c_col]);
-                d[row * p.d_row + col * p.d_col] = from_op<Scalar>(v);
+                finish(p, c, d, row, col, v);
             }
         }
         __syncwarp();
@@ -227,19 +305,41 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
         };
         for (uint32_t u = blockIdx.x / blocks; u < units; u += gridDim.x / blocks) {
             const Unit unit(p, u, rank);
-            float acc[kTileN / 2];
+            Acc acc[kTileN / 2], whole[kPromotes ? kTileN / 2 : 1];
             int before = 0;
-            GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++) acc[i] = 0.0f;
+            GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++) acc[i] = 0;
+            if constexpr (kPromotes) {
+                GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++) whole[i] = 0;
+            }
             wgmma_keep(acc);
 #pragma unroll 1
             for (int s = 0; s < unit.steps; s++, at.next()) {
                 mbarrier_wait(full + at.stage, at.parity);
                 const uint64_t a = tiles + ((at.stage * kBytes + group * 8192) >> 4), b = tiles + ((at.stage * kBytes + kBytesA) >> 4);
+                if constexpr (kTurned) {
+                    // The other warpgroup multiplies meanwhile.
+                    uint32_t turned[4][4];
+                    turn_tile(turned, ring + at.stage * kBytes, group, warp & 3);
+                    wgmma_fence();
+                    GEMS_UNROLL for (int k = 0; k < 4; k++) multiply_turned(acc, turned[k], b + k * (32 >> 4), s + k);
+                    wgmma_commit();
+                    wgmma_wait<0>();
+                    leave(at.stage);
+                    continue;
+                }
                 wgmma_fence();
-                GEMS_UNROLL for (int k = 0; k < kTileK / 16; k++)
-                    wgmma<Scalar, kTileN, kLinesA, kLinesB>(acc, a + k * (kLinesA ? 2048 >> 4 : 32 >> 4),
-                                                            b + k * (kLinesB ? 2048 >> 4 : 32 >> 4), s + k);
+                GEMS_UNROLL for (int k = 0; k < 4; k++) {
+                    const uint64_t ak = a + k * (kLinesA ? 2048 >> 4 : 32 >> 4), bk = b + k * (kLinesB ? 2048 >> 4 : 32 >> 4);
+                    multiply<InputA, InputB>(acc, ak, bk, kPromotes ? k : s + k);
+                }
                 wgmma_commit();
+                if constexpr (kPromotes) {
+                    wgmma_wait<0>();
+                    wgmma_keep(acc);
+                    leave(at.stage);
+                    GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++) whole[i] += acc[i];
+                    continue;
+                }
                 // The products of the step before are complete: its tile may be overwritten.
                 wgmma_wait<1>();
                 if (s) leave(before);
@@ -247,13 +347,17 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
             }
             wgmma_wait<0>();
             wgmma_keep(acc);
-            if (unit.steps) leave(before);
+            if constexpr (kPromotes) {
+                GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++) acc[i] = whole[i];
+            } else if (unit.steps && !kTurned) {
+                leave(before);
+            }
 
-            const int row = unit.row + group * 64 + (warp & 3) * 16;
+            const int row = unit.row + group * 64 + (kTurned ? (warp >> 1 & 1) * 32 : (warp & 3) * 16);
             const Scalar *c = p.c ? static_cast<const Scalar *>(p.c) + unit.batch * p.c_batch : nullptr;
             Scalar *d = static_cast<Scalar *>(p.d) + unit.batch * p.d_batch;
             const int64_t place = unit.split * (int64_t)p.batch + unit.batch;
-            float *sums = p.partial ? static_cast<float *>(p.partial) + place * p.m * p.n : nullptr;
+            Acc *sums = p.partial ? static_cast<Acc *>(p.partial) + place * p.m * p.n : nullptr;
             if (kThin && !sums) {
                 float *sums_of_tile = reinterpret_cast<float *>(staged);
                 const int line = group * 64 + (warp & 3) * 16 + (lane >> 2);
@@ -265,8 +369,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
                 if constexpr (kCluster == 1) part_sync<1>(kMultiplying);
                 continue;
             }
-            if constexpr (!kThin) {
-                if (!sums && p.wide_d && (!c || (p.wide_c && p.n % 8 == 0))) {
+            if constexpr (!kThin && sizeof(Scalar) == 2) {
+                if (!sums && p.wide_d && !p.scale_d && (!c || (p.wide_c && p.n % 8 == 0))) {
                     unsigned char *boxes = staged + (warp - 4) * (kBuffers * 2048);
                     const int batch = p.d_batch ? unit.batch : 0;
                     if (c) write_boxes<true>(p, map_d, c, row, unit.col, batch, acc, boxes);
@@ -274,7 +378,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
                     continue;
                 }
             }
-            write_any(p, c, d, sums, row, unit.col, acc, reinterpret_cast<float *>(staged) + (warp - 4) * (16 * kSlabPitch));
+            write_any(p, c, d, sums, row, unit.col, acc, reinterpret_cast<Acc *>(staged) + (warp - 4) * (16 * kSlabPitch));
         }
     }
     // What was stored has been read.

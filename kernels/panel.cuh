@@ -4,7 +4,8 @@ using namespace gems;
 
 namespace {
 
-typedef opmath_t<Scalar> Op;
+// Products of int8 are whole numbers, which float32 has up to a depth of 1024.
+typedef either<is_same<Scalar, int8_t>, float, opmath_t<Scalar>> Op;
 
 // Bytes of a native vector and rows of the register block: a row is two vectors, and all rows, two vectors of B and one
 // number of A fit the registers.

@@ -18,6 +18,11 @@ template <int CHUNKS> GEMS_DI int swizzle(int row, int chunk) {
     else return row * CHUNKS + (chunk ^ (row >> 2 & 1));
 }
 
+// Where a chunk of a tile of T lies; tile_wide.cuh has other ways for elements that no ldmatrix reads.
+template <class T, int CHUNKS, bool FOLLOWS_K> struct Place {
+    static GEMS_DI int of(int row, int chunk) { return swizzle<CHUNKS>(row, chunk); }
+};
+
 // The part of an operand that a block reads: an origin, two strides, what is left in both directions.
 template <class T> struct Source {
     const T *start;
@@ -33,6 +38,7 @@ template <class T, int LINES, int BK, int THREADS, int MODE> struct Feed {
     static constexpr int kChunks = (kFollowsK ? BK : LINES) / kVec, kRows = kFollowsK ? LINES : BK;
     static constexpr int kTotal = kChunks * kRows, kEach = (kTotal + THREADS - 1) / THREADS;
     static constexpr int kPass = THREADS / kChunks;
+    typedef gems::Place<T, kChunks, kFollowsK> Place;
     static_assert(THREADS % kChunks == 0 && (kTotal % THREADS == 0 || kTotal < THREADS), "chunks do not split evenly");
 
     const T *safe, *at;
@@ -74,7 +80,7 @@ template <class T, int LINES, int BK, int THREADS, int MODE> struct Feed {
         if (!mine()) return;
         GEMS_UNROLL for (int i = 0; i < kEach; i++) {
             int n = count(i);
-            cp_async16(tile + swizzle<kChunks>(row + i * kPass, chunk) * kVec, n ? at + i * pass : safe,
+            cp_async16(tile + Place::of(row + i * kPass, chunk) * kVec, n ? at + i * pass : safe,
                        n * (int)sizeof(T));
         }
     }
@@ -94,7 +100,7 @@ template <class T, int LINES, int BK, int THREADS, int MODE> struct Feed {
         GEMS_UNROLL for (int i = 0; i < kEach; i++) {
             Vec<T, kVec> v;
             GEMS_UNROLL for (int e = 0; e < kVec; e++) v.v[e] = held[i][e];
-            store<kVec>(tile + swizzle<kChunks>(row + i * kPass, chunk) * kVec, v);
+            store<kVec>(tile + Place::of(row + i * kPass, chunk) * kVec, v);
         }
     }
 
@@ -122,26 +128,45 @@ GEMS_DI void fragment(uint32_t (&r)[4], const T *tile, int line, int k) {
     }
 }
 
-// 16-bit floats on the tensor cores: a ring of STAGES tiles in shared memory, WM x WN warps. FEED brings the tiles: it is made
-// of what run() is given and has the names of Feed.
-template <class T, int BM, int BN, int BK, int WM, int WN, int STAGES, int MODE_A, int MODE_B,
-          template <class, int, int, int, int> class FEED = Feed>
-struct MmaLoop {
+// One step of a warp on the tensor cores: the operands of a product of 16 x 16 elements and of another one beside it, and the
+// products themselves. This is the one of 16-bit floats; those of other types are in tile_wide.cuh. U: the elements of B.
+template <class T, class U> struct Multiplier {
     typedef float Op;
+    typedef uint32_t Reg;
+    static constexpr int kDepth = 16;
+    template <int LINES, int BK, bool FOLLOWS_K> static GEMS_DI void load_a(Reg (&r)[4], const T *tile, int line, int k) {
+        fragment<T, LINES, BK, FOLLOWS_K, false>(r, tile, line, k);
+    }
+    template <int LINES, int BK, bool FOLLOWS_K> static GEMS_DI void load_b(Reg (&r)[4], const T *tile, int line, int k) {
+        fragment<T, LINES, BK, FOLLOWS_K, true>(r, tile, line, k);
+    }
+    static GEMS_DI void multiply(Op *d, const Reg *a, const Reg *b) { mma_m16n8k16<T>(d, a, b); }
+};
+
+// The tensor cores: a ring of STAGES tiles in shared memory, WM x WN warps. FEED brings the tiles: it is made of what run() is
+// given and has the names of Feed. U: the elements of B, as wide as T.
+template <class T, int BM, int BN, int BK, int WM, int WN, int STAGES, int MODE_A, int MODE_B,
+          template <class, int, int, int, int> class FEED = Feed, class U = T>
+struct MmaLoop {
+    typedef Multiplier<T, U> Step;
+    typedef typename Step::Op Op;
+    typedef typename Step::Reg Reg;
+    static constexpr int kDepth = Step::kDepth;
     static constexpr int kThreads = WM * WN * 32, kVector = 2;
     static constexpr int kRows = BM / WM / 16, kCols = BN / WN / 8;
     static constexpr int kTileA = BM * BK, kTileB = BN * BK;
-    static_assert(kCols % 2 == 0 && BK % 16 == 0, "a warp multiplies 16 x 16 x 16 at a time");
+    static_assert(kCols % 2 == 0 && BK % kDepth == 0, "a warp multiplies 16 x 16 at a time");
     typedef FEED<T, BM, BK, kThreads, MODE_A> FeedA;
     typedef FEED<T, BN, BK, kThreads, MODE_B> FeedB;
 
-    float acc[kRows][kCols][4];
+    Op acc[kRows][kCols][4];
 
-    GEMS_DI void load(uint32_t (&a)[kRows][4], uint32_t (&b)[kCols / 2][4], const T *tile, int k) {
+    GEMS_DI void load(Reg (&a)[kRows][4], Reg (&b)[kCols / 2][4], const T *tile, int k) {
         int warp = (int)threadIdx.x >> 5, m0 = warp / WN * (BM / WM), n0 = warp % WN * (BN / WN);
-        GEMS_UNROLL for (int i = 0; i < kRows; i++) fragment<T, BM, BK, FeedA::kFollowsK, false>(a[i], tile, m0 + i * 16, k);
+        GEMS_UNROLL for (int i = 0; i < kRows; i++)
+            Step::template load_a<BM, BK, FeedA::kFollowsK>(a[i], tile, m0 + i * 16, k);
         GEMS_UNROLL for (int j = 0; j < kCols / 2; j++)
-            fragment<T, BN, BK, FeedB::kFollowsK, true>(b[j], tile + kTileA, n0 + j * 16, k);
+            Step::template load_b<BN, BK, FeedB::kFollowsK>(b[j], tile + kTileA, n0 + j * 16, k);
     }
 
     template <class A, class B> GEMS_DI void run(const A &a, const B &b, unsigned char *shared) {
@@ -151,7 +176,7 @@ struct MmaLoop {
         int tiles = (a.depth + BK - 1) / BK;
         GEMS_UNROLL for (int i = 0; i < kRows; i++)
             GEMS_UNROLL for (int j = 0; j < kCols; j++)
-                GEMS_UNROLL for (int e = 0; e < 4; e++) acc[i][j][e] = 0.0f;
+                GEMS_UNROLL for (int e = 0; e < 4; e++) acc[i][j][e] = 0;
 #pragma unroll 1
         for (int s = 0; s < STAGES - 1; s++) {
             if (s < tiles) {
@@ -178,13 +203,13 @@ struct MmaLoop {
                 feed_b.begin(coming + kTileA);
             }
             cp_async_commit();
-            uint32_t fa[2][kRows][4], fb[2][kCols / 2][4];
+            Reg fa[2][kRows][4], fb[2][kCols / 2][4];
             load(fa[0], fb[0], tile, 0);
-            GEMS_UNROLL for (int k = 0; k < BK / 16; k++) {
-                if (k + 1 < BK / 16) load(fa[(k + 1) & 1], fb[(k + 1) & 1], tile, (k + 1) * 16);
+            GEMS_UNROLL for (int k = 0; k < BK / kDepth; k++) {
+                if (k + 1 < BK / kDepth) load(fa[(k + 1) & 1], fb[(k + 1) & 1], tile, (k + 1) * kDepth);
                 GEMS_UNROLL for (int i = 0; i < kRows; i++)
                     GEMS_UNROLL for (int j = 0; j < kCols; j++)
-                        mma_m16n8k16<T>(acc[i][j], fa[k & 1][i], fb[k & 1][j / 2] + j % 2 * 2);
+                        Step::multiply(acc[i][j], fa[k & 1][i], fb[k & 1][j / 2] + j % 2 * 2);
             }
             if (more) {
                 feed_a.end(coming);
@@ -203,12 +228,12 @@ struct MmaLoop {
     static GEMS_DI int slab_row(int slab, int r) { return r / 16 * (BM / WM) + slab * 16 + r % 16; }
 
     // Writes slab number `slab` of the result, kSlabRows rows of the tile, to shared memory.
-    GEMS_DI void stage(int slab, float *to, int pitch) const {
+    GEMS_DI void stage(int slab, Op *to, int pitch) const {
         int warp = (int)threadIdx.x >> 5, lane = (int)threadIdx.x & 31;
         to += (warp / WN * 16 + (lane >> 2)) * pitch + warp % WN * (BN / WN) + (lane & 3) * 2;
         GEMS_UNROLL for (int j = 0; j < kCols; j++) {
             GEMS_UNROLL for (int h = 0; h < 2; h++)
-                store<2>(to + h * 8 * pitch + j * 8, Vec<float, 2>{acc[slab][j][2 * h], acc[slab][j][2 * h + 1]});
+                store<2>(to + h * 8 * pitch + j * 8, Vec<Op, 2>{acc[slab][j][2 * h], acc[slab][j][2 * h + 1]});
         }
     }
 };

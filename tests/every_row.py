@@ -17,6 +17,8 @@ from compare import Raised, assert_same, outcome
 from layouts import LAYOUTS
 from opinfo import RANDOM, rows
 
+# A row is called in the first of these that it has.
+DTYPES = (torch.float32, torch.int64, torch.bool, torch.int8, torch.float8_e4m3fn)
 # Layouts in which ATen's kernel reads what does not belong to the tensor.
 WRONG = {"_weight_norm_interface": ("transposed",)}
 
@@ -50,6 +52,8 @@ def fitting(name: str) -> list[Any] | None:
         "bincount": [repeated, x(40)],
         "repeat_interleave.Tensor": [repeated],
         "mm": [x(5, 7), x(7, 6)],
+        "_int_mm": [x(5, 7).to(torch.int8), x(7, 6).to(torch.int8)],
+        "_scaled_mm": [x(5, 7).to(torch.float8_e4m3fn), x(7, 6).to(torch.float8_e4m3fn), x(1) * 4, x(1), None, None, torch.float32],
         "bmm": [x(3, 5, 7), x(3, 7, 6)],
         "addmm": [x(6), x(5, 7), x(7, 6)],
         "baddbmm": [x(3, 5, 6), x(3, 5, 7), x(3, 7, 6)],
@@ -203,7 +207,7 @@ def work() -> list[tuple[str, str, torch.dtype]]:
     found = []
     for row in rows():
         layouts = ("contiguous",) if row["family"] == "attention" else ("contiguous", "transposed")
-        dtype = next(d for d in (torch.float32, torch.int64, torch.bool) if str(d)[6:] in row["dtypes"])
+        dtype = next(d for d in DTYPES if str(d)[6:] in row["dtypes"])
         name = row["entries"][0]["name"]
         found += [(name, layout, dtype) for layout in layouts if layout not in WRONG.get(name, ())]
     return found

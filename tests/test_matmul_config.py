@@ -17,7 +17,7 @@ import native
 import sass
 
 F16, F32, F64, BF16 = 5, 6, 7, 15
-MMA, FMA, PANEL, THIN, WGMMA = range(5)
+MMA, FMA, PANEL, THIN, WGMMA, WIDE = range(6)
 ALONG_K, ALONG_LINES, GATHER_ALONG_K, GATHER_ALONG_LINES = range(4)
 OP_SIZE = {F16: 4, F32: 4, F64: 8, BF16: 4}
 
@@ -144,14 +144,15 @@ def test_gpu_configurations_cover_the_matrix_and_fit_the_device(
     assert parts.tiles_m == ceil_div(m, parts.tile_m) and parts.tiles_n == ceil_div(n, parts.tile_n)
     assert config.grid == batch * parts.split * parts.tiles_m * parts.tiles_n
     assert config.shared <= info.shared_bytes and config.threads <= info.max_threads and config.threads % 32 == 0
-    assert (config.kernel == MMA) == (dtype in (F16, BF16) and info.arch != 75)
+    cores = {F16: MMA, BF16: MMA, F64: WIDE}
+    assert config.kernel == (FMA if info.arch == 75 else cores.get(dtype, FMA))
     # The parts of k cover it, none is empty, and all begin where a tile does.
     assert parts.split_k % config.tile_k == 0 and parts.split >= 1
     assert (parts.split - 1) * parts.split_k < max(k, 1) <= parts.split * parts.split_k
-    if config.kernel == MMA:
+    if config.kernel != FMA:
         assert config.threads == 32 * config.across_m * config.across_n
-        ring = config.stages * (parts.tile_m + parts.tile_n) * config.tile_k * 2
-        slab = config.across_m * 16 * (parts.tile_n + config.pad) * 4
+        ring = config.stages * (parts.tile_m + parts.tile_n) * config.tile_k * (8 if dtype == F64 else 2)
+        slab = config.across_m * 16 * (parts.tile_n + config.pad) * OP_SIZE[dtype]
     else:
         vector = 16 // OP_SIZE[dtype]
         ring = 2 * (parts.tile_m + parts.tile_n) * config.tile_k * OP_SIZE[dtype]
@@ -258,15 +259,17 @@ def check(config: Config, dtype: int, arch: str, feed_a: int, feed_b: int) -> No
     assert ceil_div(tile.registers, 8) * 8 * config.threads * config.blocks <= 65536
     assert tile.has("STG.E.128", "LDS.128")
     asynchronous = feed_a in (ALONG_K, ALONG_LINES) or feed_b in (ALONG_K, ALONG_LINES)
-    assert tile.has("LDGSTS") == (config.kernel == MMA and asynchronous)
+    assert tile.has("LDGSTS") == (config.kernel != FMA and asynchronous)
     if config.kernel == MMA:
         parts = config.parts
         products = parts.tile_m * parts.tile_n * config.tile_k // (16 * 8 * 16 * config.across_m * config.across_n)
         assert tile.count("HMMA") == products
         transposed = [op for op in tile.opcodes if op.startswith("LDSM") and "T" in op]
         assert bool(transposed) == (ALONG_LINES in (feed_a % 2, feed_b % 2))
+    elif config.kernel == WIDE:
+        assert tile.has("DMMA" if dtype == F64 else "HMMA.TF32")
     else:
-        assert tile.has("DFMA" if dtype == F64 else "FFMA")
+        assert tile.has("FFMA")
 
 
 @pytest.mark.parametrize("arch", sass.ARCHS)

@@ -74,7 +74,7 @@ def candidates() -> tuple[Config, ...]:
     found = []
     for i in itertools.count():
         config = Config()
-        if not function(C.byref(H200), i, C.byref(config)):
+        if not function(C.byref(H200), BF16, i, C.byref(config)):
             return tuple(found)
         found.append(config)
     raise AssertionError

@@ -13,7 +13,7 @@ from torch.testing._internal.opinfo.core import OpInfo, SampleInput
 
 import entry_args
 from compare import ALL_DTYPES, FLOATS, Raised, WithGradients, assert_same, outcome, tensors, to_float64
-from every_row import fitting
+from every_row import DTYPES, fitting
 from opinfo import RANDOM, base_of, copy_of, infos_of, reference_of, rows, samples
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -161,7 +161,7 @@ def test_kernel_runs(row: dict[str, Any]) -> None:
     if DEVICE != "cpu" and (row["id"] in WITHOUT_WAITING or row["gpu_most"] == 1):
         return  # left to ATen there
     names = entries_of(row)
-    dtypes = [d for d in (torch.float32, torch.int64, torch.bool) if str(d).removeprefix("torch.") in row["dtypes"]]
+    dtypes = [d for d in DTYPES if str(d).removeprefix("torch.") in row["dtypes"]]
     flag_gems.reset_stats()
     with flag_gems.use_gems():
         for name in names:
@@ -191,7 +191,7 @@ def fitted(name: str, dtype: torch.dtype) -> list[Any]:
     def one(item: Any) -> Any:
         if not isinstance(item, Tensor):
             return item
-        return item.to(DEVICE, dtype if item.is_floating_point() else item.dtype)
+        return item.to(DEVICE, dtype if item.is_floating_point() and dtype.itemsize > 1 else item.dtype)
 
     return [one(item) for item in fitting(name.replace("_out", "").removesuffix(".out")) or []]
 

@@ -59,7 +59,7 @@ typedef struct gems_tensor_map {
     int64_t sizes[4];      /* at least 1; the last 0: three dimensions */
     int64_t strides[3];    /* of the outer dimensions, bytes: multiples of 16, not 0 */
     int32_t box[2];        /* of the inner dimensions, elements; a row of the box is 128 bytes. The others: 1 */
-    uint8_t dtype;         /* GEMS_F16 or GEMS_BF16 */
+    uint8_t dtype;         /* one of 8 or 16 bits, or GEMS_F32: a copy rounds it to tf32 */
 } gems_tensor_map;
 #define GEMS_TENSOR_MAP_BYTES 128 /* what a kernel is given; at a multiple of 64 */
 

@@ -23,6 +23,8 @@ typedef struct gems_host {
     void *(*stream)(const gems_call *call); /* the device's current stream */
     /* torch.result_type of two tensors when the host cannot see which are wrapped numbers; NULL: it can. */
     int (*result_type)(gems_call *call, const gems_tensor *a, const gems_tensor *b);
+    /* Whether a GPU's products of float32 matrices are to be rounded to tf32, as things are; NULL: never. */
+    bool (*tf32)(void);
     /* Takes `increment` Philox values from a generator (NULL: the default one): seed and offset before. GEMS_DECLINE when it
      * cannot (CUDA graph capture, foreign generator). The cpu backend's numbers come from the CPU generator's seed and a counter. */
     gems_status (*philox)(gems_call *call, void *generator, uint64_t increment, uint64_t *seed, uint64_t *offset);

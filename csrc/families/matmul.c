@@ -1,27 +1,15 @@
 /* The matrix product: D = alpha * A B + beta * C, for one matrix or a batch. mm, addmm, bmm,
  * baddbmm, mv and addmv are brought to one form, a matmul, in which every operand is an address and
  * strides; no operand is ever copied. */
-#include "call.h"
-#include "matmul_program.h"
+#include "matmul.h"
 #include "modes.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* What the kernels take: the twin of MatmulParams in kernels/matmul.cuh. */
-typedef struct params {
-    const void *a, *b, *c;
-    void *d, *partial;
-    int64_t a_batch, a_row, a_k;
-    int64_t b_batch, b_k, b_col;
-    int64_t c_batch, c_row, c_col;
-    int64_t d_batch, d_row, d_col;
-    double alpha, beta;
-    int32_t m, n, k, batch;
-    gems_matmul_parts parts;
-    int32_t wide_c, wide_d;
-} params;
+typedef gems_matmul_params params;
+typedef gems_matmul_product product;
 
 /* Sizes and strides of a tensor, seen as [batch, rows, columns]. */
 typedef struct view {
@@ -58,8 +46,13 @@ static bool number(const gems_value *value) {
 }
 
 /* Exchanges the two sides: D^T = B^T A^T. */
-static void transpose(params *p) {
-    params q = *p;
+static void transpose(product *t) {
+    params *p = &t->p;
+    const params q = *p;
+    const uint8_t type = t->types.a;
+    t->types.a = t->types.b, t->types.b = type;
+    p->scale_a = q.scale_b, p->scale_b = q.scale_a;
+    p->scale_rows = q.scale_cols, p->scale_cols = q.scale_rows;
     p->a = q.b, p->a_batch = q.b_batch, p->a_row = q.b_col, p->a_k = q.b_k;
     p->b = q.a, p->b_batch = q.a_batch, p->b_k = q.a_k, p->b_col = q.a_row;
     p->c_row = q.c_col, p->c_col = q.c_row;
@@ -99,7 +92,7 @@ typedef struct kept_map {
 /* A configuration that was chosen, the key of its program, and the maps of its last operands. */
 typedef struct choice {
     const gems_device_info *info;
-    uint64_t words[3]; /* the shape */
+    uint64_t words[3]; /* the shape and the types */
     gems_matmul_config config;
     gems_key key;
     kept_map maps[3];
@@ -127,13 +120,14 @@ static choice *kept_choices(void) {
 /* The configuration of a shape, by the kernel of sm_90a or by the others. Programs multiply the
  * same few shapes again and again, so it is looked up first; `spare` takes it when there is no
  * memory for that. */
-static choice *choose(const gems_matmul_shape *s, const gems_device_info *info, bool wgmma,
-                      choice *spare) {
+static choice *choose(const gems_matmul_shape *s, const gems_matmul_types *types,
+                      const gems_device_info *info, bool wgmma, choice *spare) {
     choice *kept = kept_choices();
     const uint64_t words[3] = {
         (uint64_t)s->m << 32 | (uint64_t)s->n, (uint64_t)s->k << 32 | (uint64_t)s->batch,
-        (uint64_t)s->workers << 32 | (uint64_t)(s->crooked << 25 | wgmma << 24 | s->dtype << 16 |
-                                                s->feed_a << 8 | s->feed_b)};
+        (uint64_t)s->workers << 48 | (uint64_t)types->result << 40 | (uint64_t)types->b << 32 |
+            (uint64_t)(types->scaled << 28 | s->promotes << 27 | s->tf32 << 26 | s->crooked << 25 |
+                       wgmma << 24 | types->a << 16 | s->feed_a << 8 | s->feed_b)};
     uint64_t hash = (words[0] ^ words[1] * 3 ^ words[2] * 5) * UINT64_C(0x9e3779b97f4a7c15) >> 60;
     choice *c = kept ? &kept[hash % CHOICES] : spare;
     if (kept && c->info == info && c->words[0] == words[0] && c->words[1] == words[1] &&
@@ -144,30 +138,64 @@ static choice *choose(const gems_matmul_shape *s, const gems_device_info *info, 
     else
         gems_matmul_configure(s, info, &c->config);
     gems_matmul_key(&c->config, s->dtype, s->feed_a, s->feed_b, &c->key);
+    gems_matmul_key_types(&c->key, types);
     memcpy(c->words, words, sizeof words);
     for (int i = 0; i < 3; i++) c->maps[i].of.data = NULL;
     c->info = info;
     return c;
 }
 
-/* Everything but alpha, beta, C and D of p is set, and the result exists as call->out[0]. */
-static gems_status compute(gems_call *call, params *p) {
+/* How an operand is read. Bytes lie along k in every tile. */
+static uint8_t feed_of(const void *data, size_t element, const params *p, int64_t batch_stride,
+                       int64_t lines, int64_t line_stride, int64_t k_stride) {
+    const gems_matmul_feed feed = gems_matmul_choose_feed(data, element, p->batch, batch_stride,
+                                                          lines, line_stride, p->k, k_stride);
+    return (uint8_t)(element == 1 && feed != GEMS_ALONG_K ? GEMS_GATHER_ALONG_K : feed);
+}
+
+/* Whether rows of a matrix begin elsewhere than lines of the cache, of 128 bytes. */
+static bool is_crooked(const void *data, size_t element, int64_t one_stride, int64_t other_stride) {
+    return (uintptr_t)data % 128 ||
+           (one_stride == 1 ? other_stride : one_stride) * (int64_t)element % 128;
+}
+
+static gems_matmul_shape shape_of(const product *t) {
+    const params *p = &t->p;
+    const size_t element = gems_dtype_size(t->types.a);
+    return (gems_matmul_shape){
+        .batch = p->batch,
+        .m = p->m,
+        .n = p->n,
+        .k = p->k,
+        .dtype = t->types.a,
+        .feed_a = feed_of(p->a, element, p, p->a_batch, p->m, p->a_row, p->a_k),
+        .feed_b = feed_of(p->b, element, p, p->b_batch, p->n, p->b_col, p->b_k),
+        .tf32 = t->tf32,
+        .promotes = t->promotes,
+    };
+}
+
+/* Everything but partial, the parts and what is wide is set, and the result exists as call->out[0].
+ */
+static gems_status compute(gems_call *call, product *t) {
     const gems_device_info *info = gems_device_information(call->device);
-    const uint8_t dtype = call->out[0].dtype;
-    const size_t element = gems_dtype_size(dtype);
-    const int64_t vector = (int64_t)(16 / element);
+    params *p = &t->p;
+    const size_t element = gems_dtype_size(t->types.a);
+    const int64_t vector = (int64_t)(16 / gems_dtype_size(t->types.result));
     /* Rows of the result are to be contiguous; a narrow result is to be a low one where there are
      * kernels for those. */
     const int32_t low = info->fast ? GEMS_MATMUL_THIN_ROWS : element == 2 ? 16 : 0;
     const bool narrow = p->m > p->n && p->n <= low;
-    if ((p->d_col != 1 && p->d_row == 1) || narrow) transpose(p);
+    if ((p->d_col != 1 && p->d_row == 1) || narrow) transpose(t);
     /* Strides of what has one element say nothing. */
     if (p->m == 1) p->c_row = p->d_row = 0;
     if (p->n == 1) p->c_col = p->d_col = 1;
     if (p->batch == 1) p->a_batch = p->b_batch = p->c_batch = p->d_batch = 0;
 
-    gems_matmul_shape shape = {.batch = p->batch, .m = p->m, .n = p->n, .k = p->k, .dtype = dtype};
+    gems_matmul_shape shape;
     if (info->fast) {
+        shape = (gems_matmul_shape){
+            .batch = p->batch, .m = p->m, .n = p->n, .k = p->k, .dtype = t->types.a};
         shape.feed_a = GEMS_GATHER_ALONG_K;
         if ((double)p->m * p->n * p->k * p->batch >= 1048576)
             shape.workers = gems_cpu_thread_count();
@@ -175,13 +203,10 @@ static gems_status compute(gems_call *call, params *p) {
                        : p->b_col == 1          ? GEMS_ALONG_LINES
                                                 : GEMS_GATHER_ALONG_K;
     } else {
-        shape.feed_a = (uint8_t)gems_matmul_choose_feed(p->a, element, p->batch, p->a_batch, p->m,
-                                                        p->a_row, p->k, p->a_k);
-        shape.feed_b = (uint8_t)gems_matmul_choose_feed(p->b, element, p->batch, p->b_batch, p->n,
-                                                        p->b_col, p->k, p->b_k);
+        shape = shape_of(t);
     }
     choice spare;
-    const choice *chosen = choose(&shape, info, false, &spare);
+    const choice *chosen = choose(&shape, &t->types, info, false, &spare);
     const gems_matmul_config config = chosen->config;
     gems_key key = chosen->key;
     if (config.grid > INT32_MAX) return gems_decline("more tiles than a grid takes");
@@ -197,34 +222,13 @@ static gems_status compute(gems_call *call, params *p) {
 
 /* ---- sm_90a ---- */
 
-/* Whether rows of a matrix begin elsewhere than lines of the cache, of 128 bytes. */
-static bool is_crooked(const void *data, int64_t one_stride, int64_t other_stride) {
-    return (uintptr_t)data % 128 || (one_stride == 1 ? other_stride : one_stride) % 64;
-}
-
-static gems_matmul_shape shape_of(const params *p, uint8_t dtype) {
-    const size_t element = gems_dtype_size(dtype);
-    return (gems_matmul_shape){
-        .batch = p->batch,
-        .m = p->m,
-        .n = p->n,
-        .k = p->k,
-        .dtype = dtype,
-        .feed_a = (uint8_t)gems_matmul_choose_feed(p->a, element, p->batch, p->a_batch, p->m,
-                                                   p->a_row, p->k, p->a_k),
-        .feed_b = (uint8_t)gems_matmul_choose_feed(p->b, element, p->batch, p->b_batch, p->n,
-                                                   p->b_col, p->k, p->b_k),
-        .crooked = is_crooked(p->a, p->a_row, p->a_k) || is_crooked(p->b, p->b_col, p->b_k),
-    };
-}
-
-/* Whether the kernel of sm_90a takes a product, as far as its operands say. */
-static bool takes_wgmma(const gems_device_info *info, const params *p, uint8_t dtype) {
-    if (!info->hopper || gems_dtype_size(dtype) != 2) return false;
+bool gems_matmul_takes_wgmma(const gems_device_info *info, const product *t) {
+    const params *p = &t->p;
+    if (!info->hopper) return false;
     /* No map lets lines stand still. */
     if ((p->m > 1 && !p->a_row) || (p->n > 1 && !p->b_col)) return false;
     if (p->k > 1 && (!p->a_k || !p->b_k)) return false;
-    const gems_matmul_shape shape = shape_of(p, dtype);
+    const gems_matmul_shape shape = shape_of(t);
     return gems_matmul_wgmma_takes(&shape, info);
 }
 
@@ -247,38 +251,44 @@ static gems_status write_map(const gems_call *call, const gems_tensor_map *of, k
 }
 
 /* As compute. GEMS_DECLINE: nothing was launched, and another kernel may do it. */
-static gems_status compute_wgmma(gems_call *call, params *p) {
+static gems_status compute_wgmma(gems_call *call, product *t) {
     const gems_device_info *info = gems_device_information(call->device);
-    const uint8_t dtype = call->out[0].dtype;
+    params *p = &t->p;
+    const uint8_t dtype = t->types.result;
+    const size_t element = gems_dtype_size(t->types.a), result = gems_dtype_size(dtype);
+    const int64_t vector = (int64_t)(16 / result);
     _Alignas(64) unsigned char maps[3][GEMS_TENSOR_MAP_BYTES] = {{0}};
     gems_tensor_map map;
     choice spare;
     bool thin;
-    gems_matmul_shape shape = shape_of(p, dtype);
+    gems_matmul_shape shape = shape_of(t);
     const bool exchanges = gems_matmul_wgmma_exchanges(&shape, &thin);
-    if (thin ? exchanges : p->d_col != 1 && p->d_row == 1) {
-        transpose(p);
-        shape = shape_of(p, dtype);
+    const bool words = element == 4 && shape.feed_a != shape.feed_b;
+    if (words ? shape.feed_b != GEMS_ALONG_K : thin ? exchanges : p->d_col != 1 && p->d_row == 1) {
+        transpose(t);
+        shape = shape_of(t);
     }
+    shape.crooked =
+        is_crooked(p->a, element, p->a_row, p->a_k) || is_crooked(p->b, element, p->b_col, p->b_k);
     if (p->m == 1) p->c_row = p->d_row = 0;
     if (p->n == 1) p->c_col = p->d_col = 1;
     if (p->batch == 1) p->a_batch = p->b_batch = p->c_batch = p->d_batch = 0;
-    choice *chosen = choose(&shape, info, true, &spare);
+    choice *chosen = choose(&shape, &t->types, info, true, &spare);
     const gems_matmul_config config = chosen->config;
     gems_key key = chosen->key;
     if (config.shared > info->shared_bytes) return gems_decline("less shared memory than tiles");
     p->parts = config.parts;
-    p->wide_c = p->c && is_wide(p->c, p->c_batch, p->c_row, p->c_col, 8);
-    p->wide_d = is_wide(p->d, p->d_batch, p->d_row, p->d_col, 8);
+    p->wide_c = p->c && is_wide(p->c, p->c_batch, p->c_row, p->c_col, vector);
+    p->wide_d = is_wide(p->d, p->d_batch, p->d_row, p->d_col, vector);
 
-    gems_matmul_wgmma_map(&config, true, shape.feed_a, dtype, p->a, p->batch, p->a_batch, p->m,
+    gems_matmul_wgmma_map(&config, true, shape.feed_a, t->types.a, p->a, p->batch, p->a_batch, p->m,
                           p->a_row, p->k, p->a_k, &map);
     GEMS_TRY(write_map(call, &map, &chosen->maps[0], maps[0]));
-    gems_matmul_wgmma_map(&config, false, shape.feed_b, dtype, p->b, p->batch, p->b_batch, p->n,
-                          p->b_col, p->k, p->b_k, &map);
+    gems_matmul_wgmma_map(&config, false, shape.feed_b, t->types.b, p->b, p->batch, p->b_batch,
+                          p->n, p->b_col, p->k, p->b_k, &map);
     GEMS_TRY(write_map(call, &map, &chosen->maps[1], maps[1]));
     /* Results whose rows are wide are stored by a map too. */
-    if (p->wide_d && !config.thin && config.parts.split == 1) {
+    if (p->wide_d && !config.thin && config.parts.split == 1 && result == 2) {
         gems_matmul_wgmma_result_map(dtype, p->d, p->batch, p->d_batch, p->m, p->n, p->d_row, &map);
         GEMS_TRY(write_map(call, &map, &chosen->maps[2], maps[2]));
     }
@@ -286,6 +296,16 @@ static gems_status compute_wgmma(gems_call *call, params *p) {
     GEMS_TRY(gems_call_plan(call, &key, &plan));
     void *args[] = {p, maps[0], maps[1], maps[2]};
     return launch_tiles(call, plan, &config, p, args);
+}
+
+gems_status gems_matmul_compute(gems_call *call, const product *t, bool wgmma) {
+    product copy = *t;
+    if (wgmma) {
+        gems_status status = compute_wgmma(call, &copy);
+        if (status != GEMS_DECLINE) return status;
+        copy = *t;
+    }
+    return compute(call, &copy);
 }
 
 /* Elements of the first operand up to which a GPU takes what the kernel of sm_90a does not: beyond,
@@ -297,8 +317,19 @@ static gems_status compute_wgmma(gems_call *call, params *p) {
  * ATen's: on 8192x8192 in float32 an H200 ran mv at 0.24 of ATen's speed and addmv at 0.25. */
 #define SMALL_MATRIX 65536
 
+/* Whether ATen rounds this product's float32 to tf32: torch is asked in every call. On a CPU the
+ * modes that have all threads of a block do what a GPU would. Products with a vector are never
+ * rounded. */
+static bool rounds_to_tf32(const gems_call *call, const gems_device_info *info, int dtype,
+                           int bits) {
+    return dtype == GEMS_F32 && !info->fast && !(bits & GEMS_MATMUL_VECTOR) &&
+           gems_matmul_has_tf32(info->arch) && call->host->tf32 && call->host->tf32();
+}
+
 static gems_status run(gems_call *call) {
     const gems_device_info *info = gems_device_information(call->device);
+    if (call->op->mode == GEMS_MATMUL_INT) return gems_matmul_run_int(call);
+    if (call->op->mode == GEMS_MATMUL_SCALED) return gems_matmul_run_scaled(call);
     const int bits = call->op->mode, ndim = bits & GEMS_MATMUL_BATCHED ? 3 : 2,
               first = bits & GEMS_MATMUL_ADDED;
     const gems_tensor *a = gems_arg_tensor(call, first), *b = gems_arg_tensor(call, first + 1);
@@ -326,6 +357,7 @@ static gems_status run(gems_call *call) {
     else
         sizes[0] = va.rows, sizes[1] = vb.cols;
 
+    product t = {.types = {a->dtype, a->dtype, a->dtype, false}};
     params p = {.a = a->data,
                 .b = b->data,
                 .a_batch = va.batch_stride,
@@ -358,21 +390,19 @@ static gems_status run(gems_call *call) {
             if (bits & GEMS_MATMUL_BATCHED) p.c_batch = last[-3];
         }
     }
-    const bool wgmma = takes_wgmma(info, &p, a->dtype);
-    if (!wgmma && call->device_type != GEMS_CPU && !(bits & GEMS_MATMUL_VECTOR) &&
+    t.tf32 = rounds_to_tf32(call, info, a->dtype, bits);
+    t.p = p;
+    const bool wgmma = gems_matmul_takes_wgmma(info, &t);
+    if (!wgmma && !t.tf32 && a->dtype != GEMS_F64 && call->device_type != GEMS_CPU &&
+        !(bits & GEMS_MATMUL_VECTOR) &&
         a->numel > (bits & GEMS_MATMUL_BATCHED ? MOST_BATCHED : MOST))
         return gems_decline("a size at which ATen is faster on a GPU");
     GEMS_TRY(gems_output(call, 0, dims, sizes, NULL, a->dtype));
     if (!call->nonempty) return GEMS_OK;
     const view vd = view_of(&call->out[0]);
-    p.d = call->out[0].data;
-    p.d_batch = vd.batch_stride, p.d_row = vd.row_stride, p.d_col = vd.col_stride;
-    if (wgmma) {
-        params q = p;
-        gems_status status = compute_wgmma(call, &q);
-        if (status != GEMS_DECLINE) return status;
-    }
-    return compute(call, &p);
+    t.p.d = call->out[0].data;
+    t.p.d_batch = vd.batch_stride, t.p.d_row = vd.row_stride, t.p.d_col = vd.col_stride;
+    return gems_matmul_compute(call, &t, wgmma);
 }
 
 const gems_family gems_family_matmul = {

@@ -1,5 +1,6 @@
 /* The model behind gems_matmul_configure. */
 #include "matmul_config.h"
+#include "../base/dtype.h"
 
 typedef struct tile {
     int16_t m, n, k;
@@ -14,6 +15,17 @@ static const tile mma_tiles[] = {
 };
 static const tile fma_tiles[] = {{128, 128, 16, 8, 8, 2, 4, 1}, {64, 64, 16, 4, 4, 2, 4, 2}};
 
+/* Of what has not 16 bits: a tile is as deep in bytes. */
+static const tile word_tiles[] = {{128, 256, 16, 2, 4, 3, 8, 1},
+                                  {128, 128, 16, 2, 2, 4, 8, 2},
+                                  {64, 128, 16, 2, 2, 4, 8, 2},
+                                  {64, 64, 32, 2, 2, 3, 8, 2}};
+static const tile byte_tiles[] = {{128, 256, 64, 2, 4, 3, 8, 1},
+                                  {128, 128, 64, 2, 2, 4, 8, 2},
+                                  {64, 128, 64, 2, 2, 4, 8, 2},
+                                  {64, 64, 128, 2, 2, 3, 8, 2}};
+static const tile double_tiles[] = {{128, 64, 16, 4, 2, 4, 4, 1}, {64, 64, 16, 2, 2, 3, 4, 2}};
+
 #define COUNT(list) ((int)(sizeof(list) / sizeof *(list)))
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -23,28 +35,47 @@ static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 static int64_t op_size(int dtype) { return dtype == GEMS_F64 ? 8 : 4; }
 static bool is_half(int dtype) { return dtype == GEMS_F16 || dtype == GEMS_BF16; }
-/* Faithful CPU modes (arch 0) have the tensor cores of sm_80. */
-static bool has_mma(int dtype, int arch) { return is_half(dtype) && (arch == 0 || arch >= 80); }
+/* Faithful CPU modes (arch 0) have the tensor cores of sm_80, and those of fp8. */
+static bool has_cores(int arch) { return arch == 0 || arch >= 80; }
+bool gems_matmul_has_tf32(int arch) { return has_cores(arch); }
 
-static const tile *tiles_of(int dtype, int arch, int *count) {
-    if (has_mma(dtype, arch)) {
+static const tile *tiles_of(int dtype, int arch, bool tf32, int *count, int *kernel) {
+    *kernel = GEMS_MATMUL_WIDE;
+    if (is_half(dtype) && has_cores(arch)) {
+        *kernel = GEMS_MATMUL_MMA;
         *count = COUNT(mma_tiles);
         return mma_tiles;
     }
+    if (gems_dtype_size(dtype) == 1) {
+        /* sm_90 and sm_100 multiply fp8 as halves there, which takes registers. */
+        const int first = dtype != GEMS_I8 && arch >= 90 && arch < 120 ? 2 : 0;
+        *count = COUNT(byte_tiles) - first;
+        return byte_tiles + first;
+    }
+    if (dtype == GEMS_F32 && tf32) {
+        *count = COUNT(word_tiles);
+        return word_tiles;
+    }
+    if (dtype == GEMS_F64 && has_cores(arch)) {
+        *count = COUNT(double_tiles);
+        return double_tiles;
+    }
+    *kernel = GEMS_MATMUL_FMA;
     *count = dtype == GEMS_F64 ? 1 : COUNT(fma_tiles);
     return dtype == GEMS_F64 ? fma_tiles + 1 : fma_tiles;
 }
 
 static uint32_t shared_of(const tile *t, bool mma, int dtype) {
-    int64_t size = mma ? 2 : op_size(dtype),
+    int64_t size = mma ? (int64_t)gems_dtype_size(dtype) : op_size(dtype),
             ring = (int64_t)t->stages * (t->m + t->n) * t->k * size;
     int64_t rows = mma ? t->across_m * 16 : t->m / (t->across_m / (16 / op_size(dtype)));
     return (uint32_t)most(ring, rows * (t->n + t->pad) * op_size(dtype));
 }
 
-static void take(const tile *t, bool mma, int dtype, gems_matmul_config *c) {
+static void take(const tile *t, int kernel, int dtype, gems_matmul_config *c) {
+    const bool mma = kernel != GEMS_MATMUL_FMA;
     *c = (gems_matmul_config){
-        .kernel = mma ? GEMS_MATMUL_MMA : GEMS_MATMUL_FMA,
+        .kernel = (uint8_t)kernel,
         .tile_k = (uint8_t)t->k,
         .across_m = t->across_m,
         .across_n = t->across_n,
@@ -59,10 +90,14 @@ static void take(const tile *t, bool mma, int dtype, gems_matmul_config *c) {
 }
 
 bool gems_matmul_candidate(int dtype, int arch, int i, gems_matmul_config *config) {
-    int count;
-    const tile *tiles = tiles_of(dtype, arch, &count);
+    int count, kernel;
+    const tile *tiles = tiles_of(dtype, arch, false, &count, &kernel);
+    if (i >= count && dtype == GEMS_F32 && has_cores(arch)) {
+        i -= count;
+        tiles = tiles_of(dtype, arch, true, &count, &kernel);
+    }
     if (i < 0 || i >= count) return false;
-    take(&tiles[i], has_mma(dtype, arch), dtype, config);
+    take(&tiles[i], kernel, dtype, config);
     return true;
 }
 
@@ -82,9 +117,9 @@ static int64_t parts_of(int64_t k, int64_t tiles, int64_t outputs, int64_t proce
 
 static void configure_tiles(const gems_matmul_shape *s, const gems_device_info *info,
                             gems_matmul_config *c) {
-    int count;
-    const tile *tiles = tiles_of(s->dtype, info->arch, &count), *best = NULL;
-    bool mma = has_mma(s->dtype, info->arch);
+    int count, kernel;
+    const tile *tiles = tiles_of(s->dtype, info->arch, s->tf32, &count, &kernel), *best = NULL;
+    const bool mma = kernel != GEMS_MATMUL_FMA;
     int64_t processors = most(info->processors, 1), lowest = INT64_MAX;
     for (int i = 0; i < count; i++) {
         if (i + 1 < count && shared_of(&tiles[i], mma, s->dtype) > info->shared_bytes) continue;
@@ -95,7 +130,7 @@ static void configure_tiles(const gems_matmul_shape *s, const gems_device_info *
             best = &tiles[i];
         }
     }
-    take(best, mma, s->dtype, c);
+    take(best, kernel, s->dtype, c);
     c->parts.tiles_m = (int32_t)ceil_div(s->m, c->parts.tile_m);
     c->parts.tiles_n = (int32_t)ceil_div(s->n, c->parts.tile_n);
     int64_t blocks = s->batch * c->parts.tiles_m * c->parts.tiles_n;
@@ -139,10 +174,14 @@ static void configure_fast(const gems_matmul_shape *s, const gems_device_info *i
     /* Another worker pays from about a million products on. */
     int64_t workers = most(s->workers ? s->workers : info->processors, 1);
     if (products < (double)workers * 1048576) workers = (int64_t)(products / 1048576) + 1;
-    bool thin = s->m <= GEMS_MATMUL_THIN_ROWS &&
+    bool thin = gems_dtype_size(s->dtype) > 1 && s->m <= GEMS_MATMUL_THIN_ROWS &&
                 GEMS_MATMUL_THIN_ROWS * s->k <= least(room, 65536) &&
                 (s->feed_b == GEMS_ALONG_K || (s->feed_b == GEMS_ALONG_LINES && s->n >= 64));
-    *c = (gems_matmul_config){.kernel = thin ? GEMS_MATMUL_THIN : GEMS_MATMUL_PANEL, .threads = 1};
+    const bool bytes = gems_dtype_size(s->dtype) == 1;
+    *c = (gems_matmul_config){.kernel = bytes  ? GEMS_MATMUL_BYTES
+                                        : thin ? GEMS_MATMUL_THIN
+                                               : GEMS_MATMUL_PANEL,
+                              .threads = 1};
     c->parts = (gems_matmul_parts){.tile_m = (int32_t)s->m,
                                    .tile_n = (int32_t)s->n,
                                    .tiles_m = 1,

@@ -10,7 +10,9 @@ typedef enum gems_matmul_kernel {
     GEMS_MATMUL_FMA,   /* multiply and add: every dtype and architecture */
     GEMS_MATMUL_PANEL, /* fast cpu mode: packed panels */
     GEMS_MATMUL_THIN,  /* fast cpu mode: at most GEMS_MATMUL_THIN_ROWS rows */
-    GEMS_MATMUL_WGMMA  /* sm_90a: 16-bit floats by warpgroups and tensor maps */
+    GEMS_MATMUL_WGMMA, /* sm_90a: by warpgroups and tensor maps; what has not 16 bits lies along k */
+    GEMS_MATMUL_WIDE,  /* tensor cores: tf32, float64, int8, fp8 */
+    GEMS_MATMUL_BYTES  /* fast cpu mode: packed panels of int8 and fp8 */
 } gems_matmul_kernel;
 
 #define GEMS_MATMUL_THIN_ROWS 4
@@ -26,10 +28,12 @@ typedef enum gems_matmul_feed {
 
 typedef struct gems_matmul_shape {
     int64_t batch, m, n, k;
-    uint8_t dtype;
+    uint8_t dtype;          /* of the operands */
     uint8_t feed_a, feed_b; /* gems_matmul_feed */
     int32_t workers;        /* threads of the fast mode; 0: as many as the device has */
     bool crooked;           /* sm_90a: rows of an operand do not begin where lines of the cache do */
+    bool tf32;              /* float32 is rounded to tf32 and multiplied on the tensor cores */
+    bool promotes;          /* fp8: sums of 128 elements of k are added up in float32 */
 } gems_matmul_shape;
 
 /* How the work is parted. Passed to the kernels as it is: the twin of the fields of MatmulParams in
@@ -53,6 +57,7 @@ typedef struct gems_matmul_config {
     uint8_t cluster;            /* WGMMA: blocks below each other that bring B together; tile_m is theirs together.
                                  * Thin: blocks that do a part of k each; parts.split is 1 and parts.split_k theirs */
     bool thin;                  /* WGMMA: tiles are few, or have at most 64 columns */
+    bool promotes;              /* as in the shape */
     gems_matmul_parts parts;
     int64_t grid; /* blocks */
     uint32_t threads, shared;
@@ -61,7 +66,11 @@ typedef struct gems_matmul_config {
 /* Picks the kernel and its tiles. Sizes are at least 1, k may be 0; every device has a configuration. */
 void gems_matmul_configure(const gems_matmul_shape *shape, const gems_device_info *info, gems_matmul_config *config);
 
-/* The i-th configuration that a GPU kernel of a dtype may get; false: no more. For warmup and tests. */
+/* Whether float32 has a kernel that rounds it to tf32, on a device of this arch. */
+bool gems_matmul_has_tf32(int arch);
+
+/* The i-th configuration that a GPU kernel of a dtype may get; false: no more. For warmup and tests. Float32 has those of
+ * tf32 behind those of float32. */
 bool gems_matmul_candidate(int dtype, int arch, int i, gems_matmul_config *config);
 
 /* ---- matmul_wgmma.c: the kernel of sm_90a ---- */
@@ -75,7 +84,7 @@ bool gems_matmul_wgmma_exchanges(const gems_matmul_shape *shape, bool *thin);
 
 /* As gems_matmul_configure. */
 void gems_matmul_wgmma_configure(const gems_matmul_shape *shape, const gems_device_info *info, gems_matmul_config *config);
-bool gems_matmul_wgmma_candidate(const gems_device_info *info, int i, gems_matmul_config *config);
+bool gems_matmul_wgmma_candidate(const gems_device_info *info, int dtype, int i, gems_matmul_config *config);
 
 /* An operand as its map has it. first: A, else B; lines, k: sizes. */
 void gems_matmul_wgmma_map(const gems_matmul_config *config, bool first, int feed, int dtype, const void *data, int64_t batch,

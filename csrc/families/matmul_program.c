@@ -18,11 +18,16 @@ enum {
     FEED_B
 }; /* gems_key.tune; tiles in eighths */
 
+enum { SCALED = 1, PROMOTES = 2 }; /* gems_key.flags */
+
 void gems_matmul_key(const gems_matmul_config *config, int dtype, int feed_a, int feed_b,
                      gems_key *key) {
     memset(key, 0, sizeof *key);
     key->kernel = config->kernel;
-    key->dtype[0] = (uint8_t)dtype;
+    key->dtype[0] = (uint8_t)(dtype == GEMS_I8 ? GEMS_I32 : dtype);
+    key->dtype[1] = key->dtype[2] = (uint8_t)dtype;
+    if (config->promotes) key->flags |= PROMOTES;
+    if (config->kernel == GEMS_MATMUL_BYTES) return;
     if (config->kernel == GEMS_MATMUL_PANEL || config->kernel == GEMS_MATMUL_THIN) return;
     key->tune[TILE_M] = (uint8_t)(config->parts.tile_m / 8);
     key->tune[TILE_N] = (uint8_t)(config->parts.tile_n / 8);
@@ -40,14 +45,36 @@ void gems_matmul_key(const gems_matmul_config *config, int dtype, int feed_a, in
     }
 }
 
+void gems_matmul_key_types(gems_key *key, const gems_matmul_types *types) {
+    key->dtype[0] = types->result;
+    key->dtype[1] = types->a;
+    key->dtype[2] = types->b;
+    if (types->scaled) key->flags |= SCALED;
+}
+
 static const char *const feeds[] = {"kAlongK", "kAlongLines", "kGatherAlongK", "kGatherAlongLines"};
 
 gems_status gems_matmul_program(const gems_op *op, const gems_key *key, gems_program *program) {
     (void)op;
     const uint8_t *tune = key->tune;
     const int tile_m = tune[TILE_M] * 8, tile_n = tune[TILE_N] * 8, tile_k = tune[TILE_K] * 8;
-    const char *dtype = gems_dtype_name(key->dtype[0]);
-    gems_text_add(&program->head, "typedef %s Scalar;\n", gems_dtype_kernel(key->dtype[0]));
+    const char *dtype = gems_dtype_name(key->dtype[1]);
+    static const char *const words[] = {"false", "true"};
+    if (key->kernel == GEMS_MATMUL_BYTES)
+        gems_text_add(&program->head,
+                      "typedef %s Scalar;\ntypedef %s InputB;\ntypedef %s Result;\n"
+                      "constexpr bool kScaled = %s;\n",
+                      gems_dtype_kernel(key->dtype[1]), gems_dtype_kernel(key->dtype[2]),
+                      gems_dtype_kernel(key->dtype[0]), words[key->flags & SCALED]);
+    else
+        gems_text_add(&program->head, "typedef %s Scalar;\n", gems_dtype_kernel(key->dtype[0]));
+    if (key->kernel == GEMS_MATMUL_MMA || key->kernel == GEMS_MATMUL_FMA ||
+        key->kernel == GEMS_MATMUL_WIDE || key->kernel == GEMS_MATMUL_WGMMA)
+        gems_text_add(&program->head,
+                      "typedef %s InputA;\ntypedef %s InputB;\ntypedef InputA Input;\n"
+                      "constexpr bool kScaled = %s, kPromotes = %s;\n",
+                      gems_dtype_kernel(key->dtype[1]), gems_dtype_kernel(key->dtype[2]),
+                      words[key->flags & SCALED], words[key->flags / PROMOTES & 1]);
     program->files[0] = "matmul.cuh";
     program->entry_count = 1;
     if (key->kernel == GEMS_MATMUL_PANEL || key->kernel == GEMS_MATMUL_THIN) {
@@ -59,11 +86,17 @@ gems_status gems_matmul_program(const gems_op *op, const gems_key *key, gems_pro
                  dtype);
         return GEMS_OK;
     }
+    if (key->kernel == GEMS_MATMUL_BYTES) {
+        program->files[1] = "panel.cuh";
+        program->files[2] = "matmul_bytes.cu";
+        program->entries[0] = "matmul_bytes";
+        snprintf(program->name, sizeof program->name, "matmul bytes %s", dtype);
+        return GEMS_OK;
+    }
     program->files[1] = "matmul_end.cuh";
     program->entries[1] = "matmul_finish";
     program->entry_count = 2;
     if (key->kernel == GEMS_MATMUL_WGMMA) {
-        static const char *const words[] = {"false", "true"};
         const bool lines_a = tune[FEED_A] == GEMS_ALONG_LINES,
                    lines_b = tune[FEED_B] == GEMS_ALONG_LINES;
         program->files[2] = "cluster.cuh";
@@ -80,22 +113,26 @@ gems_status gems_matmul_program(const gems_op *op, const gems_key *key, gems_pro
                  dtype);
         return GEMS_OK;
     }
-    bool mma = key->kernel == GEMS_MATMUL_MMA;
+    const bool wide = key->kernel == GEMS_MATMUL_WIDE, mma = wide || key->kernel == GEMS_MATMUL_MMA;
     program->files[2] = "tile.cuh";
-    program->files[3] = "matmul.cu";
+    program->files[3] = wide ? "tile_wide.cuh" : "matmul.cu";
+    program->files[4] = wide ? "matmul.cu" : NULL;
     program->entries[0] = "matmul_tile";
-    gems_text_add(&program->head, "#define GEMS_LOOP gems::%s<Scalar, %d, %d, %d, %d, %d, ",
+    gems_text_add(&program->head, "#define GEMS_LOOP gems::%s<Input, %d, %d, %d, %d, %d, ",
                   mma ? "MmaLoop" : "FmaLoop", tile_m, tile_n, tile_k, tune[ACROSS_M],
                   tune[ACROSS_N]);
     if (mma) gems_text_add(&program->head, "%d, ", tune[STAGES]);
-    gems_text_add(&program->head, "gems::%s, gems::%s>\n", feeds[tune[FEED_A] & 3],
-                  feeds[tune[FEED_B] & 3]);
+    gems_text_add(&program->head, "gems::%s, gems::%s%s>\n", feeds[tune[FEED_A] & 3],
+                  feeds[tune[FEED_B] & 3], wide ? ", gems::Feed, InputB" : "");
     gems_text_add(&program->head,
                   "constexpr int kTileM = %d, kTileN = %d, kPad = %d, kBlocks = %d;\n", tile_m,
                   tile_n, tune[PAD], tune[BLOCKS]);
     snprintf(program->name, sizeof program->name, "matmul %s %dx%dx%d %s %s %s",
-             mma ? "mma" : "fma", tile_m, tile_n, tile_k, feeds[tune[FEED_A] & 3] + 1,
-             feeds[tune[FEED_B] & 3] + 1, dtype);
+             wide  ? "wide"
+             : mma ? "mma"
+                   : "fma",
+             tile_m, tile_n, tile_k, feeds[tune[FEED_A] & 3] + 1, feeds[tune[FEED_B] & 3] + 1,
+             dtype);
     return GEMS_OK;
 }
 
@@ -111,26 +148,35 @@ static bool candidate(int dtype, const gems_device_info *info, int i, gems_matmu
     gems_matmul_config other;
     int count = 0;
     if (gems_matmul_candidate(dtype, info->arch, i, config)) return true;
-    if (gems_dtype_size(dtype) != 2) return false;
     while (gems_matmul_candidate(dtype, info->arch, count, &other)) count++;
-    return gems_matmul_wgmma_candidate(info, i - count, config);
+    return dtype != GEMS_F64 && gems_matmul_wgmma_candidate(info, dtype, i - count, config);
 }
 
 bool gems_matmul_warm(const gems_op *op, int dtype, int i, const gems_device_info *info,
                       gems_key *key) {
     uint16_t row = key->op;
     gems_matmul_config config = {.kernel = i ? GEMS_MATMUL_THIN : GEMS_MATMUL_PANEL};
-    const uint8_t *layout = layouts[i % LAYOUTS];
+    const bool bytes = gems_dtype_size(dtype) == 1;
+    const uint8_t *layout = layouts[bytes ? 1 : i % LAYOUTS];
     if (!(op->dtypes >> dtype & 1)) return false;
     if (info->fast) {
-        if (i > 1) return false;
-    } else if (!candidate(dtype, info, i / LAYOUTS, &config) ||
+        if (i > (bytes ? 0 : 1)) return false;
+        if (bytes) config.kernel = GEMS_MATMUL_BYTES;
+    } else if (bytes && info->arch && info->arch < (dtype == GEMS_I8 ? 80 : 89)) {
+        return false;
+    } else if (!candidate(dtype, info, bytes ? i : i / LAYOUTS, &config) ||
                config.shared > info->shared_bytes) {
         return false;
     }
-    /* A tile of less than 64 columns cannot lie along them. */
-    const bool narrow = config.kernel == GEMS_MATMUL_WGMMA && config.parts.tile_n < 64;
-    gems_matmul_key(&config, dtype, layout[0], narrow ? GEMS_ALONG_K : layout[1], key);
+    /* A tile of less than 64 columns cannot lie along them, nor one of other than 16 bits on
+     * sm_90a. */
+    const bool wgmma = config.kernel == GEMS_MATMUL_WGMMA, words = gems_dtype_size(dtype) != 2;
+    const bool narrow = wgmma && (words || config.parts.tile_n < 64);
+    gems_matmul_key(&config, dtype, wgmma && bytes ? GEMS_ALONG_K : layout[0],
+                    narrow ? GEMS_ALONG_K : layout[1], key);
+    if (bytes && dtype != GEMS_I8)
+        gems_matmul_key_types(key,
+                              &(gems_matmul_types){GEMS_BF16, (uint8_t)dtype, GEMS_F8E4M3, true});
     key->op = row;
     return true;
 }

@@ -5,7 +5,16 @@
 #include "op.h"
 #include "matmul_config.h"
 
-/* The key of a configuration; op is left 0. */
+/* Types of a product beside that of the result: of A and B, and whether it is scaled (fp8). */
+typedef struct gems_matmul_types {
+    uint8_t result, a, b;
+    bool scaled;
+} gems_matmul_types;
+
+/* Says the types in a key where they are not all the result's. */
+void gems_matmul_key_types(gems_key *key, const gems_matmul_types *types);
+
+/* The key of a configuration; op is left 0. dtype: of the operands and the result; int8 gives int32. */
 void gems_matmul_key(const gems_matmul_config *config, int dtype, int feed_a, int feed_b, gems_key *key);
 
 gems_status gems_matmul_program(const gems_op *op, const gems_key *key, gems_program *program);

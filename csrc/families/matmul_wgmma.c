@@ -1,6 +1,7 @@
 /* The matrix product of sm_90a: which products it takes, its tiles, and the maps of its operands.
  */
 #include "matmul_config.h"
+#include "../base/dtype.h"
 
 /* What of the products that the kernel can do it runs on a GPU. Where it is false ATen's kernel, or
  * a kernel of other devices, has the product. Measured: benchmarks/matmul_shapes.py. */
@@ -15,7 +16,7 @@
 #define SHARED_K      false
 
 #define TILE_M 128
-#define TILE_K 64
+#define STEP   128  /* bytes of k in a tile */
 #define THIN   64   /* columns up to which a product is bound by reading A */
 #define SLACK  1024 /* to begin the ring at a multiple of so many bytes */
 
@@ -35,20 +36,24 @@ static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static bool by_copies(int feed) { return feed == GEMS_ALONG_K || feed == GEMS_ALONG_LINES; }
 
 bool gems_matmul_wgmma_takes(const gems_matmul_shape *s, const gems_device_info *info) {
-    if (!info->hopper || (s->dtype != GEMS_F16 && s->dtype != GEMS_BF16)) return false;
+    const bool half = s->dtype == GEMS_F16 || s->dtype == GEMS_BF16;
+    if (!info->hopper || s->dtype == GEMS_F64 || (s->dtype == GEMS_F32 && !s->tf32)) return false;
+    /* Of float32 one operand may lie along its lines, which is A when sides have been exchanged. */
+    if (!half && s->feed_a != GEMS_ALONG_K && s->feed_b != GEMS_ALONG_K) return false;
+    if (gems_dtype_size(s->dtype) == 1 && s->feed_a != s->feed_b) return false;
     if (!by_copies(s->feed_a) || !by_copies(s->feed_b) || s->k < 1) return false;
     if (!info->arch) return true; /* a CPU that plays the device */
     return RUNS_ON_A_GPU && (double)s->batch * (double)s->m * (double)s->n * (double)s->k >= SMALL;
 }
 
 bool gems_matmul_wgmma_exchanges(const gems_matmul_shape *s, bool *thin) {
-    *thin = least(s->m, s->n) <= THIN;
+    *thin = gems_dtype_size(s->dtype) == 2 && least(s->m, s->n) <= THIN;
     return *thin && s->m < s->n;
 }
 
-static uint32_t stage_bytes(int tile_n) { return (uint32_t)(TILE_M + tile_n) * TILE_K * 2; }
+static uint32_t stage_bytes(int tile_n) { return (uint32_t)(TILE_M + tile_n) * STEP; }
 
-static void take(const gems_device_info *info, int tile_n, int cluster, bool thin,
+static void take(const gems_device_info *info, int dtype, int tile_n, int cluster, bool thin,
                  gems_matmul_config *c) {
     const int buffers = tile_n / 64 < BUFFERS ? (tile_n < 64 ? 1 : tile_n / 64) : BUFFERS;
     const uint32_t staged = STAGED(tile_n, thin, buffers);
@@ -56,7 +61,7 @@ static void take(const gems_device_info *info, int tile_n, int cluster, bool thi
     stages = most(least(stages, 12), 1);
     *c = (gems_matmul_config){
         .kernel = GEMS_MATMUL_WGMMA,
-        .tile_k = TILE_K,
+        .tile_k = (uint8_t)(STEP / gems_dtype_size(dtype)),
         .stages = (uint8_t)stages,
         .pad = (uint8_t)buffers,
         .cluster = (uint8_t)cluster,
@@ -81,9 +86,15 @@ static const struct {
              {32, 1, true},   {32, 2, true},   {16, 1, true},   {16, 2, true}};
 #define TILES ((int)(sizeof tiles / sizeof *tiles))
 
-bool gems_matmul_wgmma_candidate(const gems_device_info *info, int i, gems_matmul_config *config) {
-    if (!info->hopper || i < 0 || i >= TILES) return false;
-    take(info, tiles[i].tile_n, tiles[i].cluster, tiles[i].thin, config);
+/* Whether a tile is one of those of a dtype. */
+static bool fits(int i, int dtype, bool promotes) {
+    return gems_dtype_size(dtype) == 2 || (!tiles[i].thin && (!promotes || tiles[i].tile_n < 256));
+}
+
+bool gems_matmul_wgmma_candidate(const gems_device_info *info, int dtype, int i,
+                                 gems_matmul_config *config) {
+    if (!info->hopper || i < 0 || i >= TILES || !fits(i, dtype, false)) return false;
+    take(info, dtype, tiles[i].tile_n, tiles[i].cluster, tiles[i].thin, config);
     return true;
 }
 
@@ -91,7 +102,7 @@ bool gems_matmul_wgmma_candidate(const gems_device_info *info, int i, gems_matmu
 static int64_t divide(const gems_matmul_shape *s, int64_t parts, gems_matmul_config *c) {
     c->parts.tiles_m = (int32_t)ceil_div(s->m, c->parts.tile_m);
     c->parts.tiles_n = (int32_t)ceil_div(s->n, c->parts.tile_n);
-    c->parts.split_k = (int32_t)(ceil_div(ceil_div(s->k, parts), TILE_K) * TILE_K);
+    c->parts.split_k = (int32_t)(ceil_div(ceil_div(s->k, parts), c->tile_k) * c->tile_k);
     c->parts.split = (int32_t)ceil_div(s->k, c->parts.split_k);
     return s->batch * c->parts.tiles_m * c->parts.tiles_n;
 }
@@ -107,17 +118,17 @@ static int64_t parts_of(const gems_matmul_shape *s, int64_t tiles_count, int64_t
 static void configure_thin(const gems_matmul_shape *s, const gems_device_info *info,
                            gems_matmul_config *c) {
     const int tile_n = s->feed_b == GEMS_ALONG_LINES || s->n > 32 ? 64 : s->n > 16 ? 32 : 16;
-    take(info, tile_n, 1, true, c);
+    take(info, s->dtype, tile_n, 1, true, c);
     const int64_t count = divide(s, 1, c), parts = parts_of(s, count, info->processors);
     const int64_t cluster = parts >= 8 ? 8 : parts >= 4 ? 4 : parts >= 2 ? 2 : 1;
     /* Parts in a cluster save a launch, of about so many steps; more parts save steps. */
-    const int64_t saved = ceil_div(s->k, TILE_K) / cluster - ceil_div(s->k, TILE_K) / parts;
+    const int64_t saved = ceil_div(s->k, c->tile_k) / cluster - ceil_div(s->k, c->tile_k) / parts;
     if (!CLUSTERS || !SHARED_K || !info->arch || parts == 1 || saved > 20) {
         divide(s, parts, c);
         c->grid = least(count * c->parts.split, info->processors);
         return;
     }
-    take(info, tile_n, (int)cluster, true, c);
+    take(info, s->dtype, tile_n, (int)cluster, true, c);
     divide(s, c->cluster, c);
     c->parts.split = 1;
     c->grid = count * c->cluster;
@@ -145,10 +156,10 @@ static int64_t configure_tile(const gems_matmul_shape *s, const gems_device_info
         c->grid = least(count, slots) * c->cluster;
     }
     const int64_t share = c->thin ? 1 : c->cluster,
-                  step = most(4 * tile_n,
-                              (TILE_M + tile_n / share) * TILE_K * 2 / (s->crooked ? 26 : 64));
+                  step =
+                      most(4 * tile_n, (TILE_M + tile_n / share) * STEP / (s->crooked ? 26 : 64));
     const int64_t tile =
-        most(c->parts.split_k / TILE_K * step, TILE_M * tile_n * 2 / 12) + 500 + rest;
+        most(c->parts.split_k / c->tile_k * step, TILE_M * tile_n * 2 / 12) + 500 + rest;
     const int64_t second =
         c->parts.split > 1 ? 7000 + outputs * c->parts.split / (info->processors * 2) : 0;
     return ceil_div(count, slots) * tile + second;
@@ -157,7 +168,7 @@ static int64_t configure_tile(const gems_matmul_shape *s, const gems_device_info
 void gems_matmul_wgmma_configure(const gems_matmul_shape *s, const gems_device_info *info,
                                  gems_matmul_config *config) {
     int64_t lowest = INT64_MAX;
-    if (s->n <= THIN) {
+    if (s->n <= THIN && gems_dtype_size(s->dtype) == 2) {
         configure_thin(s, info, config);
         return;
     }
@@ -167,8 +178,10 @@ void gems_matmul_wgmma_configure(const gems_matmul_shape *s, const gems_device_i
              cluster *= 2) {
             gems_matmul_config c;
             if (cluster > 1 && (!CLUSTERS || !info->arch)) continue;
+            if (!fits(i, s->dtype, s->promotes)) continue;
             if (tiles[i].thin && (!SHARED_K || tiles[i].tile_n < 64 || cluster == 1)) continue;
-            take(info, tiles[i].tile_n, cluster, tiles[i].thin, &c);
+            take(info, s->dtype, tiles[i].tile_n, cluster, tiles[i].thin, &c);
+            c.promotes = s->promotes;
             int64_t cost = configure_tile(s, info, &c);
             if (cost < lowest) {
                 lowest = cost;
@@ -197,15 +210,16 @@ void gems_matmul_wgmma_map(const gems_matmul_config *config, bool first, int fee
     const int share = config->thin ? 1 : config->cluster;
     const int box_lines = first ? TILE_M : config->parts.tile_n / share;
     const int64_t inner = along_k ? k : lines, outer = along_k ? lines : k;
-    int64_t stride = (along_k ? line_stride : k_stride) * 2;
+    const int64_t size = (int64_t)gems_dtype_size(dtype);
+    int64_t stride = (along_k ? line_stride : k_stride) * size;
     /* The stride of what has one element says nothing, and the map wants one. */
-    if (outer == 1) stride = ceil_div(inner * 2, 16) * 16;
+    if (outer == 1) stride = ceil_div(inner * size, 16) * 16;
     const bool one = batch == 1 || batch_stride == 0;
     *map = (gems_tensor_map){
         .data = data,
         .sizes = {inner, outer, one ? 1 : batch},
-        .strides = {stride, one ? outer * stride : batch_stride * 2},
-        .box = {64, along_k ? box_lines : 64},
+        .strides = {stride, one ? outer * stride : batch_stride * size},
+        .box = {(int32_t)(STEP / size), along_k ? box_lines : (int32_t)(STEP / size)},
         .dtype = (uint8_t)dtype,
     };
 }

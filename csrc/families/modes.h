@@ -168,7 +168,9 @@ enum gems_matmul_mode {
     GEMS_MATMUL_PLAIN = 0,
     GEMS_MATMUL_ADDED = 1,  /* something is added to the product */
     GEMS_MATMUL_VECTOR = 2, /* a matrix and a vector */
-    GEMS_MATMUL_BATCHED = 4
+    GEMS_MATMUL_BATCHED = 4,
+    GEMS_MATMUL_INT = 8,    /* int8 to int32; alone */
+    GEMS_MATMUL_SCALED = 16 /* fp8, with scales; alone */
 };
 
 /* random: the distribution; kernels/random.cu has the same numbers. */

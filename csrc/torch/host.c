@@ -133,11 +133,19 @@ static int result_type(gems_call *call, const gems_tensor *a, const gems_tensor 
     return (int32_t)stack[0];
 }
 
+/* A look into a table of torch's, so that no change of the setting is ever missed. */
+static bool tf32(void) {
+    if (!gems_torch.context || !gems_torch.float32_precision) return false;
+    return gems_torch.float32_precision(gems_torch.context(), 1, 3) == 2 &&
+           !(gems_torch.no_tf32 && gems_torch.no_tf32());
+}
+
 const gems_host gems_host_torch = {.name = "torch",
                                    .empty = empty,
                                    .fresh = fresh,
                                    .resize = resize,
                                    .stream = stream,
+                                   .tf32 = tf32,
                                    .philox = philox};
 const gems_host gems_host_shim = {.name = "torch",
                                   .empty = empty,
@@ -145,4 +153,5 @@ const gems_host gems_host_shim = {.name = "torch",
                                   .resize = resize,
                                   .stream = stream,
                                   .result_type = result_type,
+                                  .tf32 = tf32,
                                   .philox = philox};

@@ -124,6 +124,10 @@ class Maker:
             matrix = name == ("mat" if self.row["schema"].startswith("add") else "self")
             return f"{s}x{s}", self.tensor(s, s) if matrix else self.tensor(s)
         self.flops = 2.0 * s**3
+        if name in ("scale_a", "scale_b"):
+            return f"{s}x{s}x{s}", torch.ones((), device=self.device)
+        if name == "mat2" and name_of(self.row).startswith("_scaled_mm"):
+            return f"{s}x{s}x{s}", self.tensor(s, s).t()
         bias = name == "self" and self.row["schema"].startswith("addmm")
         return f"{s}x{s}x{s}", self.tensor(s) if bias else self.tensor(s, s)
 

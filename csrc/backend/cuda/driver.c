@@ -29,8 +29,10 @@ enum {
     INVALID_PTX = 218,
     UNSUPPORTED_PTX = 222,
     JIT_NOT_FOUND = 221,
+    MAP_BYTE = 0,
     MAP_F16 = 6,
     MAP_BF16 = 9,
+    MAP_TF32 = 11,
     MAP_SWIZZLE_128 = 3,
     MAP_PROMOTE_256 = 3 /* CU_TENSOR_MAP_* */
 };
@@ -364,7 +366,11 @@ gems_status gems_cuda_tensor_map(int device, const gems_tensor_map *tensor, void
                    steps[4] = {1, 1, 1, 1};
     for (int i = 0; i < 4; i++) sizes[i] = (uint64_t)tensor->sizes[i];
     for (int i = 0; i < 3; i++) strides[i] = (uint64_t)tensor->strides[i];
-    int result = d->tensor_map(map, tensor->dtype == GEMS_BF16 ? MAP_BF16 : MAP_F16, ndim,
+    const int type = tensor->dtype == GEMS_BF16  ? MAP_BF16
+                     : tensor->dtype == GEMS_F16 ? MAP_F16
+                     : tensor->dtype == GEMS_F32 ? MAP_TF32
+                                                 : MAP_BYTE;
+    int result = d->tensor_map(map, type, ndim,
                                (void *)(uintptr_t)tensor->data, sizes, strides, box, steps, 0,
                                MAP_SWIZZLE_128, MAP_PROMOTE_256, 0);
     return result ? gems_decline("a tensor of which the driver makes no map") : GEMS_OK;
