@@ -2,6 +2,7 @@
  * baddbmm, mv and addmv are brought to one form, a matmul, in which every operand is an address and
  * strides; no operand is ever copied. */
 #include "call.h"
+#include "matmul_options.h"
 #include "matmul_program.h"
 #include "modes.h"
 
@@ -110,6 +111,7 @@ typedef struct choice {
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t choices;
 static bool have_choices;
+static _Thread_local gems_matmul_watch *watching;
 
 static void make_choices(void) { have_choices = pthread_key_create(&choices, free) == 0; }
 
@@ -122,6 +124,26 @@ static choice *kept_choices(void) {
         kept = NULL;
     }
     return kept;
+}
+
+void gems_matmul_watch_calls(gems_matmul_watch *watch) {
+    choice *kept = kept_choices();
+    for (int i = 0; kept && i < CHOICES; i++) kept[i].info = NULL;
+    watching = watch;
+}
+
+/* What tune wants to be used, and is told. */
+static void choose_watched(const gems_matmul_shape *s, const gems_device_info *info,
+                           gems_matmul_route route, gems_matmul_config *config) {
+    watching->asked[route] = true;
+    watching->shape[route] = *s;
+    watching->info = info;
+    const char *forced = watching->forced[route];
+    if (!strcmp(forced, "table"))
+        gems_matmul_choose(s, info, route, config);
+    else if (!gems_matmul_option_find(s, info, route, forced, config))
+        gems_matmul_model(s, info, route, config);
+    gems_matmul_option_text(config, watching->chosen[route]);
 }
 
 /* The configuration of a shape, by the kernel of sm_90a or by the others. Programs multiply the
@@ -139,10 +161,11 @@ static choice *choose(const gems_matmul_shape *s, const gems_device_info *info, 
     if (kept && c->info == info && c->words[0] == words[0] && c->words[1] == words[1] &&
         c->words[2] == words[2])
         return c;
-    if (wgmma)
-        gems_matmul_wgmma_configure(s, info, &c->config);
+    const gems_matmul_route route = wgmma ? GEMS_MATMUL_HOPPER : GEMS_MATMUL_TILES;
+    if (watching)
+        choose_watched(s, info, route, &c->config);
     else
-        gems_matmul_configure(s, info, &c->config);
+        gems_matmul_choose(s, info, route, &c->config);
     gems_matmul_key(&c->config, s->dtype, s->feed_a, s->feed_b, &c->key);
     memcpy(c->words, words, sizeof words);
     for (int i = 0; i < 3; i++) c->maps[i].of.data = NULL;
@@ -266,6 +289,7 @@ static gems_status compute_wgmma(gems_call *call, params *p) {
     choice *chosen = choose(&shape, info, true, &spare);
     const gems_matmul_config config = chosen->config;
     gems_key key = chosen->key;
+    if (config.kernel != GEMS_MATMUL_WGMMA) return GEMS_DECLINE; /* another is faster here */
     if (config.shared > info->shared_bytes) return gems_decline("less shared memory than tiles");
     p->parts = config.parts;
     p->wide_c = p->c && is_wide(p->c, p->c_batch, p->c_row, p->c_col, 8);

@@ -96,6 +96,20 @@ static int64_t divide(const gems_matmul_shape *s, int64_t parts, gems_matmul_con
     return s->batch * c->parts.tiles_m * c->parts.tiles_n;
 }
 
+void gems_matmul_wgmma_divide(const gems_matmul_shape *s, const gems_device_info *info,
+                              int64_t parts, gems_matmul_config *c) {
+    const int64_t blocks = c->thin ? 1 : c->cluster, count = divide(s, parts, c) * c->parts.split;
+    c->grid = least(count, most(info->processors / blocks, 1)) * blocks;
+}
+
+bool gems_matmul_wgmma_allows(const gems_matmul_shape *s, const gems_device_info *info,
+                              const gems_matmul_config *c) {
+    if (c->cluster > 1 && (!CLUSTERS || !info->arch)) return false;
+    if (c->thin && c->cluster > 1 && !SHARED_K) return false;
+    if (s->n > THIN) return !c->thin || (c->parts.tile_n >= 64 && c->cluster > 1);
+    return c->thin && (s->feed_b != GEMS_ALONG_LINES || c->parts.tile_n >= 64);
+}
+
 /* Parts of k when there are too few tiles to fill the device. A part is at least 256 deep. */
 static int64_t parts_of(const gems_matmul_shape *s, int64_t tiles_count, int64_t slots) {
     if (tiles_count * 2 > slots || s->batch * s->m * s->n > INT32_MAX / 2) return 1;
@@ -112,12 +126,12 @@ static void configure_thin(const gems_matmul_shape *s, const gems_device_info *i
     const int64_t cluster = parts >= 8 ? 8 : parts >= 4 ? 4 : parts >= 2 ? 2 : 1;
     /* Parts in a cluster save a launch, of about so many steps; more parts save steps. */
     const int64_t saved = ceil_div(s->k, TILE_K) / cluster - ceil_div(s->k, TILE_K) / parts;
-    if (!CLUSTERS || !SHARED_K || !info->arch || parts == 1 || saved > 20) {
-        divide(s, parts, c);
-        c->grid = least(count * c->parts.split, info->processors);
-        return;
-    }
-    take(info, tile_n, (int)cluster, true, c);
+    gems_matmul_wgmma_divide(s, info, parts, c);
+    if (parts == 1 || saved > 20) return;
+    gems_matmul_config parted;
+    take(info, tile_n, (int)cluster, true, &parted);
+    if (!gems_matmul_wgmma_allows(s, info, &parted)) return;
+    *c = parted;
     divide(s, c->cluster, c);
     c->parts.split = 1;
     c->grid = count * c->cluster;
@@ -140,9 +154,8 @@ static int64_t configure_tile(const gems_matmul_shape *s, const gems_device_info
         rest = 2500 + 16 * tile_n;
         count *= c->cluster;
     } else {
-        divide(s, parts_of(s, count, slots), c);
+        gems_matmul_wgmma_divide(s, info, parts_of(s, count, slots), c);
         count *= c->parts.split;
-        c->grid = least(count, slots) * c->cluster;
     }
     const int64_t share = c->thin ? 1 : c->cluster,
                   step = most(4 * tile_n,
@@ -166,9 +179,8 @@ void gems_matmul_wgmma_configure(const gems_matmul_shape *s, const gems_device_i
         for (int cluster = tiles[i].cluster; cluster <= (tiles[i].thin ? 8 : tiles[i].cluster);
              cluster *= 2) {
             gems_matmul_config c;
-            if (cluster > 1 && (!CLUSTERS || !info->arch)) continue;
-            if (tiles[i].thin && (!SHARED_K || tiles[i].tile_n < 64 || cluster == 1)) continue;
             take(info, tiles[i].tile_n, cluster, tiles[i].thin, &c);
+            if (!gems_matmul_wgmma_allows(s, info, &c)) continue;
             int64_t cost = configure_tile(s, info, &c);
             if (cost < lowest) {
                 lowest = cost;
