@@ -220,6 +220,13 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--families", type=names_of, metavar="F,G", help="only the operators of these families")
     bench.add_argument("--dtypes", type=names_of, metavar="D,E")
     bench.add_argument("--level", choices=("quick", "core", "full"), default="core", help="how many sizes")
+    bench.add_argument(
+        "--sizes",
+        type=lambda text: [size_of(size) for size in names_of(text)],
+        metavar="N,M",
+        help="elements instead of a level, such as 1K,32K,1M,16M,256M,1G; then also what is slower than ATen, by size",
+    )
+    bench.add_argument("--slower", type=float, default=0.97, metavar="R", help="ratio below which that is so")
     bench.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where a GPU is")
     bench.add_argument("--threads", type=int, default=1, metavar="N", help="of torch on a CPU (default 1)")
     bench.add_argument("--budget", type=float, default=1.0, metavar="S", help="seconds for each case (default 1)")
