@@ -122,8 +122,10 @@ def command_cache(args: argparse.Namespace) -> int:
 
 def command_tune(args: argparse.Namespace) -> int:
     if args.list:
+        versions = _C.tuned_versions()
         for key, value, shipped in _C.tuned_entries():
-            print(f"{key} = {value}{' (shipped)' if shipped else ''}")
+            stale = "" if key.split()[1:2] and key.split()[1] in versions else " (of other kernels)"
+            print(f"{key} = {value}{' (shipped)' if shipped else ''}{stale}")
         return 0
     from flag_gems import tune
 

@@ -262,6 +262,11 @@ static void make_versions(void) {
     free(text);
 }
 
+const char *gems_matmul_version(int i) {
+    pthread_once(&once, make_versions);
+    return i >= 0 && i < COUNT(versions) ? versions[i] : NULL;
+}
+
 /* The largest size of the class of a size. Tiles have 64 lines times a power of two; those of
  * fewer are for few lines. */
 static int64_t lines_class(int64_t size) {
@@ -274,7 +279,6 @@ void gems_matmul_tuned_key(const gems_matmul_shape *s, const gems_device_info *i
                            gems_matmul_route route, char key[GEMS_TUNED_KEY]) {
     char device[48];
     static const char feeds[] = "klKL"; /* along k or lines; capitals: element by element */
-    pthread_once(&once, make_versions);
     if (info->fast)
         snprintf(device, sizeof device, "cpu/%d/%lldK/%d", info->vector_bytes,
                  (long long)info->l2_bytes >> 10, s->workers ? s->workers : info->processors);
@@ -282,7 +286,7 @@ void gems_matmul_tuned_key(const gems_matmul_shape *s, const gems_device_info *i
         snprintf(device, sizeof device, "%s_%d/%d/%lldM", info->arch ? "sm" : "cpu", info->arch,
                  info->processors, (long long)info->l2_bytes >> 20);
     snprintf(key, GEMS_TUNED_KEY, "matmul %s %s %s %c%c%s %lldx%lldx%lldx%lld",
-             versions[info->fast ? 2 : (int)route], device, gems_dtype_name(s->dtype),
+             gems_matmul_version(info->fast ? 2 : (int)route), device, gems_dtype_name(s->dtype),
              feeds[s->feed_a & 3], feeds[s->feed_b & 3], s->crooked ? "c" : "", (long long)s->batch,
              (long long)lines_class(s->m), (long long)lines_class(s->n),
              (long long)depth_class(s->k));

@@ -105,6 +105,17 @@ static PyObject *entries(PyObject *self, PyObject *unused) {
     return list;
 }
 
+static PyObject *versions(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    PyObject *list = PyList_New(0);
+    for (int i = 0; list && gems_matmul_version(i); i++) {
+        PyObject *item = PyUnicode_FromString(gems_matmul_version(i));
+        if (!item || PyList_Append(list, item)) Py_CLEAR(list);
+        Py_XDECREF(item);
+    }
+    return list;
+}
+
 static PyObject *path(PyObject *self, PyObject *unused) {
     char text[4096];
     (void)self, (void)unused;
@@ -123,5 +134,7 @@ PyMethodDef gems_tuning_methods[] = {
     {"tuned_line", line, METH_VARARGS, "tuned_line(key, value) -> a line of the table."},
     {"tuned_parse", parse, METH_O, "tuned_parse(line) -> (key, value), or None."},
     {"tuned_entries", entries, METH_NOARGS, "tuned_entries() -> [(key, value, shipped)]."},
+    {"tuned_versions", versions, METH_NOARGS,
+     "tuned_versions() -> [version]: of the kernels that are here, as keys name them."},
     {"tuned_path", path, METH_NOARGS, "tuned_path() -> the table of the cache directory, or None."},
     {NULL, NULL, 0, NULL}};
