@@ -1,4 +1,4 @@
-"""The command line: `python -m flag_gems info | ops | warmup | cache | bench`, also installed as `flag-gems`."""
+"""The command line: `python -m flag_gems info | ops | warmup | cache | tune | bench`, also installed as `flag-gems`."""
 
 from __future__ import annotations
 
@@ -120,6 +120,37 @@ def command_cache(args: argparse.Namespace) -> int:
     return 0
 
 
+def command_tune(args: argparse.Namespace) -> int:
+    if args.list:
+        versions = _C.tuned_versions()
+        for key, value, shipped in _C.tuned_entries():
+            stale = "" if key.split()[1:2] and key.split()[1] in versions else " (of other kernels)"
+            print(f"{key} = {value}{' (shipped)' if shipped else ''}{stale}")
+        return 0
+    from flag_gems import tune
+
+    try:
+        work = tune.plan(args.ops, args.shapes, args.dtypes, args.layouts)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    results = []
+    try:
+        for result in tune.run(work, args.least_gain / 100, args.budget, args.jobs, not args.quiet):
+            results.append(result)
+    except KeyboardInterrupt:
+        print("interrupted: what was measured until then", file=sys.stderr)
+    lines = list(dict.fromkeys(line for result in results for line in result.lines))
+    if args.json:
+        print(json.dumps([{**vars(r), "product": str(r.product)} for r in results], indent=1))
+    else:
+        print("\n".join([tune.table(results), *lines]))
+    if lines and not args.dry_run:
+        path = tune.store(lines)
+        print(f"{len(lines)} entries: {path or 'no cache directory, nothing was stored'}", file=sys.stderr)
+    return 1 if any(result.wrong for result in results) else 0
+
+
 def command_bench(args: argparse.Namespace) -> int:
     from flag_gems.bench import operators
 
@@ -129,7 +160,7 @@ def command_bench(args: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="flag-gems", description="PyTorch operators compiled at run time.")
     top.add_argument("--version", action="version", version=flag_gems.__version__)
-    commands = top.add_subparsers(dest="command", required=True, metavar="info|ops|warmup|cache|bench")
+    commands = top.add_subparsers(dest="command", required=True, metavar="info|ops|warmup|cache|tune|bench")
 
     info = commands.add_parser("info", help="versions, backends found, cache directory")
     info.add_argument("--json", action="store_true")
@@ -164,11 +195,40 @@ def parser() -> argparse.ArgumentParser:
     cache.add_argument("--keep", type=size_of, default=1 << 30, metavar="SIZE", help="prune to this (default 1G)")
     cache.set_defaults(run=command_cache)
 
+    tune = commands.add_parser("tune", help="measure configurations of matrix products and keep what beats the model")
+    tune.add_argument("--ops", type=names_of, default=["mm"], metavar="X,Y", help="mm, addmm, bmm, baddbmm")
+    tune.add_argument(
+        "--shapes",
+        type=names_of,
+        metavar="S,T",
+        help="rows x columns x depth, such as 16x4096x4096, or squares, layers, decode, small (default: all but small;"
+        " on a CPU small)",
+    )
+    tune.add_argument("--dtypes", type=names_of, metavar="D,E", help="default: bfloat16; float32 on a CPU")
+    tune.add_argument(
+        "--layouts", type=names_of, default=["nn", "nt"], metavar="L,M", help="nn, nt, tn, tt (default nn,nt)"
+    )
+    tune.add_argument("--least-gain", type=float, default=3.0, metavar="P", help="percent that an entry must gain")
+    tune.add_argument("--budget", type=float, default=0.5, metavar="S", help="seconds to compare the best of a product")
+    tune.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="compilers at a time")
+    tune.add_argument("--dry-run", action="store_true", help="store nothing")
+    tune.add_argument("--list", action="store_true", help="only print the entries that there are")
+    tune.add_argument("--json", action="store_true", help="one array, an object for each product")
+    tune.add_argument("--quiet", action="store_true", help="no progress bar")
+    tune.set_defaults(run=command_tune)
+
     bench = commands.add_parser("bench", help="each operator beside ATen's")
     bench.add_argument("--ops", type=names_of, default=["all"], metavar="all|X,Y")
     bench.add_argument("--families", type=names_of, metavar="F,G", help="only the operators of these families")
     bench.add_argument("--dtypes", type=names_of, metavar="D,E")
     bench.add_argument("--level", choices=("quick", "core", "full"), default="core", help="how many sizes")
+    bench.add_argument(
+        "--sizes",
+        type=lambda text: [size_of(size) for size in names_of(text)],
+        metavar="N,M",
+        help="elements instead of a level, such as 1K,32K,1M,16M,256M,1G; then also what is slower than ATen, by size",
+    )
+    bench.add_argument("--slower", type=float, default=0.97, metavar="R", help="ratio below which that is so")
     bench.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where a GPU is")
     bench.add_argument("--threads", type=int, default=1, metavar="N", help="of torch on a CPU (default 1)")
     bench.add_argument("--budget", type=float, default=1.0, metavar="S", help="seconds for each case (default 1)")

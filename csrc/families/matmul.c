@@ -2,6 +2,7 @@
  * baddbmm, mv and addmv are brought to one form, a matmul, in which every operand is an address and
  * strides; no operand is ever copied. */
 #include "matmul.h"
+#include "matmul_options.h"
 #include "modes.h"
 
 #include <pthread.h>
@@ -103,6 +104,7 @@ typedef struct choice {
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t choices;
 static bool have_choices;
+static _Thread_local gems_matmul_watch *watching;
 
 static void make_choices(void) { have_choices = pthread_key_create(&choices, free) == 0; }
 
@@ -115,6 +117,26 @@ static choice *kept_choices(void) {
         kept = NULL;
     }
     return kept;
+}
+
+void gems_matmul_watch_calls(gems_matmul_watch *watch) {
+    choice *kept = kept_choices();
+    for (int i = 0; kept && i < CHOICES; i++) kept[i].info = NULL;
+    watching = watch;
+}
+
+/* What tune wants to be used, and is told. */
+static void choose_watched(const gems_matmul_shape *s, const gems_device_info *info,
+                           gems_matmul_route route, gems_matmul_config *config) {
+    watching->asked[route] = true;
+    watching->shape[route] = *s;
+    watching->info = info;
+    const char *forced = watching->forced[route];
+    if (!strcmp(forced, "table"))
+        gems_matmul_choose(s, info, route, config);
+    else if (!gems_matmul_option_find(s, info, route, forced, config))
+        gems_matmul_model(s, info, route, config);
+    gems_matmul_option_text(config, watching->chosen[route]);
 }
 
 /* The configuration of a shape, by the kernel of sm_90a or by the others. Programs multiply the
@@ -133,10 +155,11 @@ static choice *choose(const gems_matmul_shape *s, const gems_matmul_types *types
     if (kept && c->info == info && c->words[0] == words[0] && c->words[1] == words[1] &&
         c->words[2] == words[2])
         return c;
-    if (wgmma)
-        gems_matmul_wgmma_configure(s, info, &c->config);
+    const gems_matmul_route route = wgmma ? GEMS_MATMUL_HOPPER : GEMS_MATMUL_TILES;
+    if (watching)
+        choose_watched(s, info, route, &c->config);
     else
-        gems_matmul_configure(s, info, &c->config);
+        gems_matmul_choose(s, info, route, &c->config);
     gems_matmul_key(&c->config, s->dtype, s->feed_a, s->feed_b, &c->key);
     gems_matmul_key_types(&c->key, types);
     memcpy(c->words, words, sizeof words);
@@ -276,6 +299,7 @@ static gems_status compute_wgmma(gems_call *call, product *t) {
     choice *chosen = choose(&shape, &t->types, info, true, &spare);
     const gems_matmul_config config = chosen->config;
     gems_key key = chosen->key;
+    if (config.kernel != GEMS_MATMUL_WGMMA) return GEMS_DECLINE; /* another is faster here */
     if (config.shared > info->shared_bytes) return gems_decline("less shared memory than tiles");
     p->parts = config.parts;
     p->wide_c = p->c && is_wide(p->c, p->c_batch, p->c_row, p->c_col, vector);

@@ -89,6 +89,14 @@ static void take(const tile *t, int kernel, int dtype, gems_matmul_config *c) {
     };
 }
 
+void gems_matmul_divide(const gems_matmul_shape *s, int64_t parts, gems_matmul_config *c) {
+    c->parts.tiles_m = (int32_t)ceil_div(s->m, c->parts.tile_m);
+    c->parts.tiles_n = (int32_t)ceil_div(s->n, c->parts.tile_n);
+    c->parts.split_k = (int32_t)most(round_up(ceil_div(s->k, parts), c->tile_k), c->tile_k);
+    c->parts.split = (int32_t)most(ceil_div(s->k, c->parts.split_k), 1);
+    c->grid = s->batch * c->parts.tiles_m * c->parts.tiles_n * c->parts.split;
+}
+
 bool gems_matmul_candidate(int dtype, int arch, int i, gems_matmul_config *config) {
     int count, kernel;
     const tile *tiles = tiles_of(dtype, arch, false, &count, &kernel);
@@ -131,13 +139,8 @@ static void configure_tiles(const gems_matmul_shape *s, const gems_device_info *
         }
     }
     take(best, kernel, s->dtype, c);
-    c->parts.tiles_m = (int32_t)ceil_div(s->m, c->parts.tile_m);
-    c->parts.tiles_n = (int32_t)ceil_div(s->n, c->parts.tile_n);
-    int64_t blocks = s->batch * c->parts.tiles_m * c->parts.tiles_n;
-    int64_t parts = parts_of(s->k, blocks, s->batch * s->m * s->n, processors);
-    c->parts.split_k = (int32_t)most(round_up(ceil_div(s->k, parts), c->tile_k), c->tile_k);
-    c->parts.split = (int32_t)most(ceil_div(s->k, c->parts.split_k), 1);
-    c->grid = blocks * c->parts.split;
+    gems_matmul_divide(s, 1, c);
+    gems_matmul_divide(s, parts_of(s->k, c->grid, s->batch * s->m * s->n, processors), c);
 }
 
 /* ---- the fast mode of the cpu backend ---- */
@@ -146,11 +149,11 @@ static void configure_tiles(const gems_matmul_shape *s, const gems_device_info *
 #define PANEL_COLS 32
 
 /* Divides a matrix between workers: the division with the smallest perimeter, which is what each
- * has to pack. */
-static void divide(const gems_matmul_shape *s, int64_t workers, int64_t unit_m, int64_t unit_n,
-                   gems_matmul_config *c) {
+ * has to pack; with `rows`, that into so many along its rows. */
+static void divide(const gems_matmul_shape *s, int64_t workers, int64_t rows, int64_t unit_m,
+                   int64_t unit_n, gems_matmul_config *c) {
     int64_t lowest = INT64_MAX;
-    for (int64_t down = 1; down <= workers; down++) {
+    for (int64_t down = most(rows, 1); down <= (rows ? rows : workers); down++) {
         int64_t across = ceil_div(workers, down);
         int64_t m = round_up(ceil_div(s->m, down), unit_m),
                 n = round_up(ceil_div(s->n, across), unit_n);
@@ -165,8 +168,8 @@ static void divide(const gems_matmul_shape *s, int64_t workers, int64_t unit_m, 
     c->parts.tiles_n = (int32_t)ceil_div(s->n, c->parts.tile_n);
 }
 
-static void configure_fast(const gems_matmul_shape *s, const gems_device_info *info,
-                           gems_matmul_config *c) {
+void gems_matmul_fast(const gems_matmul_shape *s, const gems_device_info *info,
+                      const gems_matmul_fast_option *option, gems_matmul_config *c) {
     /* A block's memory is its thread's own: what bounds it is the second cache. */
     int64_t size = op_size(s->dtype);
     int64_t room = most(info->shared_bytes, info->l2_bytes / 4 * 3) / size;
@@ -175,7 +178,7 @@ static void configure_fast(const gems_matmul_shape *s, const gems_device_info *i
     int64_t workers = most(s->workers ? s->workers : info->processors, 1);
     if (products < (double)workers * 1048576) workers = (int64_t)(products / 1048576) + 1;
     bool thin = gems_dtype_size(s->dtype) > 1 && s->m <= GEMS_MATMUL_THIN_ROWS &&
-                GEMS_MATMUL_THIN_ROWS * s->k <= least(room, 65536) &&
+                option->depth == 0 && GEMS_MATMUL_THIN_ROWS * s->k <= least(room, 65536) &&
                 (s->feed_b == GEMS_ALONG_K || (s->feed_b == GEMS_ALONG_LINES && s->n >= 64));
     const bool bytes = gems_dtype_size(s->dtype) == 1;
     *c = (gems_matmul_config){.kernel = bytes  ? GEMS_MATMUL_BYTES
@@ -192,9 +195,9 @@ static void configure_fast(const gems_matmul_shape *s, const gems_device_info *i
     if (s->batch >= workers)
         c->parts.batches = (int32_t)ceil_div(s->batch, workers);
     else if (thin)
-        divide(s, ceil_div(workers, s->batch), s->m, 128, c);
+        divide(s, ceil_div(workers, s->batch), option->rows, s->m, 128, c);
     else
-        divide(s, ceil_div(workers, s->batch), PANEL_ROWS, PANEL_COLS, c);
+        divide(s, ceil_div(workers, s->batch), option->rows, PANEL_ROWS, PANEL_COLS, c);
     c->parts.split_k = (int32_t)s->k;
     c->grid = ceil_div(s->batch, c->parts.batches) * c->parts.tiles_m * c->parts.tiles_n;
     if (thin) {
@@ -203,7 +206,7 @@ static void configure_fast(const gems_matmul_shape *s, const gems_device_info *i
     }
     /* A panel of B (32 columns) stays in the first cache; the packed blocks and the sums in the
      * second. */
-    c->parts.panel_k = (int32_t)most(least(s->k, 256), 1);
+    c->parts.panel_k = (int32_t)most(least(s->k, option->depth ? option->depth : 256), 1);
     c->parts.panel_m = (int32_t)least(20 * PANEL_ROWS, round_up(c->parts.tile_m, PANEL_ROWS));
     c->parts.panel_n = (int32_t)least(16 * PANEL_COLS, round_up(c->parts.tile_n, PANEL_COLS));
     int64_t wanted;
@@ -223,7 +226,7 @@ static void configure_fast(const gems_matmul_shape *s, const gems_device_info *i
 void gems_matmul_configure(const gems_matmul_shape *shape, const gems_device_info *info,
                            gems_matmul_config *config) {
     if (info->fast)
-        configure_fast(shape, info, config);
+        gems_matmul_fast(shape, info, &(gems_matmul_fast_option){0}, config);
     else
         configure_tiles(shape, info, config);
 }

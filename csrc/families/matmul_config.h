@@ -73,6 +73,17 @@ bool gems_matmul_has_tf32(int arch);
  * tf32 behind those of float32. */
 bool gems_matmul_candidate(int dtype, int arch, int i, gems_matmul_config *config);
 
+/* Divides a product into the tiles of a configuration, and k into at most `parts` of whole steps. */
+void gems_matmul_divide(const gems_matmul_shape *shape, int64_t parts, gems_matmul_config *config);
+
+/* What may be asked for in the fast mode; 0: as gems_matmul_configure does it. */
+typedef struct gems_matmul_fast_option {
+    int32_t rows;  /* workers along the rows of a matrix */
+    int32_t depth; /* of what is packed at a time: the packed kernel, where another would be taken */
+} gems_matmul_fast_option;
+void gems_matmul_fast(const gems_matmul_shape *shape, const gems_device_info *info, const gems_matmul_fast_option *option,
+                      gems_matmul_config *config);
+
 /* ---- matmul_wgmma.c: the kernel of sm_90a ---- */
 
 /* Whether it runs a product: the device, dtype, layouts and size are for it. feed_a, feed_b of the shape are those of
@@ -85,6 +96,13 @@ bool gems_matmul_wgmma_exchanges(const gems_matmul_shape *shape, bool *thin);
 /* As gems_matmul_configure. */
 void gems_matmul_wgmma_configure(const gems_matmul_shape *shape, const gems_device_info *info, gems_matmul_config *config);
 bool gems_matmul_wgmma_candidate(const gems_device_info *info, int dtype, int i, gems_matmul_config *config);
+
+/* Whether a candidate may compute a product. */
+bool gems_matmul_wgmma_allows(const gems_matmul_shape *shape, const gems_device_info *info, const gems_matmul_config *config);
+
+/* As gems_matmul_divide, for a candidate whose blocks have no parts of k. */
+void gems_matmul_wgmma_divide(const gems_matmul_shape *shape, const gems_device_info *info, int64_t parts,
+                              gems_matmul_config *config);
 
 /* An operand as its map has it. first: A, else B; lines, k: sizes. */
 void gems_matmul_wgmma_map(const gems_matmul_config *config, bool first, int feed, int dtype, const void *data, int64_t batch,

@@ -87,13 +87,14 @@ static const struct {
 #define TILES ((int)(sizeof tiles / sizeof *tiles))
 
 /* Whether a tile is one of those of a dtype. */
-static bool fits(int i, int dtype, bool promotes) {
-    return gems_dtype_size(dtype) == 2 || (!tiles[i].thin && (!promotes || tiles[i].tile_n < 256));
+static bool fits(bool thin, int tile_n, int dtype, bool promotes) {
+    return gems_dtype_size(dtype) == 2 || (!thin && (!promotes || tile_n < 256));
 }
 
 bool gems_matmul_wgmma_candidate(const gems_device_info *info, int dtype, int i,
                                  gems_matmul_config *config) {
-    if (!info->hopper || i < 0 || i >= TILES || !fits(i, dtype, false)) return false;
+    if (!info->hopper || i < 0 || i >= TILES) return false;
+    if (!fits(tiles[i].thin, tiles[i].tile_n, dtype, false)) return false;
     take(info, dtype, tiles[i].tile_n, tiles[i].cluster, tiles[i].thin, config);
     return true;
 }
@@ -105,6 +106,22 @@ static int64_t divide(const gems_matmul_shape *s, int64_t parts, gems_matmul_con
     c->parts.split_k = (int32_t)(ceil_div(ceil_div(s->k, parts), c->tile_k) * c->tile_k);
     c->parts.split = (int32_t)ceil_div(s->k, c->parts.split_k);
     return s->batch * c->parts.tiles_m * c->parts.tiles_n;
+}
+
+void gems_matmul_wgmma_divide(const gems_matmul_shape *s, const gems_device_info *info,
+                              int64_t parts, gems_matmul_config *c) {
+    const int64_t blocks = c->thin ? 1 : c->cluster, count = divide(s, parts, c) * c->parts.split;
+    c->grid = least(count, most(info->processors / blocks, 1)) * blocks;
+}
+
+bool gems_matmul_wgmma_allows(const gems_matmul_shape *s, const gems_device_info *info,
+                              const gems_matmul_config *c) {
+    if (!fits(c->thin, c->parts.tile_n, s->dtype, s->promotes)) return false;
+    if (c->cluster > 1 && (!CLUSTERS || !info->arch)) return false;
+    if (c->thin && c->cluster > 1 && !SHARED_K) return false;
+    if (s->n > THIN || gems_dtype_size(s->dtype) != 2)
+        return !c->thin || (c->parts.tile_n >= 64 && c->cluster > 1);
+    return c->thin && (s->feed_b != GEMS_ALONG_LINES || c->parts.tile_n >= 64);
 }
 
 /* Parts of k when there are too few tiles to fill the device. A part is at least 256 deep. */
@@ -123,12 +140,12 @@ static void configure_thin(const gems_matmul_shape *s, const gems_device_info *i
     const int64_t cluster = parts >= 8 ? 8 : parts >= 4 ? 4 : parts >= 2 ? 2 : 1;
     /* Parts in a cluster save a launch, of about so many steps; more parts save steps. */
     const int64_t saved = ceil_div(s->k, c->tile_k) / cluster - ceil_div(s->k, c->tile_k) / parts;
-    if (!CLUSTERS || !SHARED_K || !info->arch || parts == 1 || saved > 20) {
-        divide(s, parts, c);
-        c->grid = least(count * c->parts.split, info->processors);
-        return;
-    }
-    take(info, s->dtype, tile_n, (int)cluster, true, c);
+    gems_matmul_wgmma_divide(s, info, parts, c);
+    if (parts == 1 || saved > 20) return;
+    gems_matmul_config parted;
+    take(info, s->dtype, tile_n, (int)cluster, true, &parted);
+    if (!gems_matmul_wgmma_allows(s, info, &parted)) return;
+    *c = parted;
     divide(s, c->cluster, c);
     c->parts.split = 1;
     c->grid = count * c->cluster;
@@ -151,9 +168,8 @@ static int64_t configure_tile(const gems_matmul_shape *s, const gems_device_info
         rest = 2500 + 16 * tile_n;
         count *= c->cluster;
     } else {
-        divide(s, parts_of(s, count, slots), c);
+        gems_matmul_wgmma_divide(s, info, parts_of(s, count, slots), c);
         count *= c->parts.split;
-        c->grid = least(count, slots) * c->cluster;
     }
     const int64_t share = c->thin ? 1 : c->cluster,
                   step =
@@ -177,11 +193,9 @@ void gems_matmul_wgmma_configure(const gems_matmul_shape *s, const gems_device_i
         for (int cluster = tiles[i].cluster; cluster <= (tiles[i].thin ? 8 : tiles[i].cluster);
              cluster *= 2) {
             gems_matmul_config c;
-            if (cluster > 1 && (!CLUSTERS || !info->arch)) continue;
-            if (!fits(i, s->dtype, s->promotes)) continue;
-            if (tiles[i].thin && (!SHARED_K || tiles[i].tile_n < 64 || cluster == 1)) continue;
             take(info, s->dtype, tiles[i].tile_n, cluster, tiles[i].thin, &c);
             c.promotes = s->promotes;
+            if (!gems_matmul_wgmma_allows(s, info, &c)) continue;
             int64_t cost = configure_tile(s, info, &c);
             if (cost < lowest) {
                 lowest = cost;

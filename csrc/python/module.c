@@ -56,7 +56,8 @@ PyMODINIT_FUNC PyInit__C(void) {
     if (PyModule_AddFunctions(module, gems_attach_methods) ||
         PyModule_AddFunctions(module, gems_table_methods) ||
         PyModule_AddFunctions(module, gems_inspect_methods) ||
-        PyModule_AddFunctions(module, gems_observe_methods))
+        PyModule_AddFunctions(module, gems_observe_methods) ||
+        PyModule_AddFunctions(module, gems_tuning_methods))
         Py_CLEAR(module);
     return module;
 }

@@ -147,7 +147,7 @@ int gems_numpy_dtype(PyObject *object); /* of a np.dtype or a scalar type; GEMS_
 /* observe.c */
 void gems_observe(const gems_call *call, gems_status status, int64_t nanoseconds);
 int64_t gems_now(void);
-extern PyMethodDef gems_observe_methods[];
+extern PyMethodDef gems_observe_methods[], gems_tuning_methods[];
 
 /* inspect.c, table.c, attach.c */
 extern PyMethodDef gems_inspect_methods[], gems_table_methods[], gems_attach_methods[];

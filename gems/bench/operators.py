@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import flag_gems
 import torch
 from flag_gems import _C
 from flag_gems.bench import harness
-from flag_gems.bench.cases import Case, Maker, bytes_of, clone_source, overload_of
+from flag_gems.bench.cases import Case, Maker, bytes_of, clone_source, overload_of, schema_of
 from flag_gems.rows import Row, aligned, select
 from flag_gems.warm import dtypes_of
 
@@ -27,6 +29,43 @@ SIZES = {  # elements, columns
     ("cuda", "core"): [(1 << 20, 1024), (1 << 24, 4096), (1 << 26, 4096)],
     ("cuda", "full"): [(1 << 16, 1024), (1 << 20, 1024), (1 << 24, 1024), (1 << 26, 4096), (1 << 26, 131_072)],
 }
+
+
+LARGE = 1 << 22  # elements from which on memory is given back after a case
+KEPT = 512 << 20  # most bytes that the process keeps touched on a CPU
+COLUMNS = 4096  # of rows where sizes are given by their elements
+
+
+def sizes_of(args: argparse.Namespace, device: str) -> list[tuple[int, int]]:
+    """Elements and columns of each size: those asked for, else those of the level."""
+    if args.sizes:
+        return [(n, min(n, COLUMNS)) for n in args.sizes]
+    return SIZES[device, args.level]
+
+
+def free_bytes(device: str) -> int:
+    """Memory that tensors can have now."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    found = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with contextlib.suppress(OSError, ValueError):  # a container's limit
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        found.append(limit - used)
+    return min(found)
+
+
+def bytes_wanted(row: Row, dtype: torch.dtype, n: int) -> int:
+    """About what a case takes at its largest: arguments, results of both, what is cloned and its copy; an argument is
+    drawn in another dtype first."""
+    tensors = sum("Tensor" in str(argument.type) for argument in schema_of(row).arguments)
+    return n * (dtype.itemsize * (tensors + 2 * len(schema_of(row).returns) + tensors + 1) + 8)
+
+
+def let_go(device: str) -> None:
+    """Gives back what the last case held."""
+    clone_source.cache_clear()
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def clone_seconds(moved: int, device: str) -> harness.Candidate:
@@ -60,7 +99,7 @@ def measure(row: Row, case: Case, device: str, budget: float) -> Result:
         run()
     counted = flag_gems.stats().get(case.op, {})
     if device == "cpu":
-        harness.keep_pages(16 * moved)
+        harness.keep_pages(min(16 * moved, KEPT))
     candidates = {"aten": harness.Candidate(run), "gems": harness.Candidate(run, scope)}
     candidates["clone"] = clone_seconds(moved, device)
     timing = harness.compare(candidates, device, budget=budget)
@@ -95,14 +134,19 @@ def results(args: argparse.Namespace, device: str) -> Iterator[Result]:
             continue
         for name in dtypes_of(row, args.dtypes):
             dtype = getattr(torch, name)
-            for n, columns in SIZES[device, args.level]:
+            for n, columns in sizes_of(args, device):
+                if bytes_wanted(row, dtype, n) > 0.8 * free_bytes(device):
+                    print(f"{row['id']} {name} {n}: left out, it takes more memory than is free", file=sys.stderr)
+                    continue
                 case = Maker(row, dtype, n, columns, device).make()
                 try:
                     overload_of(case.op)(*case.args, **case.kwargs)
+                    yield {"dtype": name, "elements": n, **measure(row, case, device, args.budget)}
                 except (RuntimeError, NotImplementedError) as error:
                     print(f"{case.op} {name}: ATen says {str(error).splitlines()[0]}", file=sys.stderr)
-                    continue
-                yield {"dtype": name, **measure(row, case, device, args.budget)}
+                if n >= LARGE:
+                    del case
+                    let_go(device)
 
 
 def line(result: Result) -> list[str]:
@@ -120,6 +164,42 @@ def table(found: list[Result]) -> str:
     text = aligned([head, *map(line, found)], right=range(3, 8))
     mean = f"geometric mean {harness.geometric_mean(ran):.2f} times ATen's speed" if ran else "none ran in our kernels"
     return f"{text}\n{len(ran)} of {len(found)} cases in our kernels; {mean}"
+
+
+def size_text(n: int) -> str:
+    """1048576 -> "1M"."""
+    for unit, name in ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")):
+        if n >= unit and n % unit == 0:
+            return f"{n // unit}{name}"
+    return str(n)
+
+
+def slower(found: list[Result], below: float) -> str:
+    """The rows whose kernels are slower than ATen at some size, a column a size, those that are marked with "<"; a
+    size at which a row was left to ATen has "-"."""
+    sizes = sorted({r["elements"] for r in found})
+    by_case: dict[tuple[str, str], dict[int, Result]] = {}
+    for r in found:
+        by_case.setdefault((r["op"], r["dtype"]), {})[r["elements"]] = r
+
+    def cell(r: Result | None) -> str:
+        if r is None or r["path"] != "kernel":
+            return "" if r is None else "-"
+        return f"{r['ratio']:.2f}{'<' if r['ratio'] < below else ' '}"
+
+    def is_slower(r: Result) -> bool:
+        return r["path"] == "kernel" and r["ratio"] < below
+
+    lines = [["slower than ATen", "dtype", *map(size_text, sizes)]]
+    for (op, dtype), results in by_case.items():
+        if any(map(is_slower, results.values())):
+            lines.append([op, dtype, *(cell(results.get(n)) for n in sizes)])
+    at = {n: [r for r in found if r["elements"] == n and r["path"] == "kernel"] for n in sizes}
+    lines.append(["slower, of cases in our kernels", ""])
+    lines[-1] += [f"{sum(map(is_slower, at[n]))} of {len(at[n])}" for n in sizes]
+    means = [harness.geometric_mean([r["ratio"] for r in at[n]]) for n in sizes]
+    lines.append(["geometric mean", "", *(f"{mean:.2f} " for mean in means)])
+    return aligned(lines, right=range(2, 2 + len(sizes)))
 
 
 def plot(found: list[Result], title: str, path: str) -> None:
@@ -158,7 +238,7 @@ def run(args: argparse.Namespace) -> int:
         "torch": torch.__version__,
         "flag_gems": flag_gems.__version__,
         "threads": args.threads if device == "cpu" else None,
-        "level": args.level,
+        "level": None if args.sizes else args.level,
     }
     title = f"{head['chip']}, torch {head['torch']}" + (f", {args.threads} thread(s)" if device == "cpu" else "")
     found: list[Result] = []
@@ -173,6 +253,8 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print("interrupted: what was measured until then", file=sys.stderr)
     print(f"{title}\n{table(found)}")
+    if args.sizes and found:
+        print(f"\n{slower(found, args.slower)}")
     if args.json:
         Path(args.json).write_text(json.dumps({**head, "results": found}, indent=1) + "\n")
     if args.plot:
