@@ -14,7 +14,7 @@ from typing import Any
 
 import flag_gems
 
-from . import _C, attention, experts, own
+from . import _C, attention, experts, own, shared
 
 # Of rows in flag_gems:: that are not elementwise: results without values, from fake tensors, by name.
 SHAPES: dict[str, Callable[..., Any]] = {**attention.SHAPES, **experts.SHAPES}
@@ -75,7 +75,8 @@ def packet(name: str) -> Any:
                     _define(name)
                 finally:
                     _defining.discard(name)
-            found = torch._ops._OpNamespace.__getattr__(torch.ops.flag_gems, name)
+            space = torch.ops.flag_gems  # which keeps the one that defining asked for
+            found = vars(space).get(name) or torch._ops._OpNamespace.__getattr__(space, name)
             if name in _defining:
                 return found
             _defined[name] = found
@@ -131,6 +132,7 @@ def _define_row(row: dict[str, Any], operator: Any) -> None:
             if operator.elementwise:
                 default = getattr(torch.ops.flag_gems, key).default
                 torch.library.register_vmap(qualified, torch_rules.vmap(operator, default), lib=library)
+                shared.elementwise(operator, default)
         else:
             torch.library.register_fake(qualified, torch_rules.fake_out(entry["schema"]), lib=library)
             library.impl(key, torch_rules.refuses_gradient(operator.name, qualified), "Autograd", with_keyset=True)

@@ -14,6 +14,8 @@ from torch._prims_common import (
 )
 from torch.autograd import forward_ad
 
+from ..shared import any_shared
+
 
 def _tensors_of(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The tensor arguments of a call by name."""
@@ -209,13 +211,26 @@ def _seen_by_modes(tensors: list[Any]) -> bool:
     )
 
 
+def _composed_of_shared(operator: Any, packet: Any) -> Callable[..., Any]:
+    """torch's operator; of tensors that are shared out, of which it knows nothing, what a row is composed of."""
+    if operator.composed is None:
+        return packet
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = any_shared([*args, *kwargs.values()])
+        return (operator.composed if given else packet)(*args, **kwargs)
+
+    return call
+
+
 def recorded(operator: Any, packet: Any) -> Callable[..., Any]:
     """What runs when autograd or a transform wants to see a call: an autograd.Function, which costs less than the way
     through torch's operator and has the transforms of torch.func; torch's operator for everything else."""
     if not operator.differentiable:
-        return packet
+        return _composed_of_shared(operator, packet)
     parameters = list(operator.parameters)
     backward_pass, saves = autograd(operator, parameters)
+    otherwise = _composed_of_shared(operator, packet)
     names = [p.name for p in parameters]
     positional = sum(not p.by_keyword for p in parameters)
 
@@ -267,7 +282,7 @@ def recorded(operator: Any, packet: Any) -> Callable[..., Any]:
             or len(values) < len(names)
             or _seen_by_modes([values[p.name] for p in parameters if p.type is None])
         ):
-            return packet(*args, **kwargs)
+            return otherwise(*args, **kwargs)
         if operator.composed is not None and (
             torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
         ):
