@@ -434,9 +434,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     given = parse(arguments)
     config = llama_config(given.full, given.layers)
     model = made(LlamaForCausalLM, config, getattr(torch, given.dtype)).eval()
+    console = Console(width=120)
+    tell_model(console, "Llama", model, given.dtype)
     wanted = [alone(model, r) for r in drawn(given, config.vocab_size)]
+    count = sum(map(len, wanted))
+    console.print(f"{given.pages} pages of {given.page} tokens; {given.requests} requests, {count} tokens wanted")
     table = Table("functions", "steps", "at once", "put back", "same requests", "tokens until one differs", "tokens/s")
-    found: dict[str, Any] = {"tokens": sum(map(len, wanted)), "requests": given.requests}
+    found: dict[str, Any] = {"tokens": count, "requests": given.requests}
     for functions in (Plain, Gems):
         server = Server(model, functions, given)
         with flag_gems.use_gems() if functions is Gems else nullcontext():
@@ -448,13 +452,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         found[functions.name] |= {"steps": steps, "at_once": server.most_running, "graphs": sorted(server.steps)}
         table.add_row(
             functions.name, str(steps), str(server.most_running), str(back), f"{same} of {given.requests}",
-            f"{until} of {found['tokens']}", f"{speed:.1f}",
+            f"{until} of {count}", f"{speed:.1f}",
         )  # fmt: skip
-    console = Console(width=120)
-    tell_model(console, "Llama", model, given.dtype)
-    console.print(
-        f"{given.pages} pages of {given.page} tokens; {given.requests} requests, {found['tokens']} tokens wanted"
-    )
     console.print(table)
     console.print("beside the tokens that the model's own generate gives to each request alone")
     speeds = [found[f.name]["tokens_per_second"] for f in (Gems, Plain)]
