@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from side_by_side import DEVICE, clock, llama_config, made, tell_model, tell_share
+from side_by_side import DEVICE, clock, llama_config, made, parsed, parser, tell_model, tell_share
 
 
 @dataclass
@@ -411,18 +411,14 @@ def agreeing(ours: list[Request], wanted: list[list[int]]) -> tuple[int, int]:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="Llama-2-7b's configuration")
-    parser.add_argument("--layers", type=int, help="fewer layers")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--requests", type=int, default=10)
-    parser.add_argument("--shortest", type=int, default=5, help="tokens of a prompt, and tokens wanted")
-    parser.add_argument("--longest", type=int, default=60)
-    parser.add_argument("--most", type=int, default=8, help="requests that run at the same time")
-    parser.add_argument("--pages", type=int, help="default: enough for all")
-    parser.add_argument("--page", type=int, default=16, help="tokens of a page")
-    parser.add_argument("--rounds", type=int, default=3, help="that are timed")
-    given = parser.parse_args(arguments)
+    options = parser(__doc__, "Llama-2-7b's configuration")
+    options.add_argument("--requests", type=int, default=10)
+    options.add_argument("--shortest", type=int, default=5, help="tokens of a prompt, and tokens wanted")
+    options.add_argument("--longest", type=int, default=60)
+    options.add_argument("--most", type=int, default=8, help="requests that run at the same time")
+    options.add_argument("--pages", type=int, help="default: enough for all")
+    options.add_argument("--page", type=int, default=16, help="tokens of a page")
+    given = parsed(options, arguments)
     given.each = -(-2 * given.longest // given.page)
     given.pages = given.pages or given.most * given.each
     return given
