@@ -37,9 +37,15 @@ def _composites() -> dict[str, dict[str, tuple[str, Callable[..., Any]]]]:
     return by_name
 
 
+def _opaque() -> dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]]:
+    from . import composites
+
+    return composites.OPAQUE
+
+
 def is_taken(name: str) -> bool:
     """True when the package itself has an operator of that name."""
-    return name in own.rows() or (flag_gems.has_torch and name in _composites())
+    return name in own.rows() or (flag_gems.has_torch and name in {*_composites(), *_opaque()})
 
 
 def add(operator: Any) -> None:
@@ -51,7 +57,7 @@ def add(operator: Any) -> None:
 
 def names() -> list[str]:
     """All names in `torch.ops.flag_gems` that can be asked for."""
-    return sorted({*own.rows(), *_added, *_composites()})
+    return sorted({*own.rows(), *_added, *_composites(), *_opaque()})
 
 
 def packet(name: str) -> Any:
@@ -98,11 +104,23 @@ def _define(name: str) -> None:
     if name in own.rows():
         _define_row(own.rows()[name], own.RowOperator(own.rows()[name]))
         return
+    if name in _opaque():
+        _define_opaque(name, *_opaque()[name])
+        return
     if name not in _composites():
         raise AttributeError(f"'_OpNamespace' 'flag_gems' object has no attribute '{name}'")
     for key, (schema, function) in _composites()[name].items():
         _library().define(key + schema)
         _library().impl(key, function, "CompositeImplicitAutograd")
+
+
+def _define_opaque(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    import torch
+
+    library = _library()
+    library.define(name + schema, tags=(torch.Tag.nondeterministic_seeded,))
+    library.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"flag_gems::{name}", fake, lib=library)
 
 
 def _define_row(row: dict[str, Any], operator: Any) -> None:

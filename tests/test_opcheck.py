@@ -125,7 +125,8 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "topk": [(grown(5, 7), 3, 1, True, True)],
         "sort": [(grown(5, 7), 1)],
         "sort.stable": [(grown(5, 7), {"stable": True, "dim": 1})],
-        "exponential_": [(x(5, 7),)],
+        "exponential": [(x(5, 7),), (x(5, 7), 2.0)],
+        "exponential_": [(x(5, 7),), (x(5, 7), 2.0)],
     }
 
 
@@ -136,14 +137,14 @@ def outs(results: tuple[Tensor, ...]) -> dict[str, Tensor]:
 def overloads() -> list[str]:
     """All of the table and of composites.py, by the names under which torch has them."""
     entries = [entry["name"].removeprefix(own.PREFIX) for row in own.rows().values() for entry in row["entries"]]
-    return sorted({*entries, *composites.OPERATORS})
+    return sorted({*entries, *composites.OPERATORS, *composites.OPAQUE})
 
 
 def checks(name: str) -> tuple[str, ...]:
-    """All; but torch compiles no out= form of its users' operators (functions with outputs are traced without them, see
-    test_compile.py), and a second draw is another."""
-    whole = not name.endswith(".out") and name != "exponential_"
-    return ("test_schema", "test_autograd_registration", "test_faketensor", *(["test_aot_dispatch_dynamic"] * whole))
+    """All; but torch compiles no out= form of its users' operators: functions with outputs are traced without them, see
+    test_compile.py."""
+    compiled = ["test_aot_dispatch_dynamic"] * (not name.endswith(".out"))
+    return ("test_schema", "test_autograd_registration", "test_faketensor", *compiled)
 
 
 @pytest.mark.parametrize("name", overloads())

@@ -202,7 +202,7 @@ def vmap(operator: Any, call: Callable[..., Any]) -> Callable[..., Any]:
     return of
 
 
-def _seen_by_modes(tensors: list[Any]) -> bool:
+def seen_by_modes(tensors: list[Any]) -> bool:
     """True when a mode or a subclass must see the call as torch's operator."""
     return (
         torch._C._len_torch_dispatch_stack() > 0
@@ -280,7 +280,7 @@ def recorded(operator: Any, packet: Any) -> Callable[..., Any]:
         if (
             not fits
             or len(values) < len(names)
-            or _seen_by_modes([values[p.name] for p in parameters if p.type is None])
+            or seen_by_modes([values[p.name] for p in parameters if p.type is None])
         ):
             return otherwise(*args, **kwargs)
         if operator.composed is not None and (
