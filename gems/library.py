@@ -153,6 +153,8 @@ def _define_row(row: dict[str, Any], operator: Any) -> None:
                 shared.elementwise(operator, default)
         else:
             torch.library.register_fake(qualified, torch_rules.fake_out(entry["schema"]), lib=library)
+            if entry["variant"] == "out":
+                library.impl(key, torch_rules.functional_out(operator, entry["schema"]), "Functionalize")
             library.impl(key, torch_rules.refuses_gradient(operator.name, qualified), "Autograd", with_keyset=True)
 
 

@@ -48,16 +48,48 @@ def fake(operator: Any) -> Callable[..., Any]:
     return of
 
 
+def _written(parsed: Any) -> list[str]:
+    """The names of a form's outputs."""
+    return [a.name for a in parsed.arguments if a.kwarg_only and a.alias_info is not None and a.alias_info.is_write]
+
+
 def fake_out(schema: str) -> Callable[..., Any]:
     """Of an overload that writes: the tensors that it is given to write to, or nothing where it gives nothing back."""
     parsed = torch._C.parse_schema(schema)
-    names = [a.name for a in parsed.arguments if a.kwarg_only and a.alias_info is not None and a.alias_info.is_write]
+    names = _written(parsed)
 
     def of(*args: Any, **kwargs: Any) -> Any:
         if not parsed.returns:
             return None
         outs = tuple(kwargs[name] for name in names)
         return outs[0] if len(outs) == 1 else outs
+
+    return of
+
+
+def functional_out(operator: Any, schema: str) -> Callable[..., Any]:
+    """An out= form where aot_autograd makes a program without writes: the functional form, and copies that it sees."""
+    names = _written(torch._C.parse_schema(schema))
+
+    def of(*args: Any, **kwargs: Any) -> Any:
+        def inside(value: Any) -> Any:
+            if not isinstance(value, Tensor) or not torch._is_functional_tensor(value):
+                return value
+            torch._sync(value)
+            return torch._from_functional_tensor(value)
+
+        outs = [kwargs.pop(name) for name in names]
+        function = getattr(torch.ops.flag_gems, operator.name).default
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.Functionalize)):
+            results = function(*map(inside, args), **{name: inside(value) for name, value in kwargs.items()})
+            for out, value in zip(outs, (results,) if len(outs) == 1 else results, strict=True):
+                # An output of another dtype or shape is an error, which the form itself would raise.
+                if out.shape != value.shape or out.dtype != value.dtype:
+                    raise RuntimeError(f"flag_gems::{operator.name}: an output of another shape or dtype")
+                torch._functionalize_replace(out, value)
+                torch._functionalize_commit_update(out)
+                torch._sync(out)
+        return outs[0] if len(outs) == 1 else tuple(outs)
 
     return of
 
