@@ -73,6 +73,12 @@ def samples() -> dict[str, list[tuple[Any, ...]]]:
         "cross_entropy": [(grown(3, 5), *entropy()[1:]), (grown(3, 5), x(3, 5).softmax(1), x(5).abs(), 0, -100, 0.1)],
         "cross_entropy_backward": [(loss, *entropy(), saved, 1, -100, 0.0)],
         "rwkv_ka_fusion": [(grown(5, 12), grown(12), grown(5, 12, seed=1), grown(12, seed=1), 3, 4)],
+        # Gradients that a row of its own gives.
+        "skip_layer_norm_backward": [(x(5, 7, seed=2), *two, x(7), x(7), [7])],
+        "rms_norm_backward": [(x(5, 7, seed=2), x(5, 7), x(7), 1e-5)],
+        "rwkv_ka_fusion_backward": [
+            (*(x(5, 12, seed=i) for i in (2, 3, 4)), x(5, 12), x(12), x(5, 12, seed=1), x(12, seed=1), 3, 4)
+        ],
         "rotary_embedding": [
             (grown(2, 3, 4, 8), grown(2, 3, 1, 8), *tables()),
             (x(3, 4, 10), x(3, 2, 10), *tables(), whole(8, 0, 3), True),
