@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from side_by_side import DEVICE, clock, made, parser, tell_model, tell_share, with_layers
+from side_by_side import DEVICE, clock, made, parsed, parser, tell_model, tell_share, with_layers
 
 
 def configuration(full: bool, layers: int | None) -> Any:
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
     options = parser(__doc__, "bert-base-uncased's configuration")
     options.add_argument("--steps", type=int, default=60)
-    given = options.parse_args(arguments)
+    given = parsed(options, arguments)
     config = configuration(given.full, given.layers)
     first = made(BertForSequenceClassification, config, getattr(torch, given.dtype))
     size, length = (32, 128) if given.full else (16, 24)
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         if name == "flag_gems":
             flag_gems.enable()
         try:
-            losses, seconds = trained(model, data, 2e-5 if given.full else 2e-3)
+            losses, seconds = trained(model, data, 2e-5 if given.full else 1e-3)
             kinds = classified(model, held)
         finally:
             flag_gems.disable()

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from side_by_side import DEVICE, both, difference, llama_config, made, parser, tell_model, tell_share, timed
+from side_by_side import DEVICE, both, difference, llama_config, made, parsed, parser, tell_model, tell_share, timed
 
 
 def generated(model: nn.Module, prompt: Tensor, count: int) -> list[int]:
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options = parser(__doc__, "Llama-2-7b's configuration")
     options.add_argument("--batch", type=int, default=2)
     options.add_argument("--tokens", type=int, default=32, help="to write")
-    given = options.parse_args(arguments)
+    given = parsed(options, arguments)
     config = llama_config(given.full, given.layers)
     model = made(LlamaForCausalLM, config, getattr(torch, given.dtype)).eval()
     length = 128 if given.full else 12

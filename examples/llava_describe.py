@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from side_by_side import DEVICE, both, difference, llama_config, made, parser, tell_model, tell_share
+from side_by_side import DEVICE, both, difference, llama_config, made, parsed, parser, tell_model, tell_share
 
 
 def configuration(full: bool, layers: int | None) -> Any:
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
     options = parser(__doc__, "Llava-1.5-7b's configuration")
     options.add_argument("--tokens", type=int, default=16, help="to write")
-    given = options.parse_args(arguments)
+    given = parsed(options, arguments)
     config = configuration(given.full, given.layers)
     dtype = getattr(torch, given.dtype)
     model = made(LlavaForConditionalGeneration, config, dtype).eval()

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from side_by_side import DEVICE, clock, llama_config, made, tell_model, tell_share
+from side_by_side import DEVICE, clock, llama_config, made, parsed, parser, tell_model, tell_share
 
 
 @dataclass
@@ -411,18 +411,14 @@ def agreeing(ours: list[Request], wanted: list[list[int]]) -> tuple[int, int]:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="Llama-2-7b's configuration")
-    parser.add_argument("--layers", type=int, help="fewer layers")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--requests", type=int, default=10)
-    parser.add_argument("--shortest", type=int, default=5, help="tokens of a prompt, and tokens wanted")
-    parser.add_argument("--longest", type=int, default=60)
-    parser.add_argument("--most", type=int, default=8, help="requests that run at the same time")
-    parser.add_argument("--pages", type=int, help="default: enough for all")
-    parser.add_argument("--page", type=int, default=16, help="tokens of a page")
-    parser.add_argument("--rounds", type=int, default=3, help="that are timed")
-    given = parser.parse_args(arguments)
+    options = parser(__doc__, "Llama-2-7b's configuration")
+    options.add_argument("--requests", type=int, default=10)
+    options.add_argument("--shortest", type=int, default=5, help="tokens of a prompt, and tokens wanted")
+    options.add_argument("--longest", type=int, default=60)
+    options.add_argument("--most", type=int, default=8, help="requests that run at the same time")
+    options.add_argument("--pages", type=int, help="default: enough for all")
+    options.add_argument("--page", type=int, default=16, help="tokens of a page")
+    given = parsed(options, arguments)
     given.each = -(-2 * given.longest // given.page)
     given.pages = given.pages or given.most * given.each
     return given
@@ -434,9 +430,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     given = parse(arguments)
     config = llama_config(given.full, given.layers)
     model = made(LlamaForCausalLM, config, getattr(torch, given.dtype)).eval()
+    console = Console(width=120)
+    tell_model(console, "Llama", model, given.dtype)
     wanted = [alone(model, r) for r in drawn(given, config.vocab_size)]
+    count = sum(map(len, wanted))
+    console.print(f"{given.pages} pages of {given.page} tokens; {given.requests} requests, {count} tokens wanted")
     table = Table("functions", "steps", "at once", "put back", "same requests", "tokens until one differs", "tokens/s")
-    found: dict[str, Any] = {"tokens": sum(map(len, wanted)), "requests": given.requests}
+    found: dict[str, Any] = {"tokens": count, "requests": given.requests}
     for functions in (Plain, Gems):
         server = Server(model, functions, given)
         with flag_gems.use_gems() if functions is Gems else nullcontext():
@@ -448,13 +448,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         found[functions.name] |= {"steps": steps, "at_once": server.most_running, "graphs": sorted(server.steps)}
         table.add_row(
             functions.name, str(steps), str(server.most_running), str(back), f"{same} of {given.requests}",
-            f"{until} of {found['tokens']}", f"{speed:.1f}",
+            f"{until} of {count}", f"{speed:.1f}",
         )  # fmt: skip
-    console = Console(width=120)
-    tell_model(console, "Llama", model, given.dtype)
-    console.print(
-        f"{given.pages} pages of {given.page} tokens; {given.requests} requests, {found['tokens']} tokens wanted"
-    )
     console.print(table)
     console.print("beside the tokens that the model's own generate gives to each request alone")
     speeds = [found[f.name]["tokens_per_second"] for f in (Gems, Plain)]

@@ -46,30 +46,47 @@ def parser(description: str | None, full: str) -> argparse.ArgumentParser:
     found.add_argument("--layers", type=int, help="fewer layers")
     found.add_argument("--dtype", default="float32")
     found.add_argument("--rounds", type=int, default=3, help="that are timed")
+    found.add_argument("--threads", type=int, default=1, help="on a CPU: small models gain nothing by more")
     return found
 
 
+def parsed(options: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    given = options.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    return given
+
+
 def clock() -> float:
+    """Seconds; with one thread on a CPU those that the process has had, which other programs do not lengthen."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return time.process_time() if DEVICE == "cpu" and torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    begin = clock()
+    call()
+    return clock() - begin
 
 
 def timed(call: Callable[[], Any], rounds: int) -> tuple[Any, float]:
     """What the first call gives, which compiles, and the median of the seconds that `rounds` further ones take."""
-    result, seconds = call(), []
-    for _ in range(rounds):
-        begin = clock()
-        call()
-        seconds.append(clock() - begin)
-    return result, statistics.median(seconds) if seconds else float("nan")
+    result = call()
+    return result, statistics.median(seconds(call) for _ in range(rounds)) if rounds else float("nan")
 
 
 def both(call: Callable[[], Any], rounds: int) -> tuple[tuple[Any, float], tuple[Any, float]]:
-    """`timed` with ATen's kernels, and with ours behind `torch.*`."""
-    aten = timed(call, rounds)
+    """`timed` with ATen's kernels, and with ours behind `torch.*`; the rounds of the two take turns."""
+    aten = call()
     with flag_gems.use_gems():
-        return aten, timed(call, rounds)
+        ours = call()
+    found: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        found[0].append(seconds(call))
+        with flag_gems.use_gems():
+            found[1].append(seconds(call))
+    of_aten, of_ours = (statistics.median(times) if times else float("nan") for times in found)
+    return (aten, of_aten), (ours, of_ours)
 
 
 def difference(ours: Tensor, atens: Tensor) -> float:
@@ -78,7 +95,8 @@ def difference(ours: Tensor, atens: Tensor) -> float:
 
 
 def tell_model(console: Console, name: str, model: nn.Module, dtype: str) -> None:
-    chip = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
+    threads = torch.get_num_threads()
+    chip = torch.cuda.get_device_name() if DEVICE == "cuda" else f"cpu with {threads} thread{'s' * (threads > 1)}"
     parameters = sum(p.numel() for p in model.parameters())
     where = f"{dtype}, {chip}, torch {torch.__version__}"
     console.print(f"{name} of {parameters:,} parameters with random weights; {where}")

@@ -39,7 +39,7 @@ from .fused import *  # noqa: E402, F403
 from .ops import *  # noqa: E402, F403
 
 if has_torch:
-    from . import compiled
+    from . import compiled, shared
     from .overrides import (
         all_ops,
         all_registered_keys,
@@ -54,6 +54,7 @@ if has_torch:
 
     library.install()
     compiled.install()
+    shared.install()
     device: str = _device.name
     vendor_name: str = _device.vendor_name
 

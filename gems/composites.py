@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import attention, ops
+from .expressions.torch_rules import seen_by_modes
 
 
 def _same(name: str) -> Callable[..., Any]:
@@ -39,7 +40,13 @@ def _max_dim_max(self: Tensor, dim: int, keepdim: bool = False, *, max: Tensor, 
 
 
 def _exponential_(x: Tensor, lambd: float = 1.0, *, gen: Any = None) -> Tensor:
+    if gen is None and seen_by_modes([x]):  # the numbers of a compiled program are this kernel's too
+        return x.copy_(torch.ops.flag_gems.exponential(x.detach(), lambd))
     return ops.exponential_(x, lambd, generator=gen)
+
+
+def _exponential(x: Tensor, lambd: float = 1.0) -> Tensor:
+    return ops.exponential_(torch.empty_like(x), lambd)
 
 
 def _zeros(
@@ -98,6 +105,15 @@ _BINARY = "(Tensor self, Tensor other) -> Tensor"
 _BINARY_ = "(Tensor(a!) self, Tensor other) -> Tensor(a!)"
 _MODE = "(Tensor self, Tensor other, *, str? rounding_mode) -> Tensor"
 _MODE_ = "(Tensor(a!) self, Tensor other, *, str? rounding_mode) -> Tensor(a!)"
+
+# Operators that torch does not see through, for those that stand for random ones: schema, kernel, fake kernel.
+OPAQUE: dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]] = {
+    "exponential": (
+        "(Tensor x, float lambd=1.0) -> Tensor",
+        _exponential,
+        lambda x, lambd=1.0: torch.empty_like(x),
+    ),
+}
 
 OPERATORS: dict[str, tuple[str, Callable[..., Any]]] = {
     "add_tensor": ("(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor", _same("add")),

@@ -14,7 +14,7 @@ from typing import Any
 
 import flag_gems
 
-from . import _C, attention, experts, own
+from . import _C, attention, experts, own, shared
 
 # Of rows in flag_gems:: that are not elementwise: results without values, from fake tensors, by name.
 SHAPES: dict[str, Callable[..., Any]] = {**attention.SHAPES, **experts.SHAPES}
@@ -37,9 +37,15 @@ def _composites() -> dict[str, dict[str, tuple[str, Callable[..., Any]]]]:
     return by_name
 
 
+def _opaque() -> dict[str, tuple[str, Callable[..., Any], Callable[..., Any]]]:
+    from . import composites
+
+    return composites.OPAQUE
+
+
 def is_taken(name: str) -> bool:
     """True when the package itself has an operator of that name."""
-    return name in own.rows() or (flag_gems.has_torch and name in _composites())
+    return name in own.rows() or (flag_gems.has_torch and name in {*_composites(), *_opaque()})
 
 
 def add(operator: Any) -> None:
@@ -51,7 +57,7 @@ def add(operator: Any) -> None:
 
 def names() -> list[str]:
     """All names in `torch.ops.flag_gems` that can be asked for."""
-    return sorted({*own.rows(), *_added, *_composites()})
+    return sorted({*own.rows(), *_added, *_composites(), *_opaque()})
 
 
 def packet(name: str) -> Any:
@@ -75,7 +81,8 @@ def packet(name: str) -> Any:
                     _define(name)
                 finally:
                     _defining.discard(name)
-            found = torch._ops._OpNamespace.__getattr__(torch.ops.flag_gems, name)
+            space = torch.ops.flag_gems  # which keeps the one that defining asked for
+            found = vars(space).get(name) or torch._ops._OpNamespace.__getattr__(space, name)
             if name in _defining:
                 return found
             _defined[name] = found
@@ -97,11 +104,23 @@ def _define(name: str) -> None:
     if name in own.rows():
         _define_row(own.rows()[name], own.RowOperator(own.rows()[name]))
         return
+    if name in _opaque():
+        _define_opaque(name, *_opaque()[name])
+        return
     if name not in _composites():
         raise AttributeError(f"'_OpNamespace' 'flag_gems' object has no attribute '{name}'")
     for key, (schema, function) in _composites()[name].items():
         _library().define(key + schema)
         _library().impl(key, function, "CompositeImplicitAutograd")
+
+
+def _define_opaque(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    import torch
+
+    library = _library()
+    library.define(name + schema, tags=(torch.Tag.nondeterministic_seeded,))
+    library.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"flag_gems::{name}", fake, lib=library)
 
 
 def _define_row(row: dict[str, Any], operator: Any) -> None:
@@ -131,8 +150,11 @@ def _define_row(row: dict[str, Any], operator: Any) -> None:
             if operator.elementwise:
                 default = getattr(torch.ops.flag_gems, key).default
                 torch.library.register_vmap(qualified, torch_rules.vmap(operator, default), lib=library)
+                shared.elementwise(operator, default)
         else:
             torch.library.register_fake(qualified, torch_rules.fake_out(entry["schema"]), lib=library)
+            if entry["variant"] == "out":
+                library.impl(key, torch_rules.functional_out(operator, entry["schema"]), "Functionalize")
             library.impl(key, torch_rules.refuses_gradient(operator.name, qualified), "Autograd", with_keyset=True)
 
 

@@ -216,3 +216,21 @@ def test_one_graph_for_all_lengths(name: str, backend: str) -> None:
             x = draw(length, 8)
             torch.testing.assert_close(compiled(x), function(x))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("backend", SLOW_INDUCTOR)
+def test_out_forms_of_torchs_operators(backend: str) -> None:
+    """Written to an argument, to a view of it and to what the program makes."""
+    operator = torch.ops.flag_gems.silu_and_mul
+
+    def call(x: Tensor, out: Tensor, wide: Tensor) -> Tensor:
+        operator.out(x, x + 1, out=out)
+        operator.out(x, out, out=wide[1])
+        return operator.out(out, x, out=torch.empty_like(x)) + wide.sum()
+
+    x = draw(8, 8)
+    expected, given = ((torch.zeros(8, 8, device=DEVICE), torch.zeros(2, 8, 8, device=DEVICE)) for _ in range(2))
+    result = call(x, *expected)
+    with torch._inductor.config.patch(fx_graph_cache=False):
+        compiled = torch.compile(call, backend=backend, fullgraph=True)(x, *given)
+    torch.testing.assert_close((compiled, *given), (result, *expected))

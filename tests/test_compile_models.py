@@ -85,6 +85,7 @@ def test_no_graph_break_more(name: str) -> None:
 def test_no_graph_break_more_where_there_are_some() -> None:
     """A Llava checks its image tokens by their values."""
     model, batch = subject("llava")
+    breaks(model, batch)  # transformers prepares itself the first time, at which dynamo breaks too
     expected = breaks(model, batch)
     flag_gems.enable()
     assert breaks(model, batch) == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -202,18 +203,44 @@ def compared(kind: str, fused: bool, mesh: DeviceMesh, device: str, compiled: bo
     return {"aten": aten, "ours": ours, "stats": flag_gems.stats()}
 
 
+def own_calls() -> dict[str, Callable[..., Tensor]]:
+    """Explicit and own functions of two matrices and a row."""
+    cubic = flag_gems.pointwise("a * a * a + b", grad="auto", name="cubic_of_shared")
+    return {
+        "mm": lambda a, b, w: flag_gems.ops.mm(a, flag_gems.ops.add(b, 1.0).t()),
+        "silu_and_mul": lambda a, b, w: flag_gems.silu_and_mul(a, b),
+        "gelu_and_mul, a row": lambda a, b, w: flag_gems.gelu_and_mul(a, w, "tanh"),
+        "cubic": lambda a, b, w: cubic(a, b),
+        "skip_layer_norm": lambda a, b, w: flag_gems.skip_layer_norm(a, b, [8], w, w),
+        "fused_add_rms_norm": lambda a, b, w: flag_gems.fused_add_rms_norm(a + 0, b + 0, [8], w)[0],
+        "cross_entropy_loss": lambda a, b, w: flag_gems.cross_entropy_loss(a, b.softmax(1)),
+    }
+
+
 def explicit(mesh: DeviceMesh, device: str) -> dict[str, Any]:
-    """Explicit functions of tensors that are shared out."""
-    from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+    """Explicit and own functions of tensors that are shared out in several ways, beside whole ones."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
     generator = torch.Generator().manual_seed(1)
-    a, b = (torch.randn(8, 8, generator=generator).to(device) for _ in range(2))
-    left, right = distribute_tensor(a, mesh, [Shard(0)]), distribute_tensor(b, mesh, [Shard(1)])
+    whole_ones = [torch.randn(*shape, generator=generator).to(device) for shape in ((4, 8), (4, 8), (8,))]
+    found: dict[str, Any] = {}
     flag_gems.reset_stats()
-    product = flag_gems.ops.mm(left, flag_gems.ops.add(right, 1.0))
-    stats = flag_gems.stats()
-    assert isinstance(product, DTensor)
-    return {"aten": a @ (b + 1), "ours": whole(product), "stats": stats}
+    for name, call in own_calls().items():
+        one = [t.clone().requires_grad_() for t in whole_ones]
+        result = call(*one)
+        result.square().sum().backward()
+        expected = [whole(result), *(whole(t.grad) for t in one if t.grad is not None)]
+        for first, second in ((Shard(0), Shard(0)), (Shard(1), Shard(0)), (Shard(1), Replicate())):
+            placements = [first], [second], [Replicate()]
+            pairs = zip(whole_ones, placements, strict=True)
+            parts = [distribute_tensor(t.clone(), mesh, p).requires_grad_() for t, p in pairs]
+            result = call(*parts)
+            result.square().sum().backward()
+            given = [whole(result), *(whole(t.grad) for t in parts if t.grad is not None)]
+            with torch.no_grad():
+                given.append(whole(call(*parts)))
+            found[f"{name} {first} {second}"] = given, [*expected, expected[0]]
+    return {"calls": found, "stats": flag_gems.stats()}
 
 
 def work(rank: int, size: int, backend: str, folder: str, names: tuple[str, ...], compiled: bool) -> None:

@@ -14,6 +14,8 @@ from torch._prims_common import (
 )
 from torch.autograd import forward_ad
 
+from ..shared import any_shared
+
 
 def _tensors_of(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The tensor arguments of a call by name."""
@@ -46,16 +48,48 @@ def fake(operator: Any) -> Callable[..., Any]:
     return of
 
 
+def _written(parsed: Any) -> list[str]:
+    """The names of a form's outputs."""
+    return [a.name for a in parsed.arguments if a.kwarg_only and a.alias_info is not None and a.alias_info.is_write]
+
+
 def fake_out(schema: str) -> Callable[..., Any]:
     """Of an overload that writes: the tensors that it is given to write to, or nothing where it gives nothing back."""
     parsed = torch._C.parse_schema(schema)
-    names = [a.name for a in parsed.arguments if a.kwarg_only and a.alias_info is not None and a.alias_info.is_write]
+    names = _written(parsed)
 
     def of(*args: Any, **kwargs: Any) -> Any:
         if not parsed.returns:
             return None
         outs = tuple(kwargs[name] for name in names)
         return outs[0] if len(outs) == 1 else outs
+
+    return of
+
+
+def functional_out(operator: Any, schema: str) -> Callable[..., Any]:
+    """An out= form where aot_autograd makes a program without writes: the functional form, and copies that it sees."""
+    names = _written(torch._C.parse_schema(schema))
+
+    def of(*args: Any, **kwargs: Any) -> Any:
+        def inside(value: Any) -> Any:
+            if not isinstance(value, Tensor) or not torch._is_functional_tensor(value):
+                return value
+            torch._sync(value)
+            return torch._from_functional_tensor(value)
+
+        outs = [kwargs.pop(name) for name in names]
+        function = getattr(torch.ops.flag_gems, operator.name).default
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.Functionalize)):
+            results = function(*map(inside, args), **{name: inside(value) for name, value in kwargs.items()})
+            for out, value in zip(outs, (results,) if len(outs) == 1 else results, strict=True):
+                # An output of another dtype or shape is an error, which the form itself would raise.
+                if out.shape != value.shape or out.dtype != value.dtype:
+                    raise RuntimeError(f"flag_gems::{operator.name}: an output of another shape or dtype")
+                torch._functionalize_replace(out, value)
+                torch._functionalize_commit_update(out)
+                torch._sync(out)
+        return outs[0] if len(outs) == 1 else tuple(outs)
 
     return of
 
@@ -200,7 +234,7 @@ def vmap(operator: Any, call: Callable[..., Any]) -> Callable[..., Any]:
     return of
 
 
-def _seen_by_modes(tensors: list[Any]) -> bool:
+def seen_by_modes(tensors: list[Any]) -> bool:
     """True when a mode or a subclass must see the call as torch's operator."""
     return (
         torch._C._len_torch_dispatch_stack() > 0
@@ -209,13 +243,26 @@ def _seen_by_modes(tensors: list[Any]) -> bool:
     )
 
 
+def _composed_of_shared(operator: Any, packet: Any) -> Callable[..., Any]:
+    """torch's operator; of tensors that are shared out, of which it knows nothing, what a row is composed of."""
+    if operator.composed is None:
+        return packet
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = any_shared([*args, *kwargs.values()])
+        return (operator.composed if given else packet)(*args, **kwargs)
+
+    return call
+
+
 def recorded(operator: Any, packet: Any) -> Callable[..., Any]:
     """What runs when autograd or a transform wants to see a call: an autograd.Function, which costs less than the way
     through torch's operator and has the transforms of torch.func; torch's operator for everything else."""
     if not operator.differentiable:
-        return packet
+        return _composed_of_shared(operator, packet)
     parameters = list(operator.parameters)
     backward_pass, saves = autograd(operator, parameters)
+    otherwise = _composed_of_shared(operator, packet)
     names = [p.name for p in parameters]
     positional = sum(not p.by_keyword for p in parameters)
 
@@ -265,9 +312,9 @@ def recorded(operator: Any, packet: Any) -> Callable[..., Any]:
         if (
             not fits
             or len(values) < len(names)
-            or _seen_by_modes([values[p.name] for p in parameters if p.type is None])
+            or seen_by_modes([values[p.name] for p in parameters if p.type is None])
         ):
-            return packet(*args, **kwargs)
+            return otherwise(*args, **kwargs)
         if operator.composed is not None and (
             torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
         ):
