@@ -117,6 +117,9 @@ gems_status gems_attention_varlen_run(gems_call *call) {
     if (aten && (gems_arg_double(call, 7) != 0 || gems_arg_int(call, 9)))
         return gems_decline("dropout, or its mask");
     GEMS_TRY(check(call, at, q, k, v));
+    if (aten && (q->sizes[q->ndim - 1] != v->sizes[v->ndim - 1] ||
+                 gems_arg_none(call, at[CU_Q]) != gems_arg_none(call, at[CU_K])))
+        return gems_decline("arguments that ATen does not take");
     const int64_t batch = cu_q ? cu_q->numel - 1 : q->sizes[0], heads = q->sizes[q->ndim - 2];
     const int64_t max_q = cu_q ? gems_arg_int(call, at[MAX_Q]) : q->sizes[1],
                   max_k = gems_arg_int(call, at[MAX_K]);
