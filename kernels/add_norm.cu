@@ -3,16 +3,26 @@
  * moments.cuh, normalize.cuh and added.cuh need, which come before this file.
  */
 
+/* Rows of n elements, so far apart in each of the tensors. */
+struct Apart {
+    int64_t x, residual, y, sum;
+};
+
 /* ---- a team a row ---- */
 
-GEMS_DI void team_norm(const T* x, const T* residual, const W* weight, const W* bias, T* y, T* sum, int n, C eps) {
+GEMS_DI void team_norm(const T* x, const T* residual, const W* weight, const W* bias, T* y, T* sum, const Apart& apart, int n,
+                       C eps, const Turn& turn) {
     Added row;
-    row.x = x;
-    row.residual = residual;
-    row.sum = sum;
-    if constexpr (kStage == kShared) row.shared = shared_row<T>(0, n);
-    row.fetch(n);
-    team_normalize(row, weight, bias, y, n, eps);
+    row.x = x + turn.row * apart.x;
+    row.residual = residual + turn.row * apart.residual;
+    row.sum = sum + turn.row * apart.sum;
+    if constexpr (kStage == kShared || kAhead) row.shared = shared_row<T>(0, n);
+    if constexpr (kAhead && kAdd) row.more = shared_row<T>(1, n);
+    if (turn.first) row.start(row.x, row.residual, n);
+    landed();
+    row.take(n);
+    if (kAhead && turn.next >= 0) row.start(x + turn.next * apart.x, residual + turn.next * apart.residual, n);
+    team_normalize(row, weight, bias, y + turn.row * apart.y, n, eps);
 }
 
 /* ---- one thread a block ---- */
@@ -64,18 +74,14 @@ GEMS_DI void fast_norm(const T* x, const T* residual, const W* weight, const W* 
     }
 }
 
-/* Rows of n elements, so far apart in each of the tensors. */
-struct Apart {
-    int64_t x, residual, y, sum;
-};
-
 extern "C" __global__ void __launch_bounds__(kThreads, kResident)
 add_norm(const T* x, const T* residual, const W* __restrict__ weight, const W* __restrict__ bias, T* y, T* sum, Apart apart,
          int64_t rows, int32_t n, double eps) {
-    each_row(rows, [&](int64_t row) {
+    each_turn(rows, [&](const Turn& turn) {
+        int64_t row = turn.row;
         const T *xr = x + row * apart.x, *rr = residual + row * apart.residual;
         T *yr = y + row * apart.y, *sr = kSum ? sum + row * apart.sum : nullptr;
         if constexpr (kFast) fast_norm(xr, rr, weight, bias, yr, sr, n, C(eps));
-        else team_norm(xr, rr, weight, bias, yr, sr, n, C(eps));
+        else team_norm(x, residual, weight, bias, y, sum, apart, n, C(eps), turn);
     });
 }

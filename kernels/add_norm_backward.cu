@@ -10,19 +10,33 @@ struct Row {
     const W* weight;
     T *dx, *other; /* other: the residual's */
     Stat *mean, *rstd;
+
+    GEMS_DI Row at(int64_t row, int n) const {
+        int64_t i = row * n;
+        return Row{g + i, x + i, kAdd ? residual + i : residual, weight, dx + i, kAdd ? other + i : other, mean + row, rstd + row};
+    }
 };
 
-GEMS_DI void team_backward(const Row& r, int n, C eps) {
+GEMS_DI void team_backward(const Row& all, int n, C eps, const Turn& turn) {
     __shared__ Two<C> buf[33];
     Kept<T, kSecond> grad;
     Added row;
+    const Row r = all.at(turn.row, n);
     row.x = r.x;
     row.residual = r.residual;
     row.sum = nullptr;
-    if constexpr (kStage == kShared) row.shared = shared_row<T>(0, n);
-    if constexpr (kSecond == kShared) grad.shared = shared_row<T>(kStage == kShared ? 1 : 0, n);
-    row.fetch(n);
-    grad.fetch(r.g, n);
+    if constexpr (kStage == kShared || kAhead) row.shared = shared_row<T>(0, n);
+    if constexpr (kSecond == kShared || kAhead) grad.shared = shared_row<T>(kStage == kShared || kAhead ? 1 : 0, n);
+    if constexpr (kAhead && kAdd) row.more = shared_row<T>(2, n);
+    auto start = [&](const Row& next) {
+        row.start(next.x, next.residual, n);
+        grad.start(next.g, n);
+    };
+    if (turn.first || !kAhead) start(r);
+    landed();
+    row.take(n);
+    grad.take(n);
+    if (kAhead && turn.next >= 0) start(all.at(turn.next, n));
     C mean = 0, variance;
     if constexpr (kRms) {
         variance = team_sum(row, n, [](C v) { return v * v; }) / C(n);
@@ -94,10 +108,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, kResident)
 backward(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ residual, const W* __restrict__ weight,
          T* __restrict__ dx, T* __restrict__ other, Stat* __restrict__ mean, Stat* __restrict__ rstd, int64_t rows, int32_t n,
          double eps) {
-    each_row(rows, [&](int64_t row) {
-        int64_t at = row * n;
-        Row r{g + at, x + at, kAdd ? residual + at : nullptr, weight, dx + at, kAdd ? other + at : nullptr, mean + row, rstd + row};
-        if constexpr (kFast) fast_backward(r, n, C(eps));
-        else team_backward(r, n, C(eps));
+    Row all{g, x, residual, weight, dx, other, mean, rstd};
+    each_turn(rows, [&](const Turn& turn) {
+        if constexpr (kFast) fast_backward(all.at(turn.row, n), n, C(eps));
+        else team_backward(all, n, C(eps), turn);
     });
 }

@@ -17,8 +17,8 @@ GEMS_DI Vec<T, kVec> added_vector(const T* x, const T* residual, int64_t c) {
 /* A thread's part of the row, as Kept. y may be x, and sum the residual: a thread writes elements that it alone has read. */
 struct Added {
     const T *x, *residual;
-    T *sum, *shared;
-    int begin; /* column of the block's part */
+    T *sum, *shared, *more; /* more: the residual's, where rows are copied ahead */
+    int begin;              /* column of the block's part */
     Vec<T, kVec> held[kStage == kRegisters ? kItems : 1];
 
     GEMS_DI void fetch(int n) {
@@ -30,6 +30,25 @@ struct Added {
                 if constexpr (kStage == kShared) store<kVec>(shared + (c - begin), v);
                 if constexpr (kSum) store<kVec>(sum + c, v);
             });
+    }
+    /* As those of Kept; x and residual are this row's when it is taken. */
+    GEMS_DI void start(const T* from, const T* from_residual, int n) {
+        if constexpr (kAhead) {
+            begin = team_part(n).first;
+            each_vector(n, [&](int, int c) {
+                cp_async16(shared + (c - begin), from + c);
+                if constexpr (kAdd) cp_async16(more + (c - begin), from_residual + c);
+            });
+            cp_async_commit();
+        }
+    }
+    GEMS_DI void take(int n) {
+        if constexpr (kAhead)
+            each_vector(n, [&](int q, int c) {
+                held[q] = added_vector(shared, more, c - begin);
+                if constexpr (kSum) store<kVec>(sum + c, held[q]);
+            });
+        else fetch(n);
     }
     GEMS_DI Vec<T, kVec> at(int q, int c) const {
         if constexpr (kStage == kRegisters) return kItems == 1 ? held[q] : made_again(held[q]);

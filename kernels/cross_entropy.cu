@@ -13,6 +13,12 @@ using Target = either<kProb, T, int64_t>;
 
 template <int N> struct Width { static constexpr int count = N; };
 
+/* exp, of which logits of 16 bits need few digits. */
+GEMS_DI C exp_of(C v) {
+    if constexpr (!kFast && is_half<T>) return exp2_near(v * 1.4426950408889634f);
+    else return exp(v);
+}
+
 /* What is the same for all rows. */
 struct Setting {
     const T* weight;
@@ -75,8 +81,8 @@ template <int N, class S> GEMS_DI void take(S& s, const C (&v)[N], const C (&y)[
     C high = s.top, part = 0;
     GEMS_UNROLL for (int k = 0; k < N; k++) high = Larger{}(high, v[k]);
     C base = base_of(high);
-    GEMS_UNROLL for (int k = 0; k < N; k++) part += exp(v[k] - base);
-    s.sum = s.sum * exp(s.top - base) + part;
+    GEMS_UNROLL for (int k = 0; k < N; k++) part += exp_of(v[k] - base);
+    s.sum = s.sum * exp_of(s.top - base) + part;
     if constexpr (kMixed) {
         C dot = moved(s.mass, s.top, base), mass = 0;
         GEMS_UNROLL for (int k = 0; k < N; k++) {
@@ -93,7 +99,7 @@ struct Join {
         S s{};
         s.top = Larger{}(a.top, b.top);
         C base = base_of(s.top);
-        s.sum = a.sum * exp(a.top - base) + b.sum * exp(b.top - base);
+        s.sum = a.sum * exp_of(a.top - base) + b.sum * exp_of(b.top - base);
         if constexpr (kMixed) {
             s.dot = a.dot + moved(a.mass, a.top, base) + b.dot + moved(b.mass, b.top, base);
             s.mass = a.mass + b.mass;
@@ -132,17 +138,21 @@ struct Results {
 
 /* ---- rows by a team ---- */
 
-/* f(column, width) over a row: vectors from the first aligned element on, single elements before and after. */
+constexpr int kBatch = kVec > 1 ? 4 : 8; /* accesses that a thread has in flight */
+
+/* f(column, step, width, count) over a row: `count` vectors of that width, `step` columns apart, from the first aligned element
+ * on; single elements before and after. */
 template <class F> GEMS_DI void along(const T* x, int n, F f) {
     int lane = team_lane(), lanes = team_size(), past = (int)((uint64_t)x / sizeof(T) % kVec), head = past ? kVec - past : 0;
     if (head > n) head = n;
     int stop = head + (n - head) / kVec * kVec;
     if constexpr (kVec > 1)
-        for (int c = lane; c < head; c += lanes) f(c, Width<1>{});
-#pragma unroll 2
-    for (int c = head + lane * kVec; c < stop; c += lanes * kVec) f(c, Width<kVec>{});
+        for (int c = lane; c < head; c += lanes) f(c, 0, Width<1>{}, Width<1>{});
+    int c = head + lane * kVec, step = lanes * kVec;
+    for (; c < stop - (kBatch - 1) * step; c += kBatch * step) f(c, step, Width<kVec>{}, Width<kBatch>{});
+    for (; c < stop; c += step) f(c, step, Width<kVec>{}, Width<1>{});
     if constexpr (kVec > 1)
-        for (int c = stop + lane; c < n; c += lanes) f(c, Width<1>{});
+        for (c = stop + lane; c < n; c += lanes) f(c, 0, Width<1>{}, Width<1>{});
 }
 
 #if !GRADIENT
@@ -152,18 +162,21 @@ GEMS_DI void team_loss(int64_t row, const T* x, const Target* targets, int64_t a
     const Target* t = targets + (kProb ? row * apart : 0);
     State s = nothing<State>();
     if (target >= 0) {
-        along(x, set.n, [&](int c, auto w) {
-            constexpr int N = decltype(w)::count;
-            Vec<T, N> v = load<N>(x + c);
-            C e[N], y[N];
-            GEMS_UNROLL for (int k = 0; k < N; k++) e[k] = to_op(v.v[k]);
-            if constexpr (kProb) {
-                Vec<T, N> given = load<N>((const T*)t + c);
-                GEMS_UNROLL for (int k = 0; k < N; k++) y[k] = set.share(c + k, to_op(given.v[k]));
-            } else {
-                GEMS_UNROLL for (int k = 0; k < N; k++) y[k] = kMixed ? set.share(c + k, C(0)) : C(0);
+        along(x, set.n, [&](int from, int step, auto w, auto many) {
+            constexpr int N = decltype(w)::count, M = decltype(many)::count;
+            Vec<T, N> v[M], given[M]{};
+            GEMS_UNROLL for (int i = 0; i < M; i++) {
+                v[i] = load<N>(x + from + i * step);
+                if constexpr (kProb) given[i] = load<N>((const T*)t + from + i * step);
             }
-            take(s, e, y);
+            GEMS_UNROLL for (int i = 0; i < M; i++) {
+                C e[N], y[N];
+                GEMS_UNROLL for (int k = 0; k < N; k++) {
+                    e[k] = to_op(v[i].v[k]);
+                    y[k] = kMixed ? set.share(from + i * step + k, kProb ? C(to_op(given[i].v[k])) : C(0)) : C(0);
+                }
+                take(s, e, y);
+            }
         });
         s = team_reduce(s, Join{}, buf);
     }
@@ -175,23 +188,28 @@ GEMS_DI void team_gradient(int64_t row, const T* x, const Target* targets, int64
     int64_t target = set.place(targets[kProb ? 0 : row]);
     const Target* t = targets + (kProb ? row * apart : 0);
     C scale = g * mass, own = target < 0 ? C(0) : g * set.own(target);
-    along(dx, set.n, [&](int c, auto w) {
-        constexpr int N = decltype(w)::count;
-        Vec<T, N> v;
-        if (target < 0) {
-            GEMS_UNROLL for (int k = 0; k < N; k++) v.v[k] = from_op<T>(C(0));
-        } else {
-            v = load<N>(x + c);
-            Vec<T, N> given{};
-            if constexpr (kProb) given = load<N>((const T*)t + c);
-            GEMS_UNROLL for (int k = 0; k < N; k++) {
-                C r = scale * exp(to_op(v.v[k]) - lse);
-                if constexpr (kMixed) r -= g * set.share(c + k, to_op(given.v[k]));
-                if constexpr (!kProb) r -= c + k == target ? own : C(0);
-                v.v[k] = from_op<T>(r);
+    along(dx, set.n, [&](int from, int step, auto w, auto many) {
+        constexpr int N = decltype(w)::count, M = decltype(many)::count;
+        Vec<T, N> v[M], given[M]{};
+        if (target >= 0) {
+            GEMS_UNROLL for (int i = 0; i < M; i++) {
+                v[i] = load<N>(x + from + i * step);
+                if constexpr (kProb) given[i] = load<N>((const T*)t + from + i * step);
             }
         }
-        store_stream<N>(dx + c, v);
+        GEMS_UNROLL for (int i = 0; i < M; i++) {
+            int c = from + i * step;
+            GEMS_UNROLL for (int k = 0; k < N; k++) {
+                C r = 0;
+                if (target >= 0) {
+                    r = scale * exp_of(to_op(v[i].v[k]) - lse);
+                    if constexpr (kMixed) r -= g * set.share(c + k, to_op(given[i].v[k]));
+                    if constexpr (!kProb) r -= c + k == target ? own : C(0);
+                }
+                v[i].v[k] = from_op<T>(r);
+            }
+            store_stream<N>(dx + c, v[i]);
+        }
     });
 }
 #endif

@@ -68,9 +68,12 @@ GEMS_DI Acc row_part(From p, const Shape& s, Index begin, Index end, int lane, i
         GEMS_UNROLL for (int q = 0; q < kAhead; q++) v[q] = fetch<kVec>(p + reduced_offset(s, i + (u + q * lanes) * kVec));
         take(a, v, i + u * kVec, lanes * kVec, base);
     }
-    for (; u < units; u += lanes) {
-        Fetched<kVec> v[1] = {fetch<kVec>(p + reduced_offset(s, i + u * kVec))};
-        take(a, v, i + u * kVec, 0, base);
+    if (u < units) { /* fewer are left */
+        Fetched<kVec> v[kAhead - 1][1];
+        GEMS_UNROLL for (int q = 0; q < kAhead - 1; q++)
+            if (u + q * lanes < units) v[q][0] = fetch<kVec>(p + reduced_offset(s, i + (u + q * lanes) * kVec));
+        GEMS_UNROLL for (int q = 0; q < kAhead - 1; q++)
+            if (u + q * lanes < units) take(a, v[q], i + (u + q * lanes) * kVec, 0, base);
     }
     Acc all = fold(a);
     if constexpr (kVec > 1 && kSimple) {

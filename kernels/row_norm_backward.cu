@@ -14,14 +14,22 @@ GEMS_DI C mean_of(const Stat* mean, int64_t row) {
 }
 
 #if !WEIGHTS
-GEMS_DI void team_backward(const T* g, const T* x, const W* weight, T* dx, C mean, C rstd, int n) {
+GEMS_DI void team_backward(const T* g, const T* x, const W* weight, T* dx, C mean, C rstd, int n, const Turn& turn) {
     __shared__ Two<C> buf[33];
     Kept<T> grad;
     Kept<T, kSecond> row;
-    if constexpr (kStage == kShared) grad.shared = shared_row<T>(0, n);
-    if constexpr (kSecond == kShared) row.shared = shared_row<T>(kStage == kShared ? 1 : 0, n);
-    grad.fetch(g, n);
-    row.fetch(x, n);
+    if constexpr (kStage == kShared || kAhead) grad.shared = shared_row<T>(0, n);
+    if constexpr (kSecond == kShared || kAhead) row.shared = shared_row<T>(kStage == kShared || kAhead ? 1 : 0, n);
+    auto start = [&](int64_t i) {
+        grad.start(g + i * n, n);
+        row.start(x + i * n, n);
+    };
+    if (turn.first || !kAhead) start(turn.row);
+    landed();
+    grad.take(n);
+    row.take(n);
+    if (kAhead && turn.next >= 0) start(turn.next);
+    dx += turn.row * n;
     auto add = [](Two<C> a, Two<C> b) { return Two<C>{a.a + b.a, a.b + b.b}; };
     Two<C> sum{0, 0};
     each_vector(n, [&](int q, int c) {
@@ -68,11 +76,11 @@ GEMS_DI void fast_backward(const T* g, const T* x, const W* weight, T* dx, C mea
 extern "C" __global__ void __launch_bounds__(kThreads, kResident)
 backward(const T* __restrict__ g, const T* __restrict__ x, const Stat* __restrict__ mean, const Stat* __restrict__ rstd,
          const W* __restrict__ weight, T* __restrict__ dx, int64_t rows, int32_t n) {
-    each_row(rows, [&](int64_t row) {
-        const T *gr = g + row * n, *xr = x + row * n;
+    each_turn(rows, [&](const Turn& turn) {
+        int64_t row = turn.row, at = row * n;
         C m = mean_of(mean, row), r = convert<C>(rstd[row]);
-        if constexpr (kFast) fast_backward(gr, xr, weight, dx + row * n, m, r, n);
-        else team_backward(gr, xr, weight, dx + row * n, m, r, n);
+        if constexpr (kFast) fast_backward(g + at, x + at, weight, dx + at, m, r, n);
+        else team_backward(g, x, weight, dx, m, r, n, turn);
     });
 }
 

@@ -2,7 +2,8 @@
  * row while it is read several times.
  *
  * The program's head gives kVec (elements of one access), kStage and kSecond (where a row is kept, and a second one), kItems (vectors of a thread kept in registers), kWarpRow,
- * kThreads (of a block) and kCluster (blocks of a team). cluster.cuh comes before this file. Clusters have not run on a GPU yet.
+ * kThreads (of a block), kCluster (blocks of a team) and
+ * kAhead (while a team does a row, its next one is copied to shared memory). cluster.cuh comes before this file. Clusters have not run on a GPU yet.
  */
 using namespace gems;
 
@@ -17,20 +18,28 @@ GEMS_DI int team_block() { return kCluster > 1 ? (int)(blockIdx.x % kCluster) : 
 GEMS_DI int team_lane() { return kWarpRow ? (int)threadIdx.x % kWarp : team_block() * kThreads + (int)threadIdx.x; }
 GEMS_DI int team_size() { return kWarpRow ? kWarp : kThreads * kCluster; }
 
-/* f(row) for the rows of this team. */
-template <class F> GEMS_DI void each_row(int64_t rows, F f) {
+/* A row of a team and the one that it does next; -1: none. */
+struct Turn {
+    int64_t row, next;
+    bool first;
+};
+/* f(turn) for the rows of this team. */
+template <class F> GEMS_DI void each_turn(int64_t rows, F f) {
     if constexpr (kFast) {
         int64_t chunk = (rows + gridDim.x - 1) / gridDim.x, row = chunk * blockIdx.x;
         int64_t stop = row + chunk < rows ? row + chunk : rows;
-        for (; row < stop; row++) f(row);
+        for (; row < stop; row++) f(Turn{row, -1, true});
     } else {
         int teams = kWarpRow ? kThreads / kWarp : 1, team = kWarpRow ? (int)threadIdx.x / kWarp : 0;
-        if constexpr (kCluster > 1) cluster_arrive(); /* team_join waits for this, and at last the end does */
-        for (int64_t row = (int64_t)(blockIdx.x / kCluster) * teams + team; row < rows;
-             row += (int64_t)(gridDim.x / kCluster) * teams)
-            f(row);
+        int64_t first = (int64_t)(blockIdx.x / kCluster) * teams + team, step = (int64_t)(gridDim.x / kCluster) * teams;
+        if constexpr (kCluster > 1) cluster_arrive(false); /* team_join waits for this, and at last the end does */
+        for (int64_t row = first; row < rows; row += step) f(Turn{row, row + step < rows ? row + step : -1, row == first});
         if constexpr (kCluster > 1) cluster_wait();
     }
+}
+/* f(row) for the rows of this team. */
+template <class F> GEMS_DI void each_row(int64_t rows, F f) {
+    each_turn(rows, [&](const Turn& turn) { f(turn.row); });
 }
 
 /* f over what the threads of this warp or block have. */
@@ -43,15 +52,15 @@ template <class V, class F> GEMS_DI V team_join(V v, F f, V* buf) {
     if constexpr (kCluster > 1) {
         cluster_wait(); /* nobody reads any more what was there before */
         if (threadIdx.x == 0) buf[32] = v;
-        cluster_arrive();
+        cluster_arrive(threadIdx.x == 0);
         cluster_wait();
         v = cluster_read(buf + 32, (int)threadIdx.x % kCluster);
-        cluster_arrive();
         GEMS_UNROLL for (int o = 1; o < kCluster; o <<= 1) {
             V other = shuffle_xor(v, o);
             bool right = threadIdx.x & o;
             v = f(right ? other : v, right ? v : other);
         }
+        cluster_arrive(false); /* what was read is here */
     }
     return v;
 }
@@ -104,6 +113,19 @@ template <class T, int STAGE = kStage> struct Kept {
             }
         }
     }
+    /* The same in two steps, between which landed() waits; the next row may start when this one is taken. */
+    GEMS_DI void start(const T* from, int n) {
+        if constexpr (kAhead) {
+            first = team_part(n).first;
+            each_vector(n, [&](int q, int c) { cp_async16(shared + (c - first), from + c); });
+            cp_async_commit();
+        } else {
+            fetch(from, n);
+        }
+    }
+    GEMS_DI void take(int n) {
+        if constexpr (kAhead) each_vector(n, [&](int q, int c) { held[q] = load<kVec>(shared + (c - first)); });
+    }
     GEMS_DI Vec<T, kVec> at(int q, int column) const {
         if constexpr (STAGE == kRegisters) return kItems == 1 ? held[q] : made_again(held[q]);
         else if constexpr (STAGE == kShared) return load<kVec>(shared + (column - first));
@@ -111,6 +133,10 @@ template <class T, int STAGE = kStage> struct Kept {
     }
     GEMS_DI T some() const { return row[0]; }
 };
+
+GEMS_DI void landed() {
+    if constexpr (kAhead) cp_async_wait<0>();
+}
 
 /* What is written of long rows need not stay in the caches; and the next vector's operands are not read before it is written,
  * for which there are no registers. */

@@ -4,16 +4,22 @@
  */
 using C = opmath_t<T>;
 
+/* exp, of which results of 16 bits need few digits. */
+GEMS_DI C exp_of(C v) {
+    if constexpr (!kFast && is_half<T> && is_half<Out>) return exp2_near(v * 1.4426950408889634f);
+    else return exp(v);
+}
+
 /* The largest element seen and the sum of exp(element - largest). */
 struct Online {
     C top, sum;
     GEMS_DI void take(C v) {
-        C d = v - top, e = v == -Limits<C>::inf() ? C(0) : exp(-abs(d));
+        C d = v - top, e = v == -Limits<C>::inf() ? C(0) : exp_of(-abs(d));
         sum = d > 0 ? sum * e + C(1) : sum + e;
         top = v > top ? v : top;
     }
 };
-GEMS_DI C rescale(C from, C to) { return from == -Limits<C>::inf() ? C(0) : exp(from - to); }
+GEMS_DI C rescale(C from, C to) { return from == -Limits<C>::inf() ? C(0) : exp_of(from - to); }
 struct Merge {
     GEMS_DI Online operator()(Online a, Online b) const {
         C top = a.top > b.top ? a.top : b.top;
@@ -30,7 +36,7 @@ struct Larger {
 /* An element's result; scale is 1 / sum or log(sum). */
 GEMS_DI C result(C v, C top, C scale) {
     if constexpr (kLog) return v - top - scale;
-    else return exp(v - top) * scale;
+    else return exp_of(v - top) * scale;
 }
 GEMS_DI C scale_of(C sum) {
     if constexpr (kLog) return log(sum);
@@ -40,18 +46,22 @@ GEMS_DI C scale_of(C sum) {
 /* A gradient from the gradient g and the result y; sum is of what term() gives. */
 GEMS_DI C term(C g, C y) { return kLog ? g : g * y; }
 GEMS_DI C gradient(C g, C y, C sum) {
-    if constexpr (kLog) return g - exp(y) * sum;
+    if constexpr (kLog) return g - exp_of(y) * sum;
     else return y * (g - sum);
 }
 
 /* ---- rows ---- */
 
-GEMS_DI void team_softmax(const T* x, Out* y, int n) {
+GEMS_DI void team_softmax(const T* x, Out* y, int n, const Turn& turn) {
     __shared__ C buf[33];
     __shared__ Online online[33];
     Kept<T> row;
-    if constexpr (kStage == kShared) row.shared = shared_row<T>(0, n);
-    row.fetch(x, n);
+    if constexpr (kStage == kShared || kAhead) row.shared = shared_row<T>(0, n);
+    if (turn.first || !kAhead) row.start(x + turn.row * n, n);
+    landed();
+    row.take(n);
+    if (kAhead && turn.next >= 0) row.start(x + turn.next * n, n);
+    y += turn.row * n;
     C top = -Limits<C>::inf(), sum = 0;
     if constexpr (kStage == kAgain) {
         Online part[kVec];
@@ -72,7 +82,7 @@ GEMS_DI void team_softmax(const T* x, Out* y, int n) {
         C base = kCluster > 1 && top == -Limits<C>::inf() ? C(0) : top; /* of a part others may be larger */
         each_vector(n, [&](int q, int c) {
             Vec<T, kVec> v = row.at(q, c);
-            GEMS_UNROLL for (int k = 0; k < kVec; k++) sum += exp(to_op(v.v[k]) - base);
+            GEMS_UNROLL for (int k = 0; k < kVec; k++) sum += exp_of(to_op(v.v[k]) - base);
         });
         Online all = team_join(Online{top, part_reduce(sum, Sum{}, buf)}, Merge{}, online);
         top = all.top;
@@ -87,14 +97,22 @@ GEMS_DI void team_softmax(const T* x, Out* y, int n) {
     });
 }
 
-GEMS_DI void team_gradient(const T* g, const T* y, Out* dx, int n) {
+GEMS_DI void team_gradient(const T* g, const T* y, Out* dx, int n, const Turn& turn) {
     __shared__ C buf[33];
     Kept<T> grad;
     Kept<T, kSecond> out;
-    if constexpr (kStage == kShared) grad.shared = shared_row<T>(0, n);
-    if constexpr (kSecond == kShared) out.shared = shared_row<T>(kStage == kShared ? 1 : 0, n);
-    grad.fetch(g, n);
-    out.fetch(y, n);
+    if constexpr (kStage == kShared || kAhead) grad.shared = shared_row<T>(0, n);
+    if constexpr (kSecond == kShared || kAhead) out.shared = shared_row<T>(kStage == kShared || kAhead ? 1 : 0, n);
+    auto start = [&](int64_t row) {
+        grad.start(g + row * n, n);
+        out.start(y + row * n, n);
+    };
+    if (turn.first || !kAhead) start(turn.row);
+    landed();
+    grad.take(n);
+    out.take(n);
+    if (kAhead && turn.next >= 0) start(turn.next);
+    dx += turn.row * n;
     C sum = 0;
     each_vector(n, [&](int q, int c) {
         Vec<T, kVec> a = grad.at(q, c), b = out.at(q, c);
@@ -243,9 +261,9 @@ softmax(const T* __restrict__ x, Out* __restrict__ y, int64_t outer, int32_t n, 
     if constexpr (kFast && kColumns) fast_softmax_columns(x, y, outer, n, inner);
     else if constexpr (kColumns) block_softmax_columns(x, y, outer, n, inner);
     else
-        each_row(outer, [&](int64_t row) {
-            if constexpr (kFast) fast_softmax(x + row * n, y + row * n, n);
-            else team_softmax(x + row * n, y + row * n, n);
+        each_turn(outer, [&](const Turn& turn) {
+            if constexpr (kFast) fast_softmax(x + turn.row * n, y + turn.row * n, n);
+            else team_softmax(x, y, n, turn);
         });
 }
 
@@ -255,9 +273,10 @@ gradient(const T* __restrict__ g, const T* __restrict__ y, Out* __restrict__ dx,
     if constexpr (kFast && kColumns) fast_gradient_columns(g, y, dx, outer, n, inner);
     else if constexpr (kColumns) block_gradient_columns(g, y, dx, outer, n, inner);
     else
-        each_row(outer, [&](int64_t row) {
-            if constexpr (kFast) fast_gradient(g + row * n, y + row * n, dx + row * n, n);
-            else team_gradient(g + row * n, y + row * n, dx + row * n, n);
+        each_turn(outer, [&](const Turn& turn) {
+            int64_t at = turn.row * n;
+            if constexpr (kFast) fast_gradient(g + at, y + at, dx + at, n);
+            else team_gradient(g, y, dx, n, turn);
         });
 }
 #endif

@@ -18,6 +18,11 @@ def x(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def grads(*shape: int) -> list[Tensor]:
+    """Gradients of three results."""
+    return [x(*shape, seed=seed) for seed in range(4, 7)]
+
+
 def calls() -> dict[str, list[list[Any]]]:
     """Arguments of calls of each row; lengths that a warp takes, a block, and one that is kept in shared memory."""
     classes, image = torch.arange(5) % 7, torch.arange(32).view(2, 4, 4) % 3
@@ -54,8 +59,8 @@ def calls() -> dict[str, list[list[Any]]]:
             [x(150, 1028, seed=1), x(150, 1028), x(1028, seed=2), 1e-5],
         ],
         "rwkv_ka_fusion_backward": [
-            [*(x(70, 12, seed=i) for i in range(4, 7)), x(70, 12), x(12, seed=1), x(70, 12, seed=2), x(12, seed=3), 3, 4],
-            [*(x(2, 3, 14, seed=i) for i in range(4, 7)), x(2, 3, 14), x(14, seed=1), x(2, 3, 14, seed=2), x(14, seed=3), 2, 7],
+            [*grads(70, 12), x(70, 12), x(12, seed=1), x(70, 12, seed=2), x(12, seed=3), 3, 4],
+            [*grads(2, 3, 14), x(2, 3, 14), x(14, seed=1), x(2, 3, 14, seed=2), x(14, seed=3), 2, 7],
         ],
         "cross_entropy": losses,
     }

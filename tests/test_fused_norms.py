@@ -364,6 +364,7 @@ def test_own_rows_in_a_mode(mode: str, order: str) -> None:
 
 
 ROWS = ["skip_layer_norm", "fused_add_rms_norm", "weighted_rms_norm", "rwkv_ka_fusion"]
+ROWS += ["skip_layer_norm_backward", "weighted_rms_norm_backward", "rwkv_ka_fusion_backward"]
 ROWS += ["cross_entropy", "cross_entropy_backward", "weight_norm", "weight_norm_backward"]
 
 

@@ -84,10 +84,10 @@ static gems_status give(gems_call *call, const gems_tensor *t, const void *data)
                            (gems_view){(void *)data, contiguous, t->dtype});
 }
 
-/* A thread has the registers for both tensors, and halves widen; one of them is kept. */
+/* A thread has the registers for both tensors; one of them is kept, and both are copied ahead. */
 static gems_team make_team(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
                            bool aligned) {
-    return gems_team_of(info, &(gems_rows){rows, n, size, size == 2 ? 4 : 2, 1, aligned});
+    return gems_team_of(info, &(gems_rows){rows, n, size, 2, 1, 2, aligned});
 }
 
 static gems_status forward(gems_call *call) {

@@ -9,7 +9,7 @@ enum { WEIGHT = 1 };
 
 static gems_team make_team(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
                            bool aligned) {
-    return gems_team_of(info, &(gems_rows){rows, n, size, size == 2 ? 4 : 2, 2, aligned});
+    return gems_team_of(info, &(gems_rows){rows, n, size, 2, 2, 3, aligned});
 }
 
 static gems_status run_rows(gems_call *call, const gems_add_norm *norm, const gems_norm_inputs *in,

@@ -308,9 +308,10 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     gems_team_head(key, &p->head);
     p->files[0] = "index.cuh";
     p->files[1] = "cluster.cuh";
-    p->files[2] = "rows.cuh";
-    p->files[3] = "columns.cuh";
-    p->files[4] = "cross_entropy.cu";
+    p->files[2] = "pair.cuh";
+    p->files[3] = "rows.cuh";
+    p->files[4] = "columns.cuh";
+    p->files[5] = "cross_entropy.cu";
     p->entries[0] = backwards ? "gradient" : "loss";
     p->entries[1] = backwards ? NULL : "total";
     p->entry_count = backwards ? 1 : 2;

@@ -166,7 +166,7 @@ static void row_geometry(const shape *s, int vec, int group, const gems_device_i
     int64_t full = 4 * (int64_t)info->processors;
     if (!group && blocks < full) {
         int64_t most = s->reduced / ((int64_t)threads * vec * 4);
-        parts = (full + blocks - 1) / blocks;
+        parts = (full + blocks / 2) / blocks; /* one wave: a second one would be short */
         if (parts > most) parts = most;
     }
     share(g, s, parts, (int64_t)threads * vec);

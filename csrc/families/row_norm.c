@@ -105,7 +105,7 @@ gems_status gems_norm_run(gems_call *call) {
     int vec = 16 / (int)size;
     bool aligned = norm.n % vec == 0 && stride % vec == 0 && gems_aligned(data, 16) &&
                    gems_aligned(y, 16) && gems_aligned(weight, 16) && gems_aligned(bias, 16);
-    gems_team team = gems_team_make(info, norm.rows, norm.n, size, 1, aligned);
+    gems_team team = gems_team_make_ahead(info, norm.rows, norm.n, size, 1, aligned);
     gems_key key = {.kernel = GEMS_ROWS,
                     .flags = (uint8_t)((weight ? WEIGHT : 0) | (bias ? BIAS : 0)),
                     .dtype = {x->dtype, (uint8_t)norm.weight_dtype, (uint8_t)stat}};
@@ -152,7 +152,7 @@ bool gems_norm_warm(const gems_op *op, int dtype, int i, const gems_device_info 
     gems_team team = {
         .vec = (uint8_t)(info->fast ? 16 : 16 / size), .items = 1, .threads = info->fast ? 1 : 256};
     if (i < rows)
-        team = gems_team_make(info, 1 << 20, lengths[i], size, backward ? 2 : 1, true);
+        team = gems_team_make_ahead(info, 1 << 20, lengths[i], size, backward ? 2 : 1, true);
     else
         key->flags = 0;
     gems_team_to_key(&team, key);

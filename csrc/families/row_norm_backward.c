@@ -27,7 +27,7 @@ static gems_status run_rows(gems_call *call, const gems_norm *norm, const inputs
     void *dx = call->out[0].data;
     bool aligned = norm->n % (16 / (int)size) == 0 && gems_aligned(in->grad, 16) &&
                    gems_aligned(in->x, 16) && gems_aligned(in->weight, 16) && gems_aligned(dx, 16);
-    gems_team team = gems_team_make(info, norm->rows, norm->n, size, 2, aligned);
+    gems_team team = gems_team_make_ahead(info, norm->rows, norm->n, size, 2, aligned);
     gems_key key = {.kernel = GEMS_ROWS,
                     .flags = in->weight ? WEIGHT : 0,
                     .dtype = {norm->x->dtype, (uint8_t)norm->weight_dtype, (uint8_t)in->stat}};

@@ -81,6 +81,28 @@ static gems_team block_team(const gems_device_info *info, const gems_rows *r, in
     return team;
 }
 
+/* Lets teams do several rows one after another, where there are many, and copy the next one
+ * meanwhile. Clusters are no more than find room at once, with sixteen processors in reach of each
+ * other, and then do half of their rows before others take their place: where fewer find room the
+ * loss is small. */
+static void go_ahead(const gems_device_info *info, const gems_rows *r, gems_team *team) {
+    const int64_t own = ((r->n + team->vec - 1) / team->vec + team->cluster - 1) / team->cluster,
+                  bytes = own * 16 * r->ahead;
+    const int beside = (int)(1024 / team->threads);
+    if (!r->ahead || team->stage != GEMS_STAGE_REGISTERS || team->vec * r->size != 16 ||
+        own < 1024 || bytes > info->shared_bytes / beside - 3072)
+        return;
+    const int whole = info->processors < 16 ? info->processors : info->processors & ~15;
+    int64_t slots = (int64_t)beside * info->processors;
+    if (team->cluster > 1) slots = (int64_t)beside * whole / team->cluster;
+    int64_t turns = slots ? (r->rows + slots - 1) / slots : 0;
+    if (turns < 3) return;
+    if (team->cluster > 1) turns = (turns + 1) / 2;
+    team->ahead = 1;
+    team->shared = (uint32_t)bytes;
+    team->grid = (uint32_t)((r->rows + turns - 1) / turns) * team->cluster;
+}
+
 gems_team gems_team_of(const gems_device_info *info, const gems_rows *r) {
     if (info->fast) return fast_team(info, r->rows, r->n);
     int64_t rows = r->rows, cap = 64 * (int64_t)info->processors;
@@ -100,10 +122,16 @@ gems_team gems_team_of(const gems_device_info *info, const gems_rows *r) {
         team = block_team(info, r, vec);
     }
     team.grid = (uint32_t)(rows < cap ? rows : cap) * team.cluster;
+    if (!team.warp_row) go_ahead(info, r, &team);
     return team;
 }
 
 gems_team gems_team_make(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
                          int kept, bool aligned) {
-    return gems_team_of(info, &(gems_rows){rows, n, size, kept, kept, aligned});
+    return gems_team_of(info, &(gems_rows){rows, n, size, kept, kept, 0, aligned});
+}
+
+gems_team gems_team_make_ahead(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
+                               int kept, bool aligned) {
+    return gems_team_of(info, &(gems_rows){rows, n, size, kept, kept, kept, aligned});
 }

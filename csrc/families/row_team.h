@@ -12,6 +12,7 @@ enum { GEMS_STAGE_AGAIN, GEMS_STAGE_REGISTERS, GEMS_STAGE_SHARED, GEMS_STAGE_MIX
 typedef struct gems_team {
     uint8_t vec, stage, items, warp_row;
     uint8_t cluster; /* blocks that have a row together; 0 or 1: one */
+    uint8_t ahead;   /* while a row is done the next one is copied to shared memory */
     uint32_t threads, grid, shared;
 } gems_team;
 
@@ -21,6 +22,7 @@ typedef struct gems_rows {
     size_t size;   /* of an element, bytes */
     int registers; /* rows' worth of registers that a thread needs: 1, 2 or 4 */
     int kept;      /* rows that lie in shared memory where registers do not suffice */
+    int ahead;     /* rows that would be copied ahead at once; 0: the kernel does not do that */
     bool aligned;  /* accesses of 16 bytes are possible in every row */
 } gems_rows;
 
@@ -29,6 +31,9 @@ gems_team gems_team_of(const gems_device_info *info, const gems_rows *rows);
 /* The same, where `kept` rows are held at once wherever they are. */
 gems_team gems_team_make(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
                          int kept, bool aligned);
+/* The same for a kernel that copies them ahead. */
+gems_team gems_team_make_ahead(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
+                               int kept, bool aligned);
 /* Blocks that share a row of `work` accesses which is read as it comes, so that few rows fill the
  * device too: a power of two, 1 where the device has no clusters. */
 int gems_team_share(const gems_device_info *info, int64_t rows, int64_t work);

@@ -24,6 +24,7 @@ void gems_team_to_key(const gems_team *team, gems_key *key) {
     key->tune[GEMS_TUNE_WARPS] = (uint8_t)(team->threads / 32);
     key->tune[GEMS_TUNE_WARP_ROW] = team->warp_row;
     key->tune[GEMS_TUNE_CLUSTER] = team->cluster;
+    key->tune[GEMS_TUNE_AHEAD] = team->ahead;
 }
 
 gems_status gems_team_launch(gems_call *call, const gems_plan *plan, const gems_team *team,
@@ -47,9 +48,10 @@ void gems_team_head(const gems_key *key, gems_text *head) {
                   tune[GEMS_TUNE_WARPS] ? 32 * tune[GEMS_TUNE_WARPS] : 1);
     gems_text_add(head, "constexpr int kStage = %d, kSecond = %d;\n",
                   mixed ? GEMS_STAGE_REGISTERS : stage, mixed ? GEMS_STAGE_SHARED : stage);
-    gems_text_add(head, "constexpr bool kWarpRow = %s;\nconstexpr int kCluster = %d;\n",
-                  tune[GEMS_TUNE_WARP_ROW] ? "true" : "false",
-                  tune[GEMS_TUNE_CLUSTER] ? tune[GEMS_TUNE_CLUSTER] : 1);
+    gems_text_add(
+        head, "constexpr bool kWarpRow = %s, kAhead = %s;\nconstexpr int kCluster = %d;\n",
+        tune[GEMS_TUNE_WARP_ROW] ? "true" : "false", tune[GEMS_TUNE_AHEAD] ? "true" : "false",
+        tune[GEMS_TUNE_CLUSTER] ? tune[GEMS_TUNE_CLUSTER] : 1);
 }
 
 void gems_norm_head(const gems_key *key, gems_text *head) {

@@ -212,13 +212,15 @@ static void row_geometry(const lines *s, const request *r, const gems_device_inf
     int64_t vectors = (s->n + g->vec - 1) / g->vec, full = 4 * (int64_t)info->processors;
     bool large = r->places || r->scan == GEMS_SCAN_LOGSUMEXP || gems_dtype_size(r->out) == 8;
     int most = g->vec == 1 ? 8 : large ? 2 : 4;
-    g->group = vectors <= 8 ? 4 : vectors <= 32 * most ? 32 : 0;
-    int threads = g->group ? 128 : THREADS;
-    g->items = power_of_two(
-        (vectors + (g->group ? g->group : threads) - 1) / (g->group ? g->group : threads), most);
+    const int warp = most == 4 ? 8 : most; /* accesses of a thread, where a warp has a line */
+    g->group = vectors <= 8 ? 4 : vectors <= 32 * warp ? 32 : 0;
+    int threads = g->group || vectors <= 128 * most ? 128 : THREADS;
+    g->items = power_of_two((vectors + (g->group ? g->group : threads) - 1) /
+                                (g->group ? g->group : threads),
+                            g->group ? warp : most);
     int64_t rows = g->group ? threads / g->group : 1, blocks = (s->count + rows - 1) / rows;
     int64_t tile = (int64_t)threads * g->vec * g->items, parts = 1;
-    if (!g->group && blocks < full / 2) {
+    if (!g->group && blocks < full / 4 * 3 / 4) { /* else one reading by fewer blocks is faster */
         parts = (full + blocks - 1) / blocks;
         if (parts > s->n / tile) parts = s->n / tile;
     }

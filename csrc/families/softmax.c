@@ -61,7 +61,8 @@ static gems_status launch(gems_call *call, gems_key *key, const layout *l, const
     gems_team team;
     if (l->inner == 1) {
         key->kernel = GEMS_ROWS;
-        team = gems_team_make(info, l->outer, l->n, size, b ? 2 : 1, aligned && l->n % vec == 0);
+        team =
+            gems_team_make_ahead(info, l->outer, l->n, size, b ? 2 : 1, aligned && l->n % vec == 0);
         block[0] = team.threads;
         gems_team_to_key(&team, key);
     } else {
@@ -139,9 +140,10 @@ gems_status gems_softmax_program(const gems_op *op, const gems_key *key, gems_pr
     gems_text_add(&p->head, "constexpr bool kLog = %s, kColumns = %s;\n#define GRADIENT %d\n",
                   is_log(op) ? "true" : "false", columns ? "true" : "false", backward);
     p->files[0] = "cluster.cuh";
-    p->files[1] = "rows.cuh";
-    p->files[2] = "columns.cuh";
-    p->files[3] = "softmax.cu";
+    p->files[1] = "pair.cuh";
+    p->files[2] = "rows.cuh";
+    p->files[3] = "columns.cuh";
+    p->files[4] = "softmax.cu";
     p->entries[0] = backward ? "gradient" : "softmax";
     p->entry_count = 1;
     snprintf(p->name, sizeof p->name, "%.*s %s %s x%d", (int)strcspn(op->schema, "("), op->schema,
@@ -161,7 +163,7 @@ bool gems_softmax_warm(const gems_op *op, int dtype, int i, const gems_device_in
     key->dtype[GEMS_ROW_DATA] = key->dtype[GEMS_ROW_OTHER] = (uint8_t)dtype;
     if (i < rows) {
         key->kernel = GEMS_ROWS;
-        team = gems_team_make(info, 1 << 20, lengths[i], size, backward ? 2 : 1, true);
+        team = gems_team_make_ahead(info, 1 << 20, lengths[i], size, backward ? 2 : 1, true);
     } else {
         uint32_t by;
         layout l = {1, 1024, 1 << 16};
