@@ -17,7 +17,7 @@ struct Shape {
 };
 
 // Operands of groups: out, self, index, src, the first lane. self NULL: out has its elements, and others are left alone.
-extern "C" __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
+extern "C" __global__ void __launch_bounds__(kThreads, (GEMS_ARCH >= 1000 ? 512 : 1024) / kThreads)
 scatter_rows(T* out, const T* self, const Int* __restrict__ index, const T* __restrict__ src, Strided<5, Index> groups, Shape s,
              Bits value, Bits factor, int32_t* flag) {
     __shared__ int32_t cells[kOp ? kChunk : 1], left[3];

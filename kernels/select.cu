@@ -3,7 +3,8 @@
 // sorted (kWrite), or that element alone is found. The head names kSize (of the sort, at least `limit`), kThreads, kHeld.
 // Has not run on a GPU.
 constexpr int kBatch = kHeld ? kHeld : 8;
-constexpr int kBlocks = GEMS_ARCH >= 1000 && kWhat == kWrite ? 1 : 1024 / kThreads;
+// Blocks of a processor: fewer where registers would not suffice.
+constexpr int kBlocks = (kWhat == kWrite && (GEMS_ARCH >= 1000 || sizeof(Key) == 8) ? 512 : 1024) / kThreads;
 
 extern "C" __global__ void __launch_bounds__(kThreads, kBlocks) select_rows(const T* __restrict__ in, T* __restrict__ values,
                                                                          int64_t* __restrict__ places, Lines m, int64_t limit,
