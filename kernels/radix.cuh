@@ -44,7 +44,6 @@ GEMS_DI void radix_histogram(F key, int32_t first, int32_t last, int32_t passes,
 
 // How many elements of a digit the tiles before `tile` have, which is not the first; words: those of the digit.
 GEMS_DI uint32_t radix_before(const uint64_t* words, int32_t tile) {
-    constexpr int kLook = 4;
     uint32_t sum = 0;
     for (int32_t at = tile - 1;;) {
         uint64_t word[kLook];
@@ -81,12 +80,16 @@ template <class K, class F> GEMS_DI void radix_take(K (&own)[kItems], int32_t i,
 template <class K, bool Places = true, class F, class P, class W>
 GEMS_DI void radix_place_tile(F key, P place, W write, int32_t n, int32_t tile, int shift, uint64_t* words, int32_t first) {
     __shared__ uint16_t seen[kRadixWarps][kDigits];
+    __shared__ uint32_t match[kMatchInMemory ? kRadixWarps : 1][kMatchInMemory ? kDigits : 1];
     __shared__ int32_t base[kDigits], buf[33];
     GEMS_DYN_SMEM(K, keys);
     uint32_t* held = reinterpret_cast<uint32_t*>(keys + kTile);
     int t = (int)threadIdx.x, lane = t % kWarp, warp = t / kWarp;
     int32_t begin = tile * kTile, size = n - begin < kTile ? n - begin : kTile;
-    GEMS_UNROLL for (int d = 0; d < kDigits; d += kWarp) seen[warp][d + lane] = 0;
+    GEMS_UNROLL for (int d = 0; d < kDigits; d += kWarp) {
+        seen[warp][d + lane] = 0;
+        if constexpr (kMatchInMemory) match[warp][d + lane] = 0;
+    }
     K own[kItems];
     uint32_t rank[kItems / 2]; // of two elements each
     auto rank_of = [&](int k) { return k & 1 ? rank[k / 2] >> 16 : rank[k / 2] & 0xffffu; };
@@ -96,14 +99,23 @@ GEMS_DI void radix_place_tile(F key, P place, W write, int32_t n, int32_t tile, 
     GEMS_UNROLL for (int k = 0; k < kItems; k++) {
         int digit = radix_digit(own[k], shift);
         uint32_t same = 0xffffffffu;
-        GEMS_UNROLL for (int b = 0; b < kRadixBits; b++) {
-            bool bit = digit >> b & 1;
-            uint32_t vote = __ballot_sync(0xffffffffu, bit);
-            same &= bit ? vote : ~vote;
+        if constexpr (kMatchInMemory) {
+            atomicAdd(&match[warp][digit], 1u << lane);
+            __syncwarp();
+            same = match[warp][digit];
+        } else {
+            GEMS_UNROLL for (int b = 0; b < kRadixBits; b++) {
+                bool bit = digit >> b & 1;
+                uint32_t vote = __ballot_sync(0xffffffffu, bit);
+                same &= bit ? vote : ~vote;
+            }
         }
         int ahead = __popc(same & ((1u << lane) - 1u)), before = seen[warp][digit];
         __syncwarp();
-        if (ahead == 0) seen[warp][digit] = (uint16_t)(before + __popc(same));
+        if (ahead == 0) {
+            seen[warp][digit] = (uint16_t)(before + __popc(same));
+            if constexpr (kMatchInMemory) match[warp][digit] = 0;
+        }
         __syncwarp();
         if (k & 1) rank[k / 2] |= (uint32_t)(before + ahead) << 16;
         else rank[k / 2] = (uint32_t)(before + ahead);

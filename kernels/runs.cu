@@ -84,33 +84,31 @@ GEMS_DI void pick_tile(const Runs& runs, const Made& made, int32_t first, int32_
 constexpr int kSteps = kTile / 256, kWarps = 256 / kWarp;
 
 // The words of a warp's elements, of which this lane's first is i, and those elements; all are read before one is looked at.
-struct Words {
-    uint32_t word[kSteps];
-    T own[kRows ? 1 : kSteps];
-    GEMS_DI Words(const Runs& runs, int32_t i, int32_t last) {
-        const int lane = (int)threadIdx.x % kWarp;
-        if constexpr (kRows) {
-            GEMS_UNROLL for (int k = 0; k < kSteps; k++)
-                word[k] = __ballot_sync(0xffffffffu, i + k * kWarp < last && runs.flags[i + k * kWarp]);
-        } else {
-            GEMS_UNROLL for (int k = 0; k < kSteps; k++) own[k] = i + k * kWarp < last ? runs.x[i + k * kWarp] : T{};
-            T before = lane == 0 && i > 0 && i < last ? runs.x[i - 1] : T{};
-            GEMS_UNROLL for (int k = 0; k < kSteps; k++) {
-                T left = shuffle_up(own[k], 1), next = shuffle_from(own[k], kWarp - 1);
-                if (lane == 0) left = before;
-                bool begins = i + k * kWarp == 0 || to_op(own[k]) != to_op(left);
-                word[k] = __ballot_sync(0xffffffffu, i + k * kWarp < last && begins);
-                before = next;
-            }
+GEMS_DI void words_of(const Runs& runs, int32_t i, int32_t last, uint32_t (&word)[kSteps], T (&own)[kSteps]) {
+    const int lane = (int)threadIdx.x % kWarp;
+    if constexpr (kRows) {
+        GEMS_UNROLL for (int k = 0; k < kSteps; k++)
+            word[k] = __ballot_sync(0xffffffffu, i + k * kWarp < last && runs.flags[i + k * kWarp]);
+    } else {
+        GEMS_UNROLL for (int k = 0; k < kSteps; k++) own[k] = i + k * kWarp < last ? runs.x[i + k * kWarp] : T{};
+        T before = lane == 0 && i > 0 && i < last ? runs.x[i - 1] : T{};
+        GEMS_UNROLL for (int k = 0; k < kSteps; k++) {
+            T left = shuffle_up(own[k], 1), next = shuffle_from(own[k], kWarp - 1);
+            if (lane == 0) left = before;
+            bool begins = i + k * kWarp == 0 || to_op(own[k]) != to_op(left);
+            word[k] = __ballot_sync(0xffffffffu, i + k * kWarp < last && begins);
+            before = next;
         }
     }
-};
+}
 GEMS_DI int32_t count_tile(const Runs& runs, int32_t first, int32_t last) {
     __shared__ int32_t of_warp[kWarps];
     int lane = (int)threadIdx.x % kWarp, warp = (int)threadIdx.x / kWarp;
     int32_t own = 0;
-    const Words words(runs, first + warp * kSteps * kWarp + lane, last);
-    GEMS_UNROLL for (int k = 0; k < kSteps; k++) own += __popc(words.word[k]);
+    uint32_t words[kSteps];
+    T elements[kSteps];
+    words_of(runs, first + warp * kSteps * kWarp + lane, last, words, elements);
+    GEMS_UNROLL for (int k = 0; k < kSteps; k++) own += __popc(words[k]);
     __syncthreads();
     if (lane == 0) of_warp[warp] = own;
     __syncthreads();
@@ -123,23 +121,25 @@ GEMS_DI void pick_tile(const Runs& runs, const Made& made, int32_t first, int32_
     int lane = (int)threadIdx.x % kWarp, warp = (int)threadIdx.x / kWarp;
     int32_t own = 0, begin = first + warp * kSteps * kWarp + lane;
     const uint32_t until = ~0u >> (kWarp - 1 - lane); // the bits up to this lane's
-    const Words words(runs, begin, last);
-    GEMS_UNROLL for (int k = 0; k < kSteps; k++) own += __popc(words.word[k]);
+    uint32_t words[kSteps];
+    T elements[kSteps];
+    words_of(runs, begin, last, words, elements);
+    GEMS_UNROLL for (int k = 0; k < kSteps; k++) own += __popc(words[k]);
     __syncthreads();
     if (lane == 0) of_warp[warp] = own;
     __syncthreads();
     int32_t before = (int32_t)at;
     GEMS_UNROLL for (int w = 0; w < kWarps; w++) before += w < warp ? of_warp[w] : 0;
     GEMS_UNROLL for (int k = 0; k < kSteps; k++) {
-        int32_t i = begin + k * kWarp, rank = before + __popc(words.word[k] & until) - 1;
+        int32_t i = begin + k * kWarp, rank = before + __popc(words[k] & until) - 1;
         if (i < last) {
-            if (words.word[k] >> lane & 1) {
-                if constexpr (!kRows) made.values[rank] = words.own[k];
+            if (words[k] >> lane & 1) {
+                if constexpr (!kRows) made.values[rank] = elements[k];
                 if (made.firsts) made.firsts[rank] = i;
             }
             if (made.inverse) made.inverse[made.source ? made.source[i] : i] = rank;
         }
-        before += __popc(words.word[k]);
+        before += __popc(words[k]);
     }
 }
 #endif

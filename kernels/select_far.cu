@@ -33,16 +33,22 @@ struct Part {
         first = part * chunk;
         last = (int32_t)m.n - first < chunk ? (int32_t)m.n : first + chunk;
     }
-    // f(key, place, whether there is such a place), by whole warps.
-    template <class F> GEMS_DI void each(F f) const {
+    // f(keys, the first one's place): elements of a thread kThreads apart, those from `last` on are none; by whole warps.
+    template <class F> GEMS_DI void batches(F f) const {
         for (int32_t base = first + (int32_t)threadIdx.x; base - (int32_t)threadIdx.x < last; base += kBatch * kThreads) {
             Key own[kBatch];
             GEMS_UNROLL for (int k = 0; k < kBatch; k++) {
                 int32_t i = base + k * kThreads;
                 own[k] = i < last ? key_of(from[i * step]) : (Key)0;
             }
-            GEMS_UNROLL for (int k = 0; k < kBatch; k++) f(own[k], base + k * kThreads, base + k * kThreads < last);
+            f(own, base);
         }
+    }
+    // f(key, place, whether there is such a place).
+    template <class F> GEMS_DI void each(F f) const {
+        batches([&](const Key(&own)[kBatch], int32_t i) {
+            GEMS_UNROLL for (int k = 0; k < kBatch; k++) f(own[k], i + k * kThreads, i + k * kThreads < last);
+        });
     }
 };
 
@@ -134,11 +140,17 @@ far_find(const T* __restrict__ in, T* __restrict__ values, int64_t* __restrict__
     if constexpr (kWhat == kWrite) {
         const bool every = known.equal == known.wanted + 1;
         int32_t* to = picked + p.row * limit;
-        p.each([&](Key key, int32_t i, bool there) {
-            int side = known.side(key);
-            bool hit = there && (side < 0 || (every && side == 0));
-            int32_t at = take_places(hit, &f.taken);
-            if (hit) to[at] = i;
+        p.batches([&](const Key(&own)[kBatch], int32_t i) {
+            uint32_t hits = 0;
+            GEMS_UNROLL for (int k = 0; k < kBatch; k++) {
+                int side = known.side(own[k]);
+                hits |= (uint32_t)((i + k * kThreads < p.last) & ((side < 0) | (every & (side == 0)))) << k;
+            }
+            if (!__ballot_sync(0xffffffffu, hits)) return; // as most often
+            GEMS_UNROLL for (int k = 0; k < kBatch; k++) {
+                int32_t at = take_places(hits >> k & 1, &f.taken);
+                if (hits >> k & 1) to[at] = i + k * kThreads;
+            }
         });
         if (!every)
             in_order(p, known, of_row, buf, [&](int32_t i, int32_t ahead) {

@@ -40,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(kDigits) sort_plan(int32_t* totals,
 }
 
 // words: of this pass, the counter and those of each row's tiles; all 0. Two buffers of keys and of places, `all` each.
-extern "C" __global__ void __launch_bounds__(kRadixThreads, 2)
+extern "C" __global__ void __launch_bounds__(kRadixThreads, 1024 / kRadixThreads)
     sort_place(const T* __restrict__ in, Key* keys, uint32_t* held, T* __restrict__ values, int64_t* __restrict__ places, Lines m,
                int64_t limit, uint64_t* words, const int32_t* __restrict__ firsts, const uint8_t* __restrict__ turns, int32_t tiles,
                int32_t pass) {

@@ -236,9 +236,11 @@ def test_gpu_kernels_thread_by_thread(mode: str, order: str) -> None:
 
 FAR = """
 import torch
-from test_topk import check_kth, check_median, kernels
+from test_topk import check_kth, check_median, check_topk, kernels
 from sorting import values
 
+check_topk(values((1, 17000), torch.float32, "special", "cpu"), 40, -1, True)
+check_topk(values((17000,), torch.bfloat16, "ties", "cpu"), 100, -1, False)
 for dtype, shape, kind in ((torch.float32, (2, 2**16), "special"), (torch.int16, (2**16 + 3,), "ties")):
     x = values(shape, dtype, kind, "cpu")
     check_kth(x, 3 * shape[-1] // 4, -1)

@@ -1,7 +1,7 @@
 /* Elements picked by index tensors: embedding, index_select, gather; scatter_add. An index out of
  * range is never followed: on a CPU the call declines, so that ATen raises its IndexError; on a GPU
  * the kernel stops with a device-side assertion, as ATen's does. */
-#include "gather.h"
+#include "scatter.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -250,6 +250,11 @@ static gems_status run_scatter_add(gems_call *call) {
         sizes[d] = d == dim ? 1 : index->sizes[d];
     }
     int64_t lines = gems_numel(sizes, ndim), length = index->sizes[dim];
+    if (!info->fast && length > SHORT_LINE) {
+        bool done;
+        GEMS_TRY(gems_scatter_add_rows(call, &done));
+        if (done) return GEMS_OK;
+    }
     if (info->arch && length > SHORT_LINE)
         return gems_decline("long lines, which ATen adds up faster on a GPU");
     GEMS_TRY(gems_output(call, 0, ndim, self->sizes, NULL, self->dtype));
@@ -327,6 +332,7 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     case GATHER_SEGMENT: return gems_segment_program(key, program);
     case GATHER_LOSS:
     case GATHER_LOSS_BACKWARD: return gems_loss_program(key, program);
+    case SCATTER_ROWS: return gems_scatter_rows_program(op, key, program);
     default: return gems_copy_program(op, key, program);
     }
     bool scatter = key->kernel == GATHER_SCATTER_ADD;
@@ -362,7 +368,8 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
         key->kernel = GATHER_SCATTER_ADD;
         key->flags = GATHER_WIDE;
         key->tune[1] = 8;
-        return i == 0 && (GEMS_BIT(dtype) & GEMS_REAL_MASK);
+        if (i == 1) gems_scatter_rows_key(key, SCATTER_SUM);
+        return (i == 0 || (i == 1 && !info->fast)) && (GEMS_BIT(dtype) & GEMS_REAL_MASK);
     case GEMS_EMBEDDING_BACKWARD:
         key->kernel = GATHER_SEGMENT;
         key->flags = info->fast ? GATHER_FAST : 0;

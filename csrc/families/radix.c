@@ -51,6 +51,7 @@ gems_status gems_radix_sort(gems_call *call, const gems_plan *plan, int entry, g
 
 void gems_radix_head(gems_program *program) {
     gems_text_add(&program->head,
-                  "constexpr int kRadixThreads = %d, kItems = %d;\n#define RADIX_PAIRS 1\n",
+                  "constexpr int kRadixThreads = %d, kItems = %d, kLook = 4;\n"
+                  "constexpr bool kMatchInMemory = false;\n#define RADIX_PAIRS 1\n",
                   THREADS, ITEMS);
 }

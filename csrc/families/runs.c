@@ -13,6 +13,8 @@
 #include "../base/dtype.h"
 
 #define THREADS      256
+#define GPU_MOST     (1 << 20) /* elements from which a GPU leaves unique without an inverse to ATen \
+                                */
 #define SCAN_THREADS 1024
 #define WARP_ROW     1024 /* longest row of mode that a warp takes */
 
@@ -103,6 +105,8 @@ static gems_status run_flat(gems_call *call, bool sorts, bool inverse, bool coun
     gems_key key = {.kernel = RUNS_FLAT};
     key.dtype[0] = self->dtype;
     if (self->numel) {
+        if (sorts && !inverse && call->device_type != GEMS_CPU && self->numel > GPU_MOST)
+            return gems_decline("a size at which ATen is faster on a GPU");
         if (self->numel >= INT32_MAX - (1 << 20))
             return gems_decline("more elements than the kernels take");
         GEMS_TRY(gems_call_readable(call));
@@ -312,7 +316,7 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
                                : SORT_RADIX;
     if (key->kernel == SORT_BLOCK) key->tune[SORT_TUNE_SIZE] = 10;
     if (key->kernel == SORT_RADIX) {
-        key->tune[SORT_TUNE_SIZE] = gems_dtype_size(dtype) == 8 ? 8 : 14;
+        gems_sort_radix_key(key);
         key->flags = mode ? 0 : SORT_KEYS_ONLY;
     }
     return true;

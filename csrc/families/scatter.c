@@ -11,7 +11,11 @@
 
 #define THREADS    256
 #define SHORT_LINE 32 /* places that one thread of a GPU does itself */
-#define TOGETHER   4  /* lines that the fast cpu backend takes together */
+/* Elements from which a GPU leaves to ATen what would be claimed or sorted. */
+#define GPU_MOST   (1 << 20)
+#define GPU_PLACES (1 << 17) /* and places, where a place has less bytes than */
+#define GPU_WIDTH  32
+#define TOGETHER   4 /* lines that the fast cpu backend takes together */
 
 /* How the fast cpu backend goes through lines and places, in the numbers of kernels/scatter.cu. */
 enum { LINE_BY_LINE, PLACE_BY_PLACE, RUN_BY_RUN };
@@ -254,6 +258,14 @@ static gems_status run(gems_call *call) {
     int64_t strides[GEMS_MAX_DIMS];
     GEMS_TRY(gems_scatter_ask(call, &r));
     const gems_tensor *self = r.self;
+    if (info->arch && call->op->mode == GEMS_SCATTER && self->numel > GPU_MOST &&
+        !gems_scatter_fits(call, &r))
+        return gems_decline("a size at which ATen is faster on a GPU");
+    int64_t width = gems_numel(r.lines.size, r.lines.n) * (int64_t)gems_dtype_size(self->dtype);
+    if (info->arch && !r.varies && width < GPU_WIDTH &&
+        gems_numel(r.places.size, r.places.n) > GPU_PLACES &&
+        (r.op == SCATTER_SET || call->op->mode == GEMS_INDEX_ADD))
+        return gems_decline("many single elements, which ATen is faster with on a GPU");
     if (r.preserve && !gems_format_strides(self, GEMS_FORMAT_PRESERVE, strides))
         return gems_decline("self's strides");
     GEMS_TRY(
@@ -270,12 +282,16 @@ static gems_status run(gems_call *call) {
         return gems_scatter_start(call, self, (gems_view){out->data, out->strides, out->dtype});
     if (info->fast || (r.count == 1 && r.places.n == 1 && places <= SHORT_LINE))
         return run_lines(call, &r);
+    bool done;
+    GEMS_TRY(gems_scatter_rows(call, &r, &done));
+    if (done) return GEMS_OK;
     return r.op == SCATTER_SET ? gems_scatter_claim(call, &r) : gems_scatter_sort(call, &r);
 }
 
 static gems_status program(const gems_op *op, const gems_key *key, gems_program *program) {
     static const char *const entries[] = {"scatter_check", "scatter_lines", "scatter_finish"};
     if (key->kernel < GEMS_COPY_END) return gems_copy_program(op, key, program);
+    if (key->kernel == SCATTER_ROWS) return gems_scatter_rows_program(op, key, program);
     snprintf(program->name, sizeof program->name, "%.*s %s%s", (int)strcspn(op->schema, "("),
              op->schema, gems_dtype_name(key->dtype[0]),
              key->kernel == SCATTER_SORT    ? " sorted"
@@ -291,7 +307,7 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     return GEMS_OK;
 }
 
-/* The i-th: lines, then the way for long ones. */
+/* The i-th: lines, then the ways for long ones. */
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
     int mode = op->mode, carrier = gems_copy_carrier(dtype);
     bool reduces =
@@ -313,7 +329,8 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
         key->kernel = reduces ? SCATTER_SORT : SCATTER_CLAIM;
         key->tune[TUNE_VECTOR] = (uint8_t)(rows ? 16 / gems_dtype_size(key->dtype[0]) : 1);
     }
-    return i == 0 || (i == 1 && !info->fast);
+    if (i == 2) gems_scatter_rows_key(key, key->tune[TUNE_OP]);
+    return i == 0 || (i <= (mode == GEMS_SCATTER ? 2 : 1) && !info->fast);
 }
 
 const gems_family gems_family_scatter = {

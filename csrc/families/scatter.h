@@ -9,7 +9,8 @@ enum {
     SCATTER_LINES = GEMS_COPY_END, /* one thread a line, in the order of the places */
     SCATTER_OFFSETS,               /* several index tensors become one of offsets */
     SCATTER_CLAIM,                 /* the last place of every destination, then one store each */
-    SCATTER_SORT                   /* a stable sort of the places, then one thread a destination */
+    SCATTER_SORT,                  /* a stable sort of the places, then one thread a destination */
+    SCATTER_ROWS = 48              /* a block a line, or some side by side, in shared memory; apart from those of gather too */
 };
 
 /* What is done with an element; kernels/scatter.cu has the same numbers. */
@@ -42,6 +43,7 @@ typedef struct scatter_request {
 
 /* Reads a call of any row of the family. Declines whatever ATen is to raise, but for indices out of range. */
 gems_status gems_scatter_ask(gems_call *call, scatter_request *r);
+gems_status gems_scatter_ask_add(gems_call *call, scatter_request *r); /* a call of scatter_add, which is of gather's family */
 
 /* self as `to`, converted; nothing when it is the same memory. */
 gems_status gems_scatter_start(gems_call *call, const gems_tensor *self, gems_view to);
@@ -52,6 +54,14 @@ gems_status gems_scatter_sort(gems_call *call, const scatter_request *r);
 /* Several index tensors as one of offsets into out, row-major over the places: checked. */
 gems_status gems_scatter_offsets(gems_call *call, const scatter_request *r, void *offsets);
 
+/* Lines that fit shared memory, for the same devices: whether those of a call do; *done: out, which exists, is written. */
+bool gems_scatter_fits(const gems_call *call, const scatter_request *r);
+gems_status gems_scatter_rows(gems_call *call, const scatter_request *r, bool *done);
+/* scatter_add, all of it, where it fits; else nothing was done. */
+gems_status gems_scatter_add_rows(gems_call *call, bool *done);
+void gems_scatter_rows_key(gems_key *key, int op); /* for warmup: what is done */
+gems_status gems_scatter_rows_program(const gems_op *op, const gems_key *key, gems_program *p);
+
 gems_status gems_scatter_places_program(const gems_key *key, gems_program *program);
 /* Lines of every program of the family. */
 void gems_scatter_head(const gems_key *key, gems_program *program);
@@ -59,7 +69,7 @@ void gems_scatter_head(const gems_key *key, gems_program *program);
 void gems_scatter_key(const scatter_request *r, gems_key *key);
 
 /* gems_key.tune: what a program is made for. */
-enum { TUNE_VECTOR, TUNE_RANK, TUNE_COUNT, TUNE_OP, TUNE_WAY, TUNE_CHECK, TUNE_UNIT };
+enum { TUNE_VECTOR, TUNE_RANK, TUNE_COUNT, TUNE_OP, TUNE_WAY, TUNE_CHECK, TUNE_UNIT, TUNE_LANES, TUNE_THREADS };
 /* gems_key.flags, beside GATHER_WIDE and GATHER_INDEX32. */
 enum { SCATTER_FILL = 2, SCATTER_VARIES = 8, SCATTER_EXCLUDE = 16, SCATTER_MEAN = 32, SCATTER_WRAP = 64, SCATTER_CLAIMED = 128 };
 

@@ -270,3 +270,13 @@ gems_status gems_scatter_ask(gems_call *call, scatter_request *r) {
     }
     return GEMS_OK;
 }
+
+gems_status gems_scatter_ask_add(gems_call *call, scatter_request *r) {
+    const gems_value one = {.kind = GEMS_INT, .i = 1};
+    *r = (scatter_request){.self = gems_arg_tensor(call, 0)};
+    if (!r->self || !(GEMS_BIT(r->self->dtype) & GEMS_REAL_MASK)) return gems_decline("the dtype");
+    GEMS_TRY(ask_scatter(call, r));
+    r->op = SCATTER_SUM;
+    gems_store_number(&one, gems_dtype_opmath(r->self->dtype), r->alpha);
+    return GEMS_OK;
+}

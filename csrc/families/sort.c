@@ -5,10 +5,9 @@
 
 #include "../base/dtype.h"
 
-/* Elements up to which a GPU takes any rows, and the row that it takes of more: what has been found
- * faster than ATen there. */
+/* Elements from which a GPU leaves to ATen those rows of which more is wanted than is selected, but
+ * not half: ATen selects them. */
 #define GPU_MOST (1 << 20)
-#define GPU_ROW  4096
 
 /* Of a call: the rows and the shape of its results. */
 typedef struct {
@@ -125,10 +124,11 @@ static gems_status run_rows(gems_call *call, const request *r) {
                          .rank = r->rank,
                          .in = self->data};
     memset(strides, 0, sizeof strides);
-    if (call->device_type != GEMS_CPU && self->numel > GPU_MOST && row_length(r) > GPU_ROW)
-        return gems_decline("long rows, which have not been found faster than ATen's on a GPU");
     if (self->numel && !gems_lines_make(&job.lines, self->sizes, self->ndim, r->dim, all))
         return gems_decline("more dimensions or elements than the kernels take");
+    if (call->device_type != GEMS_CPU && self->numel > GPU_MOST && 2 * r->limit < job.lines.n &&
+        r->what == SORT_WRITE && !gems_sort_selects(&job))
+        return gems_decline("many of long rows, which ATen selects faster on a GPU");
     GEMS_TRY(gems_output(call, 0, ndim, sizes, layout, self->dtype));
     GEMS_TRY(gems_output(call, 1, ndim, sizes, layout, GEMS_I64));
     if (!call->out[0].numel) return GEMS_OK;
@@ -178,7 +178,7 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     key->tune[SORT_TUNE_WHAT] = (uint8_t)what_of(op);
     switch (key->kernel) {
     case SORT_ROW: key->tune[SORT_TUNE_SIZE] = wide ? 11 : 12; break;
-    case SORT_RADIX: key->tune[SORT_TUNE_SIZE] = wide ? 8 : 14; break;
+    case SORT_RADIX: gems_sort_radix_key(key); break;
     case SORT_SELECT: gems_sort_select_key(key, 4096, op->mode == GEMS_TOPK ? 64 : 1); break;
     case SORT_FAR: gems_sort_select_key(key, 1 << 20, op->mode == GEMS_TOPK ? 64 : 1); break;
     default: break;

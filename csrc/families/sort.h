@@ -55,6 +55,7 @@ gems_status gems_sort_launch(gems_call *call, const gems_sort_job *job);
 gems_key gems_sort_key(const gems_sort_job *job, int kernel, int size);
 gems_status gems_sort_kernel(gems_call *call, const gems_plan *plan, int entry, int64_t blocks, uint32_t threads,
                              uint32_t shared, void **args);
+void gems_sort_radix_key(gems_key *key); /* for warmup: of its dtype */
 bool gems_sort_selects(const gems_sort_job *job);
 gems_status gems_sort_select(gems_call *call, gems_sort_job *job);
 void gems_sort_select_key(gems_key *key, int64_t n, int64_t limit); /* for warmup: rows of n, of which `limit` are wanted */

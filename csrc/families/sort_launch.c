@@ -16,11 +16,30 @@
 
 /* Items that a block sorts at once: as many as lie in 32 KiB. */
 static int block_items(int dtype) { return gems_dtype_size(dtype) == 8 ? 2048 : 4096; }
-/* Elements of a thread of a pass: fewer where tiles would be too few for the device. */
-static int radix_items(const gems_sort_job *job, const gems_device_info *info) {
+/* A pass: threads of a block, elements of a thread, how equal digits are found. */
+typedef struct {
+    int threads, items, match, look;
+} radix_shape;
+
+static radix_shape shape_of(int dtype) {
+    int width = (int)gems_dtype_size(dtype);
+    return (radix_shape){512, width == 8 ? 8 : width == 1 ? 12 : 14, 0, 4};
+}
+
+static void set_shape(gems_key *key, radix_shape s) {
+    key->tune[SORT_TUNE_SIZE] = (uint8_t)s.items;
+    key->tune[SORT_TUNE_THREADS] = (uint8_t)(s.threads / 32);
+    key->tune[SORT_TUNE_HELD] = (uint8_t)(s.match | s.look << 1);
+}
+
+void gems_sort_radix_key(gems_key *key) { set_shape(key, shape_of(key->dtype[0])); }
+
+/* Fewer elements where tiles would be too few for the device. */
+static radix_shape radix_of(const gems_sort_job *job, const gems_device_info *info) {
     int64_t all = job->lines.count * job->lines.n;
-    if (all < (int64_t)info->processors * RADIX_THREADS * 8) return 4;
-    return gems_dtype_size(job->dtype) == 8 ? 8 : 14;
+    radix_shape s = shape_of(job->dtype);
+    if (all < (int64_t)info->processors * 512 * 8) s.items = 4;
+    return s;
 }
 
 static int log2_up(int64_t n) {
@@ -122,13 +141,14 @@ static gems_status run_row(gems_call *call, gems_sort_job *job, const gems_devic
  * one half of the scratch buffer to the other. */
 static gems_status run_radix(gems_call *call, gems_sort_job *job, const gems_device_info *info) {
     gems_lines *m = &job->lines;
-    int items = radix_items(job, info);
-    gems_key key = gems_sort_key(job, SORT_RADIX, items);
+    radix_shape shape = radix_of(job, info);
+    gems_key key = gems_sort_key(job, SORT_RADIX, 0);
+    set_shape(&key, shape);
     if (job->keys_only) key.flags |= SORT_KEYS_ONLY;
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
     size_t width = gems_dtype_size(job->dtype), all = (size_t)(m->count * m->n);
-    int32_t passes = (int32_t)width, tile = items * RADIX_THREADS, length = (int32_t)m->n;
+    int32_t passes = (int32_t)width, tile = shape.items * shape.threads, length = (int32_t)m->n;
     int32_t tiles = (int32_t)((m->n + tile - 1) / tile), parts = tiles;
     int64_t blocks = m->count * tiles, words = 1 + (blocks << RADIX_BITS);
     if (blocks >= INT32_MAX) return gems_decline("more blocks than a launch has");
@@ -144,12 +164,13 @@ static gems_status run_radix(gems_call *call, gems_sort_job *job, const gems_dev
     void *clear_args[] = {&data, &clear}, *count_args[] = {&job->in, &total, m, &parts};
     void *plan_args[] = {&total, &turn, &length};
     GEMS_TRY(gems_sort_kernel(call, plan, 0, gems_grid_for(info, clear, 1024), 512, 0, clear_args));
-    GEMS_TRY(gems_sort_kernel(call, plan, 1, m->count * parts, RADIX_THREADS, 0, count_args));
+    GEMS_TRY(
+        gems_sort_kernel(call, plan, 1, m->count * parts, (uint32_t)shape.threads, 0, count_args));
     GEMS_TRY(gems_sort_kernel(call, plan, 2, m->count, 1 << RADIX_BITS, 0, plan_args));
     for (int32_t pass = 0; pass < passes; pass++, word += words) {
         void *args[] = {&job->in,    &keys, &held,  &job->values, &job->places, m,
                         &job->limit, &word, &total, &turn,        &tiles,       &pass};
-        GEMS_TRY(gems_sort_kernel(call, plan, 3, blocks, RADIX_THREADS,
+        GEMS_TRY(gems_sort_kernel(call, plan, 3, blocks, (uint32_t)shape.threads,
                                   (uint32_t)tile * (uint32_t)(width + room), args));
     }
     return GEMS_OK;
@@ -200,8 +221,12 @@ gems_status gems_sort_program(const gems_op *op, const gems_key *key, gems_progr
     case SORT_SELECT:
     case SORT_FAR: last = gems_sort_select_program(key, p); break;
     case SORT_RADIX:
-        gems_text_add(&p->head, "constexpr int kRadixThreads = %d, kItems = %d;\n", RADIX_THREADS,
-                      key->tune[SORT_TUNE_SIZE]);
+        gems_text_add(&p->head,
+                      "constexpr int kRadixThreads = %d, kItems = %d, kLook = %d;\nconstexpr bool "
+                      "kMatchInMemory = %s;\n",
+                      32 * key->tune[SORT_TUNE_THREADS], key->tune[SORT_TUNE_SIZE],
+                      key->tune[SORT_TUNE_HELD] >> 1,
+                      key->tune[SORT_TUNE_HELD] & 1 ? "true" : "false");
         p->entries[0] = "radix_clear";
         p->entries[1] = "sort_count";
         p->entries[2] = "sort_plan";
