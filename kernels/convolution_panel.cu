@@ -91,23 +91,28 @@ void pack_weight(const Panels &p, const Scalar *weight, Op *to, int width) {
             }
 }
 
+constexpr int kPart = 40; // terms that are added up one after the other: more would lose digits
+
 // sums[r][0 .. kCols): a panel of the weight times the pixels from b on, and what is added.
 template <int ROWS>
 __attribute__((noinline)) void multiply_shifted(const Op *__restrict a, const Op *__restrict b, const int32_t *__restrict shifts,
                                                 int depth, const Op *__restrict add, Op *__restrict sums, int64_t pitch) {
-    Lane acc[ROWS][2];
-    GEMS_UNROLL for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = Lane{} + add[r];
-    for (int k = 0; k < depth; k++, a += kRows) {
-        const Op *at = b + shifts[k];
-        Lane b0 = lane(at), b1 = lane(at + kLane);
-        GEMS_UNROLL for (int r = 0; r < ROWS; r++) {
-            acc[r][0] += a[r] * b0;
-            acc[r][1] += a[r] * b1;
+    for (int first = 0; first < depth; first += kPart) {
+        const int last = least(first + kPart, depth);
+        Lane acc[ROWS][2] = {};
+        for (int k = first; k < last; k++, a += kRows) {
+            const Op *at = b + shifts[k];
+            Lane b0 = lane(at), b1 = lane(at + kLane);
+            GEMS_UNROLL for (int r = 0; r < ROWS; r++) {
+                acc[r][0] += a[r] * b0;
+                acc[r][1] += a[r] * b1;
+            }
         }
-    }
-    GEMS_UNROLL for (int r = 0; r < ROWS; r++) {
-        put(sums + r * pitch, acc[r][0]);
-        put(sums + r * pitch + kLane, acc[r][1]);
+        GEMS_UNROLL for (int r = 0; r < ROWS; r++) {
+            Op *to = sums + r * pitch;
+            put(to, acc[r][0] + (first ? lane(to) : Lane{} + add[r]));
+            put(to + kLane, acc[r][1] + (first ? lane(to + kLane) : Lane{} + add[r]));
+        }
     }
 }
 

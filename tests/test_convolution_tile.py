@@ -18,7 +18,7 @@ from cpu_modes import run_in_mode
 DEVICE = flag_gems.device
 aten = torch.ops.aten
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
-PRECISE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+PRECISE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 1e-5, torch.float64: 1e-12}
 
 
 def drawn(*shape: int, dtype: torch.dtype, last: bool = False) -> Tensor:
@@ -92,3 +92,27 @@ def test_machine_code(arch: str) -> None:
             tile = sass.kernels(text, ["convolution_tile"], arch)["convolution_tile"]
             assert tile.has("HGMMA" if arch == "sm_90a" else "HMMA.16816", "LDGSTS.128"), tile.instructions
             assert tile.spill_bytes == 0 and tile.registers <= 255
+
+
+def each(count: int) -> None:
+    """A window for each channel, where nothing is left to ATen."""
+    torch.set_num_threads(1)
+    draw = random.Random(11)
+    for number in range(count):
+        rank, times = draw.choice((1, 2, 2)), draw.choice((1, 1, 2))
+        channels = draw.choice((3, 8, 16))
+        stride, dilation = ([draw.randint(1, 2) for _ in range(rank)] for _ in range(2))
+        if draw.random() < 0.5:
+            stride = [1] * rank
+        size, pad = [draw.choice((1, 2, 3, 5)) for _ in range(rank)], [draw.randint(0, 3) for _ in range(rank)]
+        image = [2, channels, *(draw.randint(10, 13) for _ in range(rank))]
+        dtype = (torch.float16, torch.float32, torch.bfloat16, torch.float64)[number % 4]
+        x = drawn(*image, dtype=dtype, last=draw.random() < 0.5)
+        weight = drawn(channels * times, 1, *size, dtype=dtype)
+        bias = drawn(channels * times, dtype=dtype) if draw.random() < 0.5 else None
+        beside_float64(x, weight, bias, [stride, pad, dilation, False, [0] * rank, channels])
+
+
+@pytest.mark.parametrize(("mode", "count"), [("faithful", 12), ("checked", 4)])
+def test_a_window_for_each_channel(mode: str, count: int) -> None:
+    run_in_mode(mode, "forward", "-c", f"import test_convolution_tile as t; t.each({count})")

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.testing._internal.opinfo.core import OpInfo
 from torch.utils._pytree import tree_map
 
-from compare import Raised, assert_same, outcome, tensors
+from compare import Raised, assert_same, outcome, tensors, to_float64
 from layouts import LAYOUTS
 from opinfo import RANDOM, base_of, copy_of, infos_of, reference_of, rows, samples
 
@@ -109,7 +109,7 @@ def both(info: OpInfo, case: tuple[Any, ...], note: str) -> None:
         aten.copy_(expected)
     with flag_gems.use_gems():
         ours = outcome(lambda: run(info, case))
-    assert_same(ours, aten, None, note)
+    assert_same(ours, aten, lambda: call(reference_of(info), to_float64(case)), note)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

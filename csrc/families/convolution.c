@@ -303,6 +303,8 @@ static gems_status convolve(gems_call *call, gems_convolution *c, int kind, void
     GEMS_TRY(gems_image_pack(call, read, in->strides, &image));
     if (gems_convolution_panels(c, kind, info))
         return gems_convolution_panel(call, c, kind, out, image, weight, bias);
+    if (gems_convolution_depthwise(c, kind, info) && aligned(image, out))
+        return gems_convolution_depthwise_run(call, c, kind, out, image, weight, bias);
     GEMS_TRY(gems_image_pack(call, weight, c->weight.strides, &w));
     return run_direct(call, c, kind, out, image, w, bias);
 }
@@ -426,6 +428,8 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
     if (key->kernel < GEMS_COPY_END) return gems_copy_program(op, key, program);
     if (key->kernel == GEMS_CONVOLUTION_TILE)
         return gems_convolution_tile_program(op, key, program);
+    if (key->kernel == GEMS_CONVOLUTION_EACH)
+        return gems_convolution_depthwise_program(op, key, program);
     if (key->kernel == GEMS_CONVOLUTION_PANEL)
         return gems_convolution_panel_program(op, key, program);
     const char *name = gems_dtype_kernel(key->dtype[0]);
@@ -449,9 +453,20 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
     bool back = op->mode == GEMS_CONVOLUTION_BACKWARD;
     int direct = back || !info->fast ? 2 : 1;
-    if (i >= direct)
-        return op->mode != GEMS_CONVOLUTION_DEPTHWISE &&
-               gems_convolution_tile_warm(op, dtype, i - direct, back, info, key);
+    if (i >= direct) {
+        gems_key depthwise = *key;
+        if (op->mode != GEMS_CONVOLUTION_DEPTHWISE &&
+            gems_convolution_tile_warm(op, dtype, i - direct, back, info, key))
+            return true;
+        /* behind them those of a window for each channel */
+        int tiles = 0;
+        gems_key other = *key;
+        while (op->mode != GEMS_CONVOLUTION_DEPTHWISE &&
+               gems_convolution_tile_warm(op, dtype, tiles, back, info, &other))
+            tiles++;
+        *key = depthwise;
+        return gems_convolution_depthwise_warm(dtype, i - direct - tiles, info, key);
+    }
     key->kernel = KERNEL_DIRECT;
     key->flags = info->fast ? FLAG_FAST : 0;
     key->dtype[0] = (uint8_t)dtype;

@@ -61,4 +61,20 @@ gems_status gems_convolution_panel(gems_call *call, const gems_convolution *c, i
 gems_status gems_convolution_panel_program(const gems_op *op, const gems_key *key,
                                            gems_program *program);
 
+/* ---- a window for each channel, on a GPU (convolution_depthwise.c) ---- */
+
+enum { GEMS_CONVOLUTION_EACH = 66 }; /* key->kernel */
+
+/* Whether the result or the image is computed there. */
+bool gems_convolution_depthwise(const gems_convolution *c, int kind, const gems_device_info *info);
+
+/* Computes it; what is read lies as its side does, channels last or contiguous, aligned to 16 bytes;
+ * the weight has any strides. */
+gems_status gems_convolution_depthwise_run(gems_call *call, const gems_convolution *c, int kind,
+                                           void *out, const void *read, const gems_tensor *weight,
+                                           const void *bias);
+gems_status gems_convolution_depthwise_program(const gems_op *op, const gems_key *key,
+                                               gems_program *program);
+bool gems_convolution_depthwise_warm(int dtype, int i, const gems_device_info *info, gems_key *key);
+
 #endif

@@ -33,8 +33,8 @@ static const tile mma_tiles[] = {
     {64, 64, 64, 2, 2, 3, 2},
 };
 static const tile wgmma_tiles[] = {
-    {128, 256, 64, 2, 1, 4, 1}, {128, 128, 64, 2, 1, 3, 2}, {128, 64, 64, 2, 1, 4, 2},
-    {64, 128, 64, 1, 1, 4, 2},  {64, 64, 64, 1, 1, 4, 3},
+    {128, 256, 64, 2, 1, 4, 1}, {128, 128, 64, 2, 1, 3, 2}, {128, 128, 64, 2, 1, 6, 1},
+    {128, 64, 64, 2, 1, 4, 2},  {64, 128, 64, 1, 1, 4, 2},  {64, 64, 64, 1, 1, 4, 3},
 };
 #define COUNT(list) ((int)(sizeof(list) / sizeof *(list)))
 
@@ -136,6 +136,9 @@ static const tile *choose(const implicit *p, bool turned, const gems_device_info
         double products = (double)t->m * t->n, loads = 48.0 * (t->m + t->n);
         double cost = (double)ceil_div(blocks * split, most(info->processors, 1)) *
                       (products + loads) / (double)split;
+        /* a block that is alone on its processor needs more tiles on their way, one that is not
+         * leaves room for them */
+        if ((blocks * split <= info->processors) != (t->blocks == 1)) cost *= 1.2;
         if (!best || cost < lowest) {
             lowest = cost;
             best = t;
