@@ -58,6 +58,9 @@ template <bool NEAR, class T> GEMS_DI T mod_trunc(T a, T b) {
 }
 // Integers: products wrap; a negative exponent leaves 1 and -1 alone and makes 0 of the rest.
 template <class T> GEMS_DI T power(T a, T b) {
+#if !GEMS_CPU
+    if constexpr (is_same<T, float>) return power_near(a, b);
+#endif
     if constexpr (is_float<T>) return pow(a, b);
     else {
         if (b < 0) return a == T(1) ? T(1) : a == T(-1) ? (b % 2 ? T(-1) : T(1)) : T(0);
