@@ -24,7 +24,8 @@ template <bool HALF, class T> GEMS_DI T sigmoid_for(T x) {
         e = fma(e, f, 6.932619810e-01f);
         e = fma(e, f, 9.999275208e-01f) * bits_float(float_bits(n) << 23);
         T r = 1.0f / (1.0f + e);
-        return x < T(0) ? e * r : r;
+        r = x < T(0) ? e * r : r;
+        return x == x ? r : x;
     }
 #endif
     return sigmoid(x);

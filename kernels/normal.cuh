@@ -46,8 +46,8 @@ GEMS_DI gems_sum gems_normal_sum(float g) {
 }
 // by * (base + more) * e^s, times 2^64, by and s with what rounding took from them.
 GEMS_DI float gems_tail(float by, gems_sum v, gems_power e) {
-    float p = by * (v.base + v.more);
-    return fma(by, v.base, fma(p, e.r, fma(p * (e.r * e.r), gems_exp_tail(e.r), by * v.more))) * e.scale;
+    float more = by * v.more, p = fma(by, v.base, more);
+    return fma(by, v.base, fma(p, e.r, fma(p * (e.r * e.r), gems_exp_tail(e.r), more))) * e.scale;
 }
 // a times the distribution up to -a, times 2^64; a up to 15. k has few digits: the error of g's first guess is found
 // without rounding, k's part first.
@@ -57,9 +57,9 @@ GEMS_DI float gems_normal_part(float a) {
     float half = -0.5f * a, s = half * a;
     return gems_tail(g, gems_normal_sum(g), gems_power_of(s, fma(half, a, -s)));
 }
-// 1 / (a + k), as g above.
-GEMS_DI float gems_inverse(float a, float k) {
-    float by = reciprocal_near(a + k);
+// 1 / (a + k), as g above. b is a, or what a was limited from: NaN stays.
+GEMS_DI float gems_inverse(float a, float b, float k) {
+    float by = reciprocal_near(b + k);
     return fma(fma(-by, a, fma(-k, by, 1.0f)), by, by);
 }
 // The same two, good for results of 16 bits: P with a k of its own, and e^s times 2^64.
@@ -86,7 +86,7 @@ GEMS_DI float gems_rough_power(float s) {
 }
 
 GEMS_DI float normal_cdf(float x) {
-    float b = abs(x), a = gems_at_most(b, 15.0f), half = -0.5f * a, s = half * a, by = gems_inverse(b, gems_share_k);
+    float b = abs(x), a = gems_at_most(b, 15.0f), half = -0.5f * a, s = half * a, by = gems_inverse(a, b, gems_share_k);
     float t = gems_tail(by, gems_normal_sum(a * by), gems_power_of(s, fma(half, a, -s))) * gems_2_64;
     return x < 0.0f ? t : 1.0f - t;
 }
@@ -111,7 +111,7 @@ template <bool HALF> GEMS_DI float normal_slope(float x) {
         gems_power e = gems_power_of(s, 0.0f);
         sum = v.base + v.more, power = gems_exp_near(e.r) * e.scale;
     }
-    float low = fma(b, -0.398942280f, sum * by) * (power * gems_2_64);
+    float low = fma(fma(b, -0.398942280f, sum * by), power * gems_2_64, 0.0f); // not -0
     return x < 0.0f ? low : 1.0f - low;
 }
 // The same with constants of its own; of 16 bits twice the distribution up to -sqrt(2) * x.
@@ -121,7 +121,7 @@ template <bool HALF> GEMS_DI float erfc_for(float x) {
         float by = reciprocal_near(b + 0.707106781f * gems_rough_k);
         t = gems_rough_sum(a * by) * by * gems_rough_power(s) * (1.41421356f * gems_2_64);
     } else {
-        float by = gems_inverse(b, 1.8125f), g = a * by, base = 1.8125f - g;
+        float by = gems_inverse(a, b, 1.8125f), g = a * by, base = 1.8125f - g;
         float p = -1.057586446e-01f;
         p = fma(p, g, 3.416000903e-01f);
         p = fma(p, g, -3.313682079e-01f);
