@@ -14,18 +14,18 @@ template <class T> GEMS_DI T relu6(T a) {
     T low = a < T(0) ? T(0) : a; // NaN stays
     return low > T(6) ? T(6) : low;
 }
-// For a result of 16 bits a CPU needs fewer digits, and no quotient.
+// For a result of 16 bits a CPU needs fewer digits.
 template <bool HALF, class T> GEMS_DI T sigmoid_for(T x) {
 #if GEMS_CPU
     if constexpr (HALF) {
         T c = gems_at_most(abs(x), T(80)), n = fma(c, -1.44269504f, gems_whole + 127.0f);
-        T f = fma(c, -1.44269504f, (gems_whole + 127.0f) - n), e = 9.570096670e-03f; // 2^f
-        e = fma(e, f, 5.591785991e-02f);
-        e = fma(e, f, 2.402474496e-01f);
-        e = fma(e, f, 6.931218148e-01f);
-        e = fma(e, f, 9.999992614e-01f) * bits_float(float_bits(n) << 23);
-        T r = gems_reciprocal(1.0f + e);
-        return x < T(0) ? e * r : r;
+        T f = fma(c, -1.44269504f, (gems_whole + 127.0f) - n), e = 5.516985804e-02f; // 2^f
+        e = fma(e, f, 2.426205128e-01f);
+        e = fma(e, f, 6.932619810e-01f);
+        e = fma(e, f, 9.999275208e-01f) * bits_float(float_bits(n) << 23);
+        T r = 1.0f / (1.0f + e);
+        r = x < T(0) ? e * r : r;
+        return x == x ? r : x;
     }
 #endif
     return sigmoid(x);

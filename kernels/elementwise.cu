@@ -58,6 +58,9 @@ template <bool NEAR, class T> GEMS_DI T mod_trunc(T a, T b) {
 }
 // Integers: products wrap; a negative exponent leaves 1 and -1 alone and makes 0 of the rest.
 template <class T> GEMS_DI T power(T a, T b) {
+#if !GEMS_CPU
+    if constexpr (is_same<T, float>) return power_near(a, b);
+#endif
     if constexpr (is_float<T>) return pow(a, b);
     else {
         if (b < 0) return a == T(1) ? T(1) : a == T(-1) ? (b % 2 ? T(-1) : T(1)) : T(0);
@@ -291,6 +294,7 @@ constexpr int kN = kVector ? kVector : 1;
 #define EW_LOAD_AT(i, name, T, through, as, flag) v_##name[u].read(in_##name + at);
 #define EW_STORE_AT(i, T, expression) store<kN>(out_##i + at, r_##i);
 #define EW_ONE_IN(i, name, T, through, as, flag) element_at(in_##name + at),
+#define EW_AHEAD(i, name, T, through, as, flag) __builtin_prefetch(in_##name + at, 0, 2);
 #define EW_ONE_OUT(i, T, expression) out_##i[at],
 #define EW_ONE element(EW_INPUTS(EW_ONE_IN) EW_OUTPUTS(EW_ONE_OUT) EW_NUMBERS(EW_PASS_NUMBER) 0);
 extern "C" __global__ void __launch_bounds__(kThreads) elementwise(EW_PARAMETERS Index pad, Index end) {
@@ -303,6 +307,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) elementwise(EW_PARAMETERS
         const Index last = chunk.last - first < kBlock ? chunk.last : first + kBlock;
         int far = 0;
         GEMS_IVDEP for (Index at = first; at < last; at++) far |= !near_element(EW_INPUTS(EW_ONE_IN) EW_NUMBERS(EW_PASS_NUMBER) 0);
+        // The next ones come while these are computed from the first cache alone.
+        for (Index at = last; at < last + kBlock && at < chunk.last; at += 16) { EW_INPUTS(EW_AHEAD) }
         if (far) {
             GEMS_IVDEP for (Index at = first; at < last; at++) { EW_ONE }
         } else {

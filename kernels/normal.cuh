@@ -44,24 +44,23 @@ GEMS_DI gems_sum gems_normal_sum(float g) {
     t = fma(t, g, -3.383687139e-01f);
     return {base, fma(g, t, (1.28125f - base) - g)};
 }
+// by * (base + more) * e^s, times 2^64, by and s with what rounding took from them.
+GEMS_DI float gems_tail(float by, gems_sum v, gems_power e) {
+    float more = by * v.more, p = fma(by, v.base, more);
+    return fma(by, v.base, fma(p, e.r, fma(p * (e.r * e.r), gems_exp_tail(e.r), more))) * e.scale;
+}
 // a times the distribution up to -a, times 2^64; a up to 15. k has few digits: the error of g's first guess is found
 // without rounding, k's part first.
 GEMS_DI float gems_normal_part(float a) {
     float by = reciprocal_near(a + gems_share_k), g = a * by;
     g = fma(fma(-g, a, fma(-gems_share_k, g, a)), by, g);
-    gems_sum v = gems_normal_sum(g);
-    float half = -0.5f * a, s = half * a, p = g * (v.base + v.more);
-    gems_power e = gems_power_of(s, fma(half, a, -s));
-    return fma(g, v.base, fma(p, e.r, fma(p * (e.r * e.r), gems_exp_tail(e.r), g * v.more))) * e.scale;
+    float half = -0.5f * a, s = half * a;
+    return gems_tail(g, gems_normal_sum(g), gems_power_of(s, fma(half, a, -s)));
 }
-// The distribution up to -a, times 2^64, where -a^2 / 2 is s and lost; b is a, or what it was limited from: NaN stays.
-GEMS_DI float gems_normal_tail(float a, float b, float s, float lost) {
-    float by = reciprocal_near(b + gems_share_k);
-    by = fma(fma(-by, a, fma(-gems_share_k, by, 1.0f)), by, by);
-    gems_sum v = gems_normal_sum(a * by);
-    float p = by * (v.base + v.more);
-    gems_power e = gems_power_of(s, lost);
-    return fma(by, v.base, fma(p, e.r, fma(p * (e.r * e.r), gems_exp_tail(e.r), by * v.more))) * e.scale;
+// 1 / (a + k), as g above. b is a, or what a was limited from: NaN stays.
+GEMS_DI float gems_inverse(float a, float b, float k) {
+    float by = reciprocal_near(b + k);
+    return fma(fma(-by, a, fma(-k, by, 1.0f)), by, by);
 }
 // The same two, good for results of 16 bits: P with a k of its own, and e^s times 2^64.
 constexpr float gems_rough_k = 3.25f;
@@ -87,8 +86,8 @@ GEMS_DI float gems_rough_power(float s) {
 }
 
 GEMS_DI float normal_cdf(float x) {
-    float b = abs(x), a = gems_at_most(b, 15.0f), half = -0.5f * a, s = half * a;
-    float t = gems_normal_tail(a, b, s, fma(half, a, -s)) * gems_2_64;
+    float b = abs(x), a = gems_at_most(b, 15.0f), half = -0.5f * a, s = half * a, by = gems_inverse(a, b, gems_share_k);
+    float t = gems_tail(by, gems_normal_sum(a * by), gems_power_of(s, fma(half, a, -s))) * gems_2_64;
     return x < 0.0f ? t : 1.0f - t;
 }
 // x times the distribution up to x: x, or 0 below 0, less |x| times the distribution up to -|x|. Of -inf NaN, as in ATen.
@@ -112,16 +111,29 @@ template <bool HALF> GEMS_DI float normal_slope(float x) {
         gems_power e = gems_power_of(s, 0.0f);
         sum = v.base + v.more, power = gems_exp_near(e.r) * e.scale;
     }
-    float low = fma(b, -0.398942280f, sum * by) * (power * gems_2_64);
+    float low = fma(fma(b, -0.398942280f, sum * by), power * gems_2_64, 0.0f); // not -0
     return x < 0.0f ? low : 1.0f - low;
 }
+// The same with constants of its own; of 16 bits twice the distribution up to -sqrt(2) * x.
 template <bool HALF> GEMS_DI float erfc_for(float x) {
-    float b = 1.41421356f * abs(x), c = gems_at_most(abs(x), 10.5f), s = -c * c, a = 1.41421356f * c, t;
+    float b = abs(x), a = gems_at_most(b, 10.5f), s = -a * a, t;
     if constexpr (HALF) {
-        float by = reciprocal_near(b + gems_rough_k);
-        t = gems_rough_sum(a * by) * by * gems_rough_power(s);
-    } else t = gems_normal_tail(a, b, s, fma(-c, c, -s));
-    t *= 2.0f * gems_2_64;
+        float by = reciprocal_near(b + 0.707106781f * gems_rough_k);
+        t = gems_rough_sum(a * by) * by * gems_rough_power(s) * (1.41421356f * gems_2_64);
+    } else {
+        float by = gems_inverse(a, b, 1.8125f), g = a * by, base = 1.8125f - g;
+        float p = -1.057586446e-01f;
+        p = fma(p, g, 3.416000903e-01f);
+        p = fma(p, g, -3.313682079e-01f);
+        p = fma(p, g, 1.211918667e-01f);
+        p = fma(p, g, -1.997276694e-01f);
+        p = fma(p, g, 3.247423843e-02f);
+        p = fma(p, g, 4.345131814e-01f);
+        p = fma(p, g, 3.531501591e-01f);
+        p = fma(p, g, -8.944041133e-01f);
+        gems_sum v = {base, fma(g, p, (1.8125f - base) - g)};
+        t = gems_tail(by, v, gems_power_of(s, fma(-a, a, -s))) * gems_2_64;
+    }
     return x < 0.0f ? 2.0f - t : t;
 }
 

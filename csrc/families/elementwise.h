@@ -133,13 +133,15 @@ gems_status gems_ew_arguments_of(const gems_ew_row *row, gems_call *call, gems_e
 gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program *program);
 
 /* Threads of a block, and accesses of a thread in flight, for a number of tensors read. Whole accesses of dense tensors are
- * fastest one a thread where there is little to compute: blocks that come and go keep a GPU's memory busier than loads that
- * wait for each other's stores (5% of the bandwidth on an H200); with more to compute, or little to store, 10% slower. */
+ * fastest one a thread where memory is what takes time: blocks that come and go keep a GPU's memory busier than loads that
+ * wait for each other's stores (5% of the bandwidth on an H200: tanh, softplus, log1p). Where computing takes as long (46
+ * instructions an element of 4 bytes: gelu), or with little to store, it is 10% slower. */
 #define GEMS_EW_THREADS 256
 static inline int gems_ew_unroll(const gems_op *op, const gems_key *key, int tensors_read) {
     int vector = key->tune[GEMS_EW_VECTOR];
     bool whole = vector * gems_dtype_size(key->dtype[GEMS_EW_INPUTS]) >= 16;
-    if (key->kernel == GEMS_EW_DENSE && whole && op->flops < 10) return 1;
+    int light = tensors_read <= 1 && gems_dtype_size(key->dtype[GEMS_EW_INPUTS]) == 4 ? 40 : 10;
+    if (key->kernel == GEMS_EW_DENSE && whole && op->flops < light) return 1;
     int most = tensors_read <= 1 && vector > 2 ? 4 : tensors_read <= 2 ? 2 : 1;
     int elements = tensors_read <= 1 ? 16 : 8; /* of a thread: what its registers hold */
     return most * vector <= elements ? most : vector >= elements ? 1 : elements / vector;

@@ -113,6 +113,10 @@ static int name_types(char *name, size_t size, const gems_ew_row *row, const gem
     return used;
 }
 
+static bool names(const gems_ew_choice *choice, const char *name) {
+    return memmem(choice->expr, (size_t)choice->expr_size, name, strlen(name)) != NULL;
+}
+
 gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program *program) {
     const gems_ew_row *row = gems_ew_row_of(key->op);
     if (!row) return GEMS_ERROR;
@@ -140,7 +144,7 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
         key->kernel == GEMS_EW_TILED ? vector * vector / GEMS_EW_THREADS : vector * unroll;
     bool complex = gems_dtype_is_complex(key->tune[GEMS_EW_COMPUTE]);
     gems_text_add(text, "#define EW_CLASS %d\n#define EW_NAMES_NEAR %d\n", key->kernel,
-                  !complex && memmem(choice->expr, (size_t)choice->expr_size, "kNear", 5) != NULL);
+                  !complex && names(choice, "kNear"));
     add_inputs(text, row, key);
     add_numbers(text, row, key);
     const char *expr = choice->expr;
@@ -156,15 +160,12 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
     const char *point = op->helper ? strrchr(op->helper, '.') : NULL;
     bool file = point && !strcmp(point, ".cuh");
     if (op->helper && !file) gems_text_add(text, "namespace gems {\n%s\n}\n", op->helper);
-    static const char *const normals[] = {"gelu_erf", "normal_cdf", "erfc_for"};
-    bool normal = false;
-    for (size_t i = 0; i < sizeof normals / sizeof *normals && !complex; i++)
-        normal |=
-            memmem(choice->expr, (size_t)choice->expr_size, normals[i], strlen(normals[i])) != NULL;
     int files = 0;
     program->files[files++] = "near.cuh";
     if (file) program->files[files++] = op->helper;
-    if (normal) {
+    if (names(choice, "power")) program->files[files++] = "power.cuh";
+    if (!complex &&
+        (names(choice, "gelu_erf") || names(choice, "normal_cdf") || names(choice, "erfc_for"))) {
         program->files[files++] = "pair.cuh";
         program->files[files++] = "normal.cuh";
     }

@@ -137,7 +137,7 @@ GEMS_INLINE float gems_log_tail(float f) {
     p = fma(p, f, 2.000122667e-01f);
     p = fma(p, f, -2.500082106e-01f);
     p = fma(p, f, 3.333333171e-01f);
-    return fma(p * f, z, -0.5f * z);
+    return fma(p, f, -0.5f) * z;
 }
 struct gems_parts { float e, f; }; // 2^e * (1 + f), f in [sqrt(1/2) - 1, sqrt(2) - 1]
 GEMS_INLINE gems_parts gems_split(float x) {
