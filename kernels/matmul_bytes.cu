@@ -21,7 +21,7 @@ template <class T> void end(const MatmulParams &p, int row, int col, int rows, i
         Result *d = (Result *)p.d + (row + r) * p.d_row + col * p.d_col;
         if constexpr (kScaled) {
             const Result *c = p.c ? (const Result *)p.c + (row + r) * p.c_row + col * p.c_col : nullptr;
-            const float *scale_b = p.scale_b + col * p.scale_cols, last = !p.scale_d ? 1.0f : p.divides ? 1.0f / *p.scale_d : *p.scale_d;
+            const float *scale_b = p.scale_b + col * p.scale_cols, last = p.scale_d ? 1.0f / *p.scale_d : 1.0f;
             const float scale_a = p.scale_a[(row + r) * p.scale_rows];
             for (int j = 0; j < cols; j++) {
                 float v = (float)sums[r * pitch + j] * (scale_a * scale_b[j * p.scale_cols]);

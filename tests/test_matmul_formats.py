@@ -269,7 +269,7 @@ def test_a_scale_of_the_result_and_special_numbers_are_atens() -> None:
     a.view(torch.uint8)[3, 5] = 0x7F  # NaN
     a[4] = 448
     for result in (FP8[0], torch.bfloat16):
-        args = (a, b, half, one, None, half, result)
+        args = (a, b, half, one, None, half if DEVICE == "cpu" else None, result)
         ours = counted("_scaled_mm", lambda args=args: ops._scaled_mm(*args))
         torch.testing.assert_close(ours.float(), torch._scaled_mm(*args).float(), equal_nan=True, rtol=0.07, atol=0.02)
 
@@ -333,6 +333,8 @@ def test_no_tile_spills(arch: str) -> None:
         layouts = [(ALONG_K, ALONG_K)] if dtype in (I8, E4M3) else [(a, b) for a in range(4) for b in range(4)]
         for config in tiles(dtype, number):
             for a, b in layouts:
+                if dtype == F64 and config.parts.tile_n > 64 and max(a, b) > ALONG_LINES:
+                    continue  # never chosen
                 text, entries = program(config, dtype, a, b)
                 assert sass.kernels(text, entries, arch)["matmul_tile"].spill_bytes == 0, (dtype, a, b)
     assert GPUS  # the devices whose limits test_matmul_config holds the tiles to

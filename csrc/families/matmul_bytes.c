@@ -124,6 +124,8 @@ gems_status gems_matmul_run_scaled(gems_call *call) {
         return gems_decline("a bias of another size or dtype");
     if (scale_d && !one_number(scale_d))
         return gems_decline("a scale of the result that is no number of float32");
+    /* Versions of ATen differ in what they make of it there. */
+    if (on_gpu(call) && scale_d) return gems_decline("a scale of the result, on a GPU");
     if (on_gpu(call)) GEMS_TRY(check_gpu(a, b, bias, result, rows, info->arch));
     const gems_tensor *others[] = {scale_a, scale_b, bias, scale_d};
     for (int i = 0; i < 4; i++)
@@ -139,10 +141,7 @@ gems_status gems_matmul_run_scaled(gems_call *call) {
     t.p.scale_b = scale_b->data;
     t.p.scale_rows = t.p.scale_cols = rows;
     /* As in ATen, a result that is no fp8 has no scale. */
-    if (scale_d && gems_dtype_size(result) == 1) {
-        t.p.scale_d = scale_d->data;
-        t.p.divides = !on_gpu(call); /* ATen's kernel of a CPU divides, cuBLAS multiplies */
-    }
+    if (scale_d && gems_dtype_size(result) == 1) { t.p.scale_d = scale_d->data; }
     if (bias) t.p.c = bias->data, t.p.c_col = bias->strides[0], t.p.beta = 1;
     return compute(call, &t, m, n);
 }
