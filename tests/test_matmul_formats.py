@@ -116,7 +116,9 @@ def check_tf32(m: int, n: int, k: int, left: str, right: str) -> None:
 
 
 def check_double(m: int, n: int, k: int, left: str, right: str) -> None:
-    a, b = (laid_out(torch.randn(*s, dtype=torch.float64, device=DEVICE), x) for s, x in (((m, k), left), ((k, n), right)))
+    a, b = (
+        laid_out(torch.randn(*s, dtype=torch.float64, device=DEVICE), x) for s, x in (((m, k), left), ((k, n), right))
+    )
     bound = (k + 4) * 2.0**-52 * (a.abs() @ b.abs())
     assert ((counted("mm", lambda: ops.mm(a, b)) - torch.einsum("mk,kn->mn", a, b)).abs() <= bound).all()
 
@@ -312,7 +314,9 @@ def test_machine_code(arch: str) -> None:
     if number == 120:
         wanted[E4M3] = "QMMA"  # the others have fp8 for warpgroups, and multiply halves here
     for dtype, instruction in wanted.items():
-        text, entries = program(tiles(dtype, number)[-1], dtype, ALONG_K, ALONG_K if dtype in (I8, E4M3) else ALONG_LINES)
+        text, entries = program(
+            tiles(dtype, number)[-1], dtype, ALONG_K, ALONG_K if dtype in (I8, E4M3) else ALONG_LINES
+        )
         tile = sass.kernels(text, entries, arch)["matmul_tile"]
         assert tile.spill_bytes == 0 and tile.has(instruction), (dtype, sorted(set(tile.opcodes)))
 
