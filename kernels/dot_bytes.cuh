@@ -11,6 +11,13 @@ typedef int32_t Words __attribute__((vector_size(64), aligned(4), may_alias));
 
 GEMS_DI void dot(Words &sums, Words a, Words b) { asm("vpdpbusd %2,%1,%0" : "+v"(sums) : "v"(a), "v"(b)); }
 
+// A word in all places, loaded so: through a register it would take the unit that the products need.
+GEMS_DI Words spread(const uint32_t *from) {
+    Words r;
+    asm("vpbroadcastd %1,%0" : "=v"(r) : "m"(*from));
+    return r;
+}
+
 // Four elements that are `step` apart, as many as exist; others are zeros.
 GEMS_DI uint32_t four(const int8_t *from, int64_t step, int count) {
     uint32_t r = 0;
@@ -80,23 +87,27 @@ inline void pack_dots_b(uint32_t *to, const int8_t *from, int64_t line, int64_t 
 }
 
 __attribute__((noinline)) void multiply_dots(const uint32_t *__restrict a, const uint32_t *__restrict b, int depth,
-                                             const int32_t *begin, int32_t *__restrict sums) {
+                                             const int32_t *begin, int32_t *__restrict sums, int64_t pitch, bool first) {
     Words acc[kRows][2];
     GEMS_UNROLL for (int r = 0; r < kRows; r++) {
         acc[r][0] = *(const Words *)begin;
         acc[r][1] = *(const Words *)(begin + 16);
+        if (!first) {
+            acc[r][0] += *(const Words *)(sums + r * pitch);
+            acc[r][1] += *(const Words *)(sums + r * pitch + 16);
+        }
     }
     for (int k = 0; k < depth; k += 4, a += kRows, b += kCols) {
         const Words b0 = *(const Words *)b, b1 = *(const Words *)(b + 16);
         GEMS_UNROLL for (int r = 0; r < kRows; r++) {
-            const Words x = Words{} + (int32_t)a[r];
+            const Words x = spread(a + r);
             dot(acc[r][0], x, b0);
             dot(acc[r][1], x, b1);
         }
     }
     GEMS_UNROLL for (int r = 0; r < kRows; r++) {
-        *(Words *)(sums + r * kCols) = acc[r][0];
-        *(Words *)(sums + r * kCols + 16) = acc[r][1];
+        *(Words *)(sums + r * pitch) = acc[r][0];
+        *(Words *)(sums + r * pitch + 16) = acc[r][1];
     }
 }
 
@@ -106,6 +117,6 @@ namespace {
 constexpr bool kDots = false;
 inline void pack_dots_a(uint32_t *, const int8_t *, int64_t, int64_t, int, int) {}
 inline void pack_dots_b(uint32_t *, const int8_t *, int64_t, int64_t, int, int, int32_t *) {}
-inline void multiply_dots(const uint32_t *, const uint32_t *, int, const int32_t *, int32_t *) {}
+inline void multiply_dots(const uint32_t *, const uint32_t *, int, const int32_t *, int32_t *, int64_t, bool) {}
 }  // namespace
 #endif

@@ -41,7 +41,7 @@ template <class T> void end(const MatmulParams &p, int row, int col, int rows, i
                 d[j * p.d_col] = from_op<Result>(v * last);
             }
         } else {
-            if (is_same<T, Result> && p.d_col == 1) memcpy(d, sums + r * pitch, cols * sizeof(T));
+            if (is_same<T, Result> && p.d_col == 1 && cols == kCols) memcpy(d, sums + r * pitch, kCols * sizeof(T));
             else for (int j = 0; j < cols; j++) d[j * p.d_col] = (Result)sums[r * pitch + j];
         }
     }
@@ -85,18 +85,22 @@ extern "C" __global__ void matmul_bytes(const MatmulParams p) {
                     const int cols = least(kCols, width - j);
                     for (int i = 0; i < height; i += kRows) {
                         const int rows = least(kRows, height - i);
-                        if constexpr (kWhole) multiply_dots(words_a + i * deep, words_b + j * deep, depth, begin + j, small_whole);
-                        else multiply_rows(packed_a + (int64_t)i * depth, packed_b + (int64_t)j * depth, depth, small, kCols, true, rows);
-                        if (once) {
-                            if constexpr (kWhole) end(p, i0 + i, j0 + j, rows, cols, small_whole, kCols);
-                            else end(p, i0 + i, j0 + j, rows, cols, small, kCols);
+                        Total *sums = kept + (int64_t)i * p.panel_n + j;
+                        if constexpr (kWhole) {
+                            int32_t *whole = once ? small_whole : (int32_t *)sums;
+                            const int64_t pitch = once ? kCols : p.panel_n;
+                            multiply_dots(words_a + i * deep, words_b + j * deep, depth, begin + j, whole, pitch, k0 == 0);
+                            if (last) end(p, i0 + i, j0 + j, rows, cols, whole, pitch);
                             continue;
                         }
-                        Total *sums = kept + (int64_t)i * p.panel_n + j;
+                        multiply_rows(packed_a + (int64_t)i * depth, packed_b + (int64_t)j * depth, depth, small, kCols, true, rows);
+                        if (once) {
+                            end(p, i0 + i, j0 + j, rows, cols, small, kCols);
+                            continue;
+                        }
                         for (int r = 0; r < rows; r++) {
                             Total *__restrict to = sums + (int64_t)r * p.panel_n;
-                            if constexpr (kWhole) add(to, small_whole + r * kCols, k0 == 0);
-                            else add(to, small + r * kCols, k0 == 0);
+                            add(to, small + r * kCols, k0 == 0);
                         }
                         if (last) end(p, i0 + i, j0 + j, rows, cols, sums, p.panel_n);
                     }
