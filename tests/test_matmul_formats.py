@@ -7,10 +7,11 @@ to float64, and to whole numbers where the format has them.
 from __future__ import annotations
 
 import ctypes as C
+import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,10 @@ print("all right")
 """
 
 
-@pytest.mark.parametrize("group", GROUPS)
+SLOW = ("wgmma tf32", "wgmma int8", "fp8")
+
+
+@pytest.mark.parametrize("group", [pytest.param(g, marks=pytest.mark.slow) if g in SLOW else g for g in GROUPS])
 def test_kernels_of_a_gpu_thread_by_thread(group: str, tmp_path: Path) -> None:
     device = {"GEMS_CPU_DEVICE": "sm_90a"} if group.startswith("wgmma") else {}
     done = subprocess.run(
@@ -342,3 +346,42 @@ def test_no_tile_spills(arch: str) -> None:
                 text, entries = program(config, dtype, a, b)
                 assert sass.kernels(text, entries, arch)["matmul_tile"].spill_bytes == 0, (dtype, a, b)
     assert GPUS  # the devices whose limits test_matmul_config holds the tiles to
+
+
+@pytest.fixture
+def rounded() -> Iterator[None]:
+    """float32 is rounded to tf32, and as it was afterwards."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE != "cuda", reason="numbers of a GPU")
+def test_numbers_on_a_gpu(rounded: None) -> None:
+    """Sizes that pick tiles of every kernel, in all layouts."""
+    torch.manual_seed(0)
+    for left, right in itertools.product(LAYOUTS, LAYOUTS):
+        check_tf32(72, 80, 136, left, right)
+        check_double(72, 80, 136, left, right)
+        check_whole(72, 80, 136, left, right)
+    for m, n, k in ((1000, 1032, 520), (136, 4096, 1024), (4096, 136, 1024)):
+        for left, right in (("rows", "rows"), ("rows", "columns"), ("columns", "columns")):
+            check_tf32(m, n, k, left, right)
+            check_double(m, n, k, left, right)
+        check_whole(m, n, k, "rows", "columns")
+    for fast, rows in itertools.product((True, False), (True, False)):
+        check_scaled(1000, 1040, 528, (FP8[0], FP8[0]), torch.bfloat16, rows, biased=not rows, fast=fast)
+        check_scaled(17, 4096, 4096, (FP8[0], FP8[0]), torch.bfloat16, rows, fast=fast)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE != "cuda", reason="the setting is of a GPU")
+def test_the_setting_is_followed_on_a_gpu() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        follow_the_setting()
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = "none"
+        torch.set_float32_matmul_precision(before)
