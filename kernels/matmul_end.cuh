@@ -28,7 +28,7 @@ GEMS_DI void finish(const MatmulParams &p, const Scalar *c, Scalar *d, int row, 
             if (col + e < p.n) v[e] += beta * to_op(c[row * p.c_row + (col + e) * p.c_col]);
     }
     if (kScaled && p.scale_d) {
-        const float scale = p.divides ? 1.0f / *p.scale_d : *p.scale_d;
+        const float scale = 1.0f / *p.scale_d;
         GEMS_UNROLL for (int e = 0; e < N; e++) v[e] *= scale;
     }
     Vec<Scalar, N> result;

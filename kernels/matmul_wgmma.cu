@@ -68,6 +68,47 @@ template <class A, class B, class D> GEMS_DI void multiply(D &acc, uint64_t a, u
     else wgmma_along_k<A, B, kTileN>(acc, a, b, add);
 }
 
+// All steps of a unit, each to sums of its own, which are added to `whole` while the next one is multiplied.
+template <int N, class F>
+GEMS_DI void promoted(float (&whole)[N], int steps, Place &at, uint64_t *full, uint64_t tiles, int group, const F &leave) {
+    float first[N], second[N];
+    int before = 0, s = 0;
+    GEMS_UNROLL for (int i = 0; i < N; i++) first[i] = second[i] = 0.0f;
+    const auto start = [&](float (&acc)[N]) {
+        mbarrier_wait(full + at.stage, at.parity);
+        const uint64_t a = tiles + ((at.stage * kBytes + group * 8192) >> 4), b = tiles + ((at.stage * kBytes + kBytesA) >> 4);
+        wgmma_keep(acc);
+        wgmma_fence();
+        GEMS_UNROLL for (int k = 0; k < 4; k++) multiply<InputA, InputB>(acc, a + k * (32 >> 4), b + k * (32 >> 4), k);
+        wgmma_commit();
+    };
+    // True behind the last step. coming: the sums of the next step; done: of the one that has begun.
+    const auto step = [&](float (&coming)[N], float (&done)[N]) {
+        const bool last = s + 1 >= steps;
+        before = at.stage;
+        at.next();
+        if (last) {
+            wgmma_wait<0>();
+        } else {
+            start(coming);
+            wgmma_wait<1>();
+        }
+        wgmma_keep(done);
+        leave(before);
+        GEMS_UNROLL for (int i = 0; i < N; i++) whole[i] += done[i];
+        s++;
+        return last;
+    };
+    if (!steps) return;
+    start(first);
+    while (!step(second, first) && !step(first, second)) {}
+}
+
+template <class D, class F>
+GEMS_DI void promote_all(D &whole, int steps, Place &at, uint64_t *full, uint64_t tiles, int group, const F &leave) {
+    if constexpr (kPromotes) promoted(whole, steps, at, full, tiles, group, leave);
+}
+
 template <class D> GEMS_DI void multiply_turned(D &acc, const uint32_t (&a)[4], uint64_t b, int add) {
     if constexpr (kTurned) wgmma_registers<float, kTileN, false>(acc, a, b, add);
 }
@@ -110,8 +151,9 @@ template <bool ADDS>
 GEMS_DI void write_boxes(const MatmulParams &p, const TensorMap &map_d, const Scalar *c, int row0, int col0, int batch,
                          const Acc (&acc)[kTileN / 2], unsigned char *boxes) {
     const int lane = (int)threadIdx.x & 31, r = lane >> 2, q = lane & 3;
-    float rows[2] = {}; // of kScaled: what the two rows are multiplied by
+    float rows[2] = {}, one = 0.0f; // of kScaled: what the two rows are multiplied by, and all columns
     if constexpr (kScaled) {
+        one = *p.scale_b;
         GEMS_UNROLL for (int h = 0; h < 2; h++)
             if (row0 + r + h * 8 < p.m) rows[h] = p.scale_a[(row0 + r + h * 8) * p.scale_rows];
     }
@@ -120,6 +162,13 @@ GEMS_DI void write_boxes(const MatmulParams &p, const TensorMap &map_d, const Sc
     if constexpr (ADDS) added[0].fetch(p, c, row0 + r, col0 + q * 8);
     GEMS_UNROLL for (int chunk = 0; chunk < kChunks; chunk++) {
         unsigned char *box = boxes + chunk % kBuffers * 2048;
+        float columns[kScaled ? 16 : 1]; // what the columns of this chunk are multiplied by
+        if constexpr (kScaled) {
+            GEMS_UNROLL for (int i = 0; i < 16; i++) {
+                const int col = col0 + chunk * 64 + i / 2 * 8 + q * 2 + i % 2;
+                columns[i] = p.scale_cols == 0 ? one : col < p.n ? p.scale_b[col] : 0.0f;
+            }
+        }
         if constexpr (ADDS) {
             if (chunk + 1 < kChunks) added[(chunk + 1) & 1].fetch(p, c, row0 + r, col0 + (chunk + 1) * 64 + q * 8);
         }
@@ -137,9 +186,8 @@ GEMS_DI void write_boxes(const MatmulParams &p, const TensorMap &map_d, const Sc
                     const int at = (chunk * 8 + g * 4 + i) * 4 + h * 2;
                     float x = alpha * acc[at], y = alpha * acc[at + 1];
                     if constexpr (kScaled) {
-                        const int col = col0 + (chunk * 8 + g * 4 + i) * 8 + q * 2;
-                        x = acc[at] * (rows[h] * (col < p.n ? p.scale_b[col * p.scale_cols] : 0.0f));
-                        y = acc[at + 1] * (rows[h] * (col + 1 < p.n ? p.scale_b[(col + 1) * p.scale_cols] : 0.0f));
+                        x = acc[at] * (rows[h] * columns[(g * 4 + i) * 2]);
+                        y = acc[at + 1] * (rows[h] * columns[(g * 4 + i) * 2 + 1]);
                     }
                     if constexpr (ADDS) x += beta * low_of<Scalar>(w[i]), y += beta * high_of<Scalar>(w[i]);
                     Vec<uint32_t, 1> two = {{pack_two<Scalar>(x, y)}};
@@ -305,15 +353,13 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
         };
         for (uint32_t u = blockIdx.x / blocks; u < units; u += gridDim.x / blocks) {
             const Unit unit(p, u, rank);
-            Acc acc[kTileN / 2], whole[kPromotes ? kTileN / 2 : 1];
+            Acc acc[kTileN / 2];
             int before = 0;
             GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++) acc[i] = 0;
-            if constexpr (kPromotes) {
-                GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++) whole[i] = 0;
-            }
+            if constexpr (kPromotes) promote_all(acc, unit.steps, at, full, tiles, group, leave);
             wgmma_keep(acc);
 #pragma unroll 1
-            for (int s = 0; s < unit.steps; s++, at.next()) {
+            for (int s = 0; !kPromotes && s < unit.steps; s++, at.next()) {
                 mbarrier_wait(full + at.stage, at.parity);
                 const uint64_t a = tiles + ((at.stage * kBytes + group * 8192) >> 4), b = tiles + ((at.stage * kBytes + kBytesA) >> 4);
                 if constexpr (kTurned) {
@@ -330,16 +376,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
                 wgmma_fence();
                 GEMS_UNROLL for (int k = 0; k < 4; k++) {
                     const uint64_t ak = a + k * (kLinesA ? 2048 >> 4 : 32 >> 4), bk = b + k * (kLinesB ? 2048 >> 4 : 32 >> 4);
-                    multiply<InputA, InputB>(acc, ak, bk, kPromotes ? k : s + k);
+                    multiply<InputA, InputB>(acc, ak, bk, s + k);
                 }
                 wgmma_commit();
-                if constexpr (kPromotes) {
-                    wgmma_wait<0>();
-                    wgmma_keep(acc);
-                    leave(at.stage);
-                    GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++) whole[i] += acc[i];
-                    continue;
-                }
                 // The products of the step before are complete: its tile may be overwritten.
                 wgmma_wait<1>();
                 if (s) leave(before);
@@ -347,11 +386,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
             }
             wgmma_wait<0>();
             wgmma_keep(acc);
-            if constexpr (kPromotes) {
-                GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++) acc[i] = whole[i];
-            } else if (unit.steps && !kTurned) {
-                leave(before);
-            }
+            if (unit.steps && !kTurned && !kPromotes) leave(before);
 
             const int row = unit.row + group * 64 + (kTurned ? (warp >> 1 & 1) * 32 : (warp & 3) * 16);
             const Scalar *c = p.c ? static_cast<const Scalar *>(p.c) + unit.batch * p.c_batch : nullptr;

@@ -133,7 +133,7 @@ GEMS_DI void fragment(uint32_t (&r)[4], const T *tile, int line, int k) {
 template <class T, class U> struct Multiplier {
     typedef float Op;
     typedef uint32_t Reg;
-    static constexpr int kDepth = 16;
+    static constexpr int kDepth = 16, kRegs = 4;
     template <int LINES, int BK, bool FOLLOWS_K> static GEMS_DI void load_a(Reg (&r)[4], const T *tile, int line, int k) {
         fragment<T, LINES, BK, FOLLOWS_K, false>(r, tile, line, k);
     }
@@ -151,7 +151,7 @@ struct MmaLoop {
     typedef Multiplier<T, U> Step;
     typedef typename Step::Op Op;
     typedef typename Step::Reg Reg;
-    static constexpr int kDepth = Step::kDepth;
+    static constexpr int kDepth = Step::kDepth, kRegs = Step::kRegs;
     static constexpr int kThreads = WM * WN * 32, kVector = 2;
     static constexpr int kRows = BM / WM / 16, kCols = BN / WN / 8;
     static constexpr int kTileA = BM * BK, kTileB = BN * BK;
@@ -161,7 +161,7 @@ struct MmaLoop {
 
     Op acc[kRows][kCols][4];
 
-    GEMS_DI void load(Reg (&a)[kRows][4], Reg (&b)[kCols / 2][4], const T *tile, int k) {
+    GEMS_DI void load(Reg (&a)[kRows][kRegs], Reg (&b)[kCols / 2][kRegs], const T *tile, int k) {
         int warp = (int)threadIdx.x >> 5, m0 = warp / WN * (BM / WM), n0 = warp % WN * (BN / WN);
         GEMS_UNROLL for (int i = 0; i < kRows; i++)
             Step::template load_a<BM, BK, FeedA::kFollowsK>(a[i], tile, m0 + i * 16, k);
@@ -203,13 +203,13 @@ struct MmaLoop {
                 feed_b.begin(coming + kTileA);
             }
             cp_async_commit();
-            Reg fa[2][kRows][4], fb[2][kCols / 2][4];
+            Reg fa[2][kRows][kRegs], fb[2][kCols / 2][kRegs];
             load(fa[0], fb[0], tile, 0);
             GEMS_UNROLL for (int k = 0; k < BK / kDepth; k++) {
                 if (k + 1 < BK / kDepth) load(fa[(k + 1) & 1], fb[(k + 1) & 1], tile, (k + 1) * kDepth);
                 GEMS_UNROLL for (int i = 0; i < kRows; i++)
                     GEMS_UNROLL for (int j = 0; j < kCols; j++)
-                        Step::multiply(acc[i][j], fa[k & 1][i], fb[k & 1][j / 2] + j % 2 * 2);
+                        Step::multiply(acc[i][j], fa[k & 1][i], fb[k & 1][j / 2] + j % 2 * (kRegs / 2));
             }
             if (more) {
                 feed_a.end(coming);

@@ -91,15 +91,16 @@ GEMS_DI uint32_t to_tf32(uint32_t v) {
     return r;
 }
 #endif
-// d += a b of float64, 16 x 8 times 8 x 8. The order of registers is that of mma_m16n8k8_tf32.
-GEMS_DI void mma_m16n8k8_f64(double* d, const double* a, const double* b) {
+// d += a b of float64, 16 x 16 times 16 x 8. Registers go on along k as those of mma_m16n8k8_tf32.
+GEMS_DI void mma_m16n8k16_f64(double* d, const double* a, const double* b) {
 #if !GEMS_CPU && GEMS_ARCH >= 900
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f64.f64.f64.f64 {%0,%1,%2,%3},{%4,%5,%6,%7,%8,%9,%10,%11},{%12,%13,%14,%15},{%0,%1,%2,%3};"
                  : "+d"(d[0]), "+d"(d[1]), "+d"(d[2]), "+d"(d[3])
-                 : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(b[0]), "d"(b[1]));
+                 : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(a[4]), "d"(a[5]), "d"(a[6]), "d"(a[7]), "d"(b[0]), "d"(b[1]),
+                   "d"(b[2]), "d"(b[3]));
 #else
     GEMS_UNROLL for (int half = 0; half < 2; half++) {
-        GEMS_UNROLL for (int k = 0; k < 2; k++) mma_m8n8k4_f64(d + half * 2, a + k * 2 + half, b + k);
+        GEMS_UNROLL for (int k = 0; k < 4; k++) mma_m8n8k4_f64(d + half * 2, a + k * 2 + half, b + k);
     }
 #endif
 }
@@ -132,7 +133,7 @@ template <class T, int BK, bool SECOND> GEMS_DI void byte_fragment(uint32_t (&r)
 template <class U> struct Multiplier<int8_t, U> {
     typedef int32_t Op;
     typedef uint32_t Reg;
-    static constexpr int kDepth = 32;
+    static constexpr int kDepth = 32, kRegs = 4;
     template <int LINES, int BK, bool FOLLOWS_K> static GEMS_DI void load_a(Reg (&r)[4], const int8_t *tile, int line, int k) {
         static_assert(FOLLOWS_K, "bytes lie along k");
         byte_fragment<int8_t, BK, false>(r, tile, line, k);
@@ -146,7 +147,7 @@ template <class U> struct Multiplier<int8_t, U> {
 template <class T, class U> struct MultiplierF8 {
     typedef float Op;
     typedef uint32_t Reg;
-    static constexpr int kDepth = 32;
+    static constexpr int kDepth = 32, kRegs = 4;
     template <int LINES, int BK, bool FOLLOWS_K> static GEMS_DI void load_a(Reg (&r)[4], const T *tile, int line, int k) {
         static_assert(FOLLOWS_K, "bytes lie along k");
         byte_fragment<T, BK, false>(r, tile, line, k);
@@ -162,7 +163,7 @@ template <class U> struct Multiplier<f8e5m2, U> : MultiplierF8<f8e5m2, U> {};
 template <class U> struct Multiplier<float, U> { // tf32
     typedef float Op;
     typedef uint32_t Reg;
-    static constexpr int kDepth = 8;
+    static constexpr int kDepth = 8, kRegs = 4;
     template <int LINES, int BK, bool FOLLOWS_K, bool SECOND>
     static GEMS_DI void load_any(Reg (&r)[4], const float *tile, int line, int k) {
         if constexpr (FOLLOWS_K) {
@@ -185,30 +186,32 @@ template <class U> struct Multiplier<float, U> { // tf32
     static GEMS_DI void multiply(Op *d, const Reg *a, const Reg *b) { mma_m16n8k8_tf32(d, a, b); }
 };
 
-// A lane's two elements of each line are neighbours along k: which of the eight a product calls the first is the same for A and B.
+// Of each line a lane has two neighbours in every eight along k: which of the eight a product calls the first is the same for A and B.
 template <class U> struct Multiplier<double, U> {
     typedef double Op;
     typedef double Reg;
-    static constexpr int kDepth = 8;
-    template <int LINES, int BK, bool FOLLOWS_K, bool SECOND>
-    static GEMS_DI void load_any(Reg (&r)[4], const double *tile, int line, int k) {
+    static constexpr int kDepth = 16, kRegs = 8;
+    template <int LINES, int BK, bool FOLLOWS_K> static GEMS_DI Vec<double, 2> two(const double *tile, int line, int k) {
+        if constexpr (FOLLOWS_K) return load<2>(tile + Place<double, BK / 2, true>::of(line, k / 2) * 2);
+        else return {element<double, LINES>(tile, line, k), element<double, LINES>(tile, line, k + 1)};
+    }
+    template <int LINES, int BK, bool FOLLOWS_K> static GEMS_DI void load_a(Reg (&r)[8], const double *tile, int line, int k) {
         const int lane = (int)threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-        GEMS_UNROLL for (int down = 0; down < 2; down++) {
-            const int at = line + down * 8 + g;
-            Vec<double, 2> v;
-            if constexpr (FOLLOWS_K) v = load<2>(tile + Place<double, BK / 2, true>::of(at, k / 2 + t) * 2);
-            else v = {element<double, LINES>(tile, at, k + 2 * t), element<double, LINES>(tile, at, k + 2 * t + 1)};
-            r[SECOND ? down * 2 : down] = v.v[0];
-            r[SECOND ? down * 2 + 1 : down + 2] = v.v[1];
+        GEMS_UNROLL for (int i = 0; i < 4; i++) {
+            const Vec<double, 2> v = two<LINES, BK, FOLLOWS_K>(tile, line + (i & 1) * 8 + g, k + (i >> 1) * 8 + 2 * t);
+            r[(i >> 1) * 4 + (i & 1)] = v.v[0];
+            r[(i >> 1) * 4 + (i & 1) + 2] = v.v[1];
         }
     }
-    template <int LINES, int BK, bool FOLLOWS_K> static GEMS_DI void load_a(Reg (&r)[4], const double *tile, int line, int k) {
-        load_any<LINES, BK, FOLLOWS_K, false>(r, tile, line, k);
+    template <int LINES, int BK, bool FOLLOWS_K> static GEMS_DI void load_b(Reg (&r)[8], const double *tile, int line, int k) {
+        const int lane = (int)threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+        GEMS_UNROLL for (int i = 0; i < 4; i++) {
+            const Vec<double, 2> v = two<LINES, BK, FOLLOWS_K>(tile, line + (i >> 1) * 8 + g, k + (i & 1) * 8 + 2 * t);
+            r[(i >> 1) * 4 + (i & 1) * 2] = v.v[0];
+            r[(i >> 1) * 4 + (i & 1) * 2 + 1] = v.v[1];
+        }
     }
-    template <int LINES, int BK, bool FOLLOWS_K> static GEMS_DI void load_b(Reg (&r)[4], const double *tile, int line, int k) {
-        load_any<LINES, BK, FOLLOWS_K, true>(r, tile, line, k);
-    }
-    static GEMS_DI void multiply(Op *d, const Reg *a, const Reg *b) { mma_m16n8k8_f64(d, a, b); }
+    static GEMS_DI void multiply(Op *d, const Reg *a, const Reg *b) { mma_m16n8k16_f64(d, a, b); }
 };
 
 }  // namespace gems

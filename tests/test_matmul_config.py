@@ -60,7 +60,7 @@ class Config(C.Structure):
 
     _fields_ = [
         *((n, C.c_uint8) for n in ("kernel", "tile_k", "across_m", "across_n", "stages", "pad")),
-        *((n, C.c_uint8) for n in ("blocks", "cluster", "thin")),
+        *((n, C.c_uint8) for n in ("blocks", "cluster", "thin", "promotes")),
         ("parts", Parts),
         ("grid", C.c_int64),
         *((name, C.c_uint32) for name in ("threads", "shared")),

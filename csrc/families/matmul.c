@@ -417,7 +417,7 @@ static gems_status run(gems_call *call) {
     t.tf32 = rounds_to_tf32(call, info, a->dtype, bits);
     t.p = p;
     const bool wgmma = gems_matmul_takes_wgmma(info, &t);
-    if (!wgmma && !t.tf32 && a->dtype != GEMS_F64 && call->device_type != GEMS_CPU &&
+    if (!wgmma && a->dtype != GEMS_F64 && call->device_type != GEMS_CPU &&
         !(bits & GEMS_MATMUL_VECTOR) &&
         a->numel > (bits & GEMS_MATMUL_BATCHED ? MOST_BATCHED : MOST))
         return gems_decline("a size at which ATen is faster on a GPU");

@@ -18,7 +18,7 @@ typedef struct gems_matmul_params {
     gems_matmul_parts parts;
     int32_t wide_c, wide_d;
     const void *scale_a, *scale_b, *scale_d;
-    int32_t scale_rows, scale_cols, divides;
+    int32_t scale_rows, scale_cols;
 } gems_matmul_params;
 
 /* A product, and how it is computed. */

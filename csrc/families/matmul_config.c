@@ -24,7 +24,10 @@ static const tile byte_tiles[] = {{128, 256, 64, 2, 4, 3, 8, 1},
                                   {128, 128, 64, 2, 2, 4, 8, 2},
                                   {64, 128, 64, 2, 2, 4, 8, 2},
                                   {64, 64, 128, 2, 2, 3, 8, 2}};
-static const tile double_tiles[] = {{128, 64, 16, 4, 2, 4, 4, 1}, {64, 64, 16, 2, 2, 3, 4, 2}};
+static const tile double_tiles[] = {{128, 128, 16, 2, 4, 3, 4, 1},
+                                    {128, 64, 32, 4, 2, 3, 4, 1},
+                                    {128, 64, 16, 4, 2, 4, 4, 1},
+                                    {64, 64, 32, 2, 2, 3, 4, 2}};
 
 #define COUNT(list) ((int)(sizeof(list) / sizeof *(list)))
 
@@ -131,6 +134,10 @@ static void configure_tiles(const gems_matmul_shape *s, const gems_device_info *
     int64_t processors = most(info->processors, 1), lowest = INT64_MAX;
     for (int i = 0; i < count; i++) {
         if (i + 1 < count && shared_of(&tiles[i], mma, s->dtype) > info->shared_bytes) continue;
+        /* Elements that are gathered one by one need the registers. */
+        if (s->dtype == GEMS_F64 && mma && tiles[i].n > 64 &&
+            most(s->feed_a, s->feed_b) > GEMS_ALONG_LINES)
+            continue;
         int64_t blocks = s->batch * ceil_div(s->m, tiles[i].m) * ceil_div(s->n, tiles[i].n);
         int64_t cost = cost_of(&tiles[i], blocks, processors);
         if (cost < lowest) {

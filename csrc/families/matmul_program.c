@@ -88,7 +88,8 @@ gems_status gems_matmul_program(const gems_op *op, const gems_key *key, gems_pro
     }
     if (key->kernel == GEMS_MATMUL_BYTES) {
         program->files[1] = "panel.cuh";
-        program->files[2] = "matmul_bytes.cu";
+        program->files[2] = "dot_bytes.cuh";
+        program->files[3] = "matmul_bytes.cu";
         program->entries[0] = "matmul_bytes";
         snprintf(program->name, sizeof program->name, "matmul bytes %s", dtype);
         return GEMS_OK;
