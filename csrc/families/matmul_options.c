@@ -254,6 +254,7 @@ static void make_versions(void) {
         size_t size = 0;
         if (text) {
             add_text("matmul.cuh", text, &size, ROOM);
+            if (i < 2) add_text("matmul_end.cuh", text, &size, ROOM);
             for (int f = 0; f < 2 && files[i][f]; f++) add_text(files[i][f], text, &size, ROOM);
             gems_sha256(text, size, digest);
         }
