@@ -74,12 +74,15 @@ class Prepared:
 
 
 def prepared(call: Call, scope: Scope = contextlib.nullcontext, graph: bool = True) -> Prepared:
-    """On a GPU a graph of as many calls as take about a tenth of a millisecond."""
+    """On a GPU a graph of as many calls as take about a tenth of a millisecond; longer calls, which hide what the host
+    does, as they are (a graph copies memory in another way)."""
     if not GPU or not graph:
         return Prepared(harness.Candidate(call, scope))
     with scope():
         call()
-        count = max(1, min(20, int(1e-4 / (harness.chunk_seconds(call, 3, "cuda") / 3))))
+        count = min(20, int(1e-4 / (harness.chunk_seconds(call, 3, "cuda") / 3)))
+        if count < 1:
+            return Prepared(harness.Candidate(call, scope))
         made = torch.cuda.CUDAGraph()
         with torch.cuda.graph(made):
             for _ in range(count):

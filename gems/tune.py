@@ -85,6 +85,7 @@ class Result:
     aten_s: float = float("nan")
     gain: float = 1.0  # how many times as fast the winner is as the model, round by round
     beside_aten: float = float("nan")
+    times: dict[str, float] = field(default_factory=dict)  # of each configuration, in the first and short round
     lines: list[str] = field(default_factory=list)  # of the table, where the winner is worth it
 
 
@@ -284,6 +285,7 @@ def tune(product: Product, least_gain: float, budget: float, step: Callable[[str
             times[choice] = rough(candidate(product, choice, sets, repeat))
         step(f"{product}: {choice}")
     result.tried = len(every)
+    result.times = {str(choice): one / (repeat * len(sets)) for choice, one in times.items()}
     best = sorted((choice for choice in times if choice != MODEL), key=times.__getitem__)[:FINALISTS]
     candidates = {str(i): candidate(product, choice, sets, repeat) for i, choice in enumerate([MODEL, *best])}
     candidates["aten"] = candidate(product, None, sets, repeat)

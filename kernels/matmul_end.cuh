@@ -47,6 +47,23 @@ GEMS_DI void finish(const MatmulParams &p, const Scalar *c, Scalar *d, int row, 
 extern "C" __global__ void __launch_bounds__(256) matmul_finish(const __grid_constant__ MatmulParams p) {
     const uint32_t columns = (uint32_t)p.n, rows = (uint32_t)p.m, total = columns * rows * (uint32_t)p.batch;
     const Op *sums = static_cast<const Op *>(p.partial);
+    if (sizeof(Scalar) == 2 && p.d_row == 1 && p.d_col != 1 && columns % 4 == 0) {
+        // Columns of D are contiguous: neighbours have rows below each other, of which they read four columns at a time.
+        for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < total / 4; i += gridDim.x * blockDim.x) {
+            uint32_t four = i / rows, row = i - four * rows, batch = four / (columns / 4), col = (four - batch * (columns / 4)) * 4;
+            Vec<Op, 4> v = {};
+            for (int s = 0; s < p.split; s++) {
+                Vec<Op, 4> more = load<4>(sums + s * (int64_t)total + (batch * rows + row) * columns + col);
+                GEMS_UNROLL for (int e = 0; e < 4; e++) v.v[e] += more.v[e];
+            }
+            const Scalar *c = p.c ? static_cast<const Scalar *>(p.c) + batch * p.c_batch : nullptr;
+            GEMS_UNROLL for (int e = 0; e < 4; e++) {
+                Op one[1] = {v.v[e]};
+                finish(p, c, static_cast<Scalar *>(p.d) + batch * p.d_batch, (int)row, (int)col + e, one);
+            }
+        }
+        return;
+    }
     for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < total; i += gridDim.x * blockDim.x) {
         uint32_t line = i / columns, col = i - line * columns, batch = line / rows, row = line - batch * rows;
         Op v[1] = {0};

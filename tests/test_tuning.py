@@ -152,7 +152,7 @@ def test_keys_tell_apart_what_an_entry_is_not_for() -> None:
     }
     assert len(keys) == 10
     # Decoding is one class up to 16 rows.
-    assert len({key_of(Shape(1, 4096, n, 4096, BF16, ALONG_K, ALONG_K), H200, HOPPER) for n in range(5, 17)}) == 1
+    assert len({key_of(Shape(1, 4096, n, 4096, BF16, ALONG_K, ALONG_K), H200, HOPPER) for n in range(1, 17)}) == 1
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ def test_every_configuration_of_a_gpu_gives_the_product(hopper: bool, tmp_path: 
     environment = {**os.environ, "FLAGGEMS_CACHE_DIR": str(tmp_path), "GEMS_VENDOR": "cpu", "GEMS_CPU_MODE": "faithful"}
     if hopper:
         environment["GEMS_CPU_DEVICE"] = "sm_90a"
-    shapes = "70x130x520,130x20x520" if hopper else "70x130x520"
+    shapes = "70x130x520,20x130x520" if hopper else "70x130x520"
     command = ["-m", "flag_gems", "tune", "--dtypes", "bfloat16", "--shapes", shapes, "--layouts", "nt", "--json"]
     done = subprocess.run(
         [sys.executable, *command, "--budget", "0.01", "--dry-run"], env=environment, capture_output=True, text=True

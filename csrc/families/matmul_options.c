@@ -255,6 +255,7 @@ static void make_versions(void) {
         size_t size = 0;
         if (text) {
             add_text("matmul.cuh", text, &size, ROOM);
+            if (i < 2) add_text("matmul_end.cuh", text, &size, ROOM);
             for (int f = 0; f < 2 && files[i][f]; f++) add_text(files[i][f], text, &size, ROOM);
             gems_sha256(text, size, digest);
         }
@@ -270,8 +271,11 @@ const char *gems_matmul_version(int i) {
 
 /* The largest size of the class of a size. Tiles have 64 lines times a power of two; those of
  * fewer are for few lines. */
-static int64_t lines_class(int64_t size) {
-    return size <= 4 ? 4 : size <= 16 ? 16 : size <= 32 ? 32 : round_up(size, 64);
+static int64_t lines_class(int64_t size, bool fast) {
+    return fast && size <= GEMS_MATMUL_THIN_ROWS ? GEMS_MATMUL_THIN_ROWS
+           : size <= 16                          ? 16
+           : size <= 32                          ? 32
+                                                 : round_up(size, 64);
 }
 
 static int64_t depth_class(int64_t k) { return k <= 64 ? 64 : round_up(k, 256); }
@@ -292,7 +296,7 @@ void gems_matmul_tuned_key(const gems_matmul_shape *s, const gems_device_info *i
              : s->promotes ? "/exact"
                            : "",
              feeds[s->feed_a & 3], feeds[s->feed_b & 3], s->crooked ? "c" : "", (long long)s->batch,
-             (long long)lines_class(s->m), (long long)lines_class(s->n),
+             (long long)lines_class(s->m, info->fast), (long long)lines_class(s->n, info->fast),
              (long long)depth_class(s->k));
 }
 

@@ -130,23 +130,55 @@ static int64_t parts_of(const gems_matmul_shape *s, int64_t tiles_count, int64_t
     return most(least(least(slots / tiles_count, s->k / 256), 32), 1);
 }
 
-/* A thin product has the narrowest tile that its columns fit. Too few tiles share k, in clusters of
- * a size of which a quarter of the device can always hold its part. */
+/* Cycles of a thin product that is divided. In a step a processor brings its part of A and B (64
+ * bytes a cycle), and all bring A from memory (20 bytes a cycle and processor), each tile of A once
+ * for the tiles of columns beside each other; what is shorter is hidden but for an eighth. Then
+ * what it takes to write parts of k and to add them. Fitted to an H200. */
+static int64_t thin_cycles(const gems_matmul_shape *s, const gems_device_info *info,
+                           const gems_matmul_config *c) {
+    const int64_t processors = most(info->processors, 1), outputs = s->batch * s->m * s->n,
+                  parts = c->parts.split,
+                  units = s->batch * c->parts.tiles_m * c->parts.tiles_n * parts,
+                  active = least(units, processors);
+    const int64_t brought = (TILE_M + c->parts.tile_n) * STEP / 64,
+                  read = ceil_div(active, c->parts.tiles_n) * TILE_M * STEP / (processors * 20),
+                  step = most(brought, read) + least(brought, read) / 8;
+    return ceil_div(units, processors) * (c->parts.split_k / c->tile_k * step + 1500) +
+           (parts > 1 ? (outputs * parts * 3 / 4 + outputs * 2) / processors : 0);
+}
+
+/* A thin product has tiles no wider than it takes for its columns. Few tiles share k; in clusters,
+ * where a quarter of the device can always hold their part, if that is allowed. */
 static void configure_thin(const gems_matmul_shape *s, const gems_device_info *info,
                            gems_matmul_config *c) {
-    const int tile_n = s->feed_b == GEMS_ALONG_LINES || s->n > 32 ? 64 : s->n > 16 ? 32 : 16;
-    take(info, s->dtype, tile_n, 1, true, c);
-    const int64_t count = divide(s, 1, c), parts = parts_of(s, count, info->processors);
+    const int widest = s->feed_b == GEMS_ALONG_LINES || s->n > 32 ? 64 : s->n > 16 ? 32 : 16;
+    int64_t lowest = INT64_MAX, parts = 1, tile_n = widest;
+    for (int width = widest; width >= 16; width /= 2) {
+        gems_matmul_config tried;
+        take(info, s->dtype, width, 1, true, &tried);
+        if (!gems_matmul_wgmma_allows(s, info, &tried)) break;
+        const int64_t count = divide(s, 1, &tried),
+                      few = parts_of(s, count, 2 * (int64_t)info->processors);
+        for (int64_t p = 1; p <= few; p++) {
+            gems_matmul_wgmma_divide(s, info, p, &tried);
+            const int64_t cycles = thin_cycles(s, info, &tried);
+            if (cycles < lowest) {
+                lowest = cycles;
+                tile_n = width;
+                parts = p;
+                *c = tried;
+            }
+        }
+    }
     const int64_t cluster = parts >= 8 ? 8 : parts >= 4 ? 4 : parts >= 2 ? 2 : 1;
     /* Parts in a cluster save a launch, of about so many steps; more parts save steps. */
     const int64_t saved = ceil_div(s->k, c->tile_k) / cluster - ceil_div(s->k, c->tile_k) / parts;
-    gems_matmul_wgmma_divide(s, info, parts, c);
     if (parts == 1 || saved > 20) return;
     gems_matmul_config parted;
-    take(info, s->dtype, tile_n, (int)cluster, true, &parted);
+    take(info, s->dtype, (int)tile_n, (int)cluster, true, &parted);
     if (!gems_matmul_wgmma_allows(s, info, &parted)) return;
     *c = parted;
-    divide(s, c->cluster, c);
+    const int64_t count = divide(s, c->cluster, c);
     c->parts.split = 1;
     c->grid = count * c->cluster;
 }
