@@ -218,7 +218,7 @@ class Step:
             torch.arange(size + 1, dtype=torch.int32, device=DEVICE), *self.parts(self.words)[3:], 1, pages * page
         )
         self.fill([])
-        self.next, self.graph = None, self.recorded() if record else None
+        self.graph = self.recorded() if record else None
 
     def parts(self, words: Tensor) -> list[Tensor]:
         """Tokens, positions, slots, lengths and pages as views."""
@@ -250,7 +250,7 @@ class Step:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self.next = self.call()
+            self.next = self.call()  # where each replay leaves the tokens
         return graph
 
     def __call__(self, requests: list[Request]) -> list[int]:
