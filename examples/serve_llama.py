@@ -12,7 +12,7 @@ left the request that came last is put back to the queue and starts again later 
 The layers are a transformers model's own; what lies between the matrix products are six functions, given twice: by
 this library (`Gems`: one kernel each) and by operators of torch (`Plain`). Both serve the same requests, and the tokens
 are those that the model's own `generate` gives to each request alone. On a GPU the decoding step is recorded in CUDA
-graphs, one for each of a few numbers of requests; on a CPU it runs as it is.
+graphs, one for each of a few numbers of requests (which has not run there yet); on a CPU it runs as it is.
 """
 
 from __future__ import annotations
