@@ -12,7 +12,7 @@ left the request that came last is put back to the queue and starts again later 
 The layers are a transformers model's own; what lies between the matrix products are six functions, given twice: by
 this library (`Gems`: one kernel each) and by operators of torch (`Plain`). Both serve the same requests, and the tokens
 are those that the model's own `generate` gives to each request alone. On a GPU the decoding step is recorded in CUDA
-graphs, one for each of a few numbers of requests; on a CPU it runs as it is.
+graphs, one for each of a few numbers of requests (which has not run there yet); on a CPU it runs as it is.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class Step:
             torch.arange(size + 1, dtype=torch.int32, device=DEVICE), *self.parts(self.words)[3:], 1, pages * page
         )
         self.fill([])
-        self.next, self.graph = None, self.recorded() if record else None
+        self.graph = self.recorded() if record else None
 
     def parts(self, words: Tensor) -> list[Tensor]:
         """Tokens, positions, slots, lengths and pages as views."""
@@ -250,7 +250,7 @@ class Step:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self.next = self.call()
+            self.next = self.call()  # where each replay leaves the tokens
         return graph
 
     def __call__(self, requests: list[Request]) -> list[int]:

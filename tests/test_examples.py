@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import unittest.mock
+from typing import Any
+
 import pytest
 import torch
 
@@ -70,6 +74,46 @@ def test_pages_are_given_and_come_back() -> None:
             server.step()
     assert [len(r.made) for r in requests] == [6] * 4 and not any(r.pages for r in requests)
     assert sorted(server.pages.free) == list(range(12))
+
+
+class FakeGraph:
+    """A CUDA graph on a CPU: what was called while it recorded is called again, and the results copied to the first."""
+
+    def __init__(self, step: serve_llama.Step) -> None:
+        self.step = step
+
+    def replay(self) -> None:
+        self.step.next.copy_(self.step.call())
+
+
+def test_a_recorded_step_gives_what_the_step_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import LlamaForCausalLM
+
+    given = serve_llama.parse(["--longest", "20", "--most", "3", "--page", "4"])
+    model = side_by_side.made(LlamaForCausalLM, side_by_side.llama_config(False, 1), torch.float32).eval()
+    tokens = []
+    for record in (False, True):
+        server = serve_llama.Server(model, serve_llama.Gems, given, graphs=False)
+        if record and serve_llama.DEVICE == "cuda":
+            server.record = True
+        elif record:
+            recorded = serve_llama.Step.recorded
+
+            def fake(step: serve_llama.Step, recorded: Any = recorded) -> Any:
+                for name in ("Stream", "current_stream"):
+                    monkeypatch.setattr(torch.cuda, name, unittest.mock.MagicMock())
+                monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: FakeGraph(step))
+                for name in ("stream", "graph"):
+                    monkeypatch.setattr(torch.cuda, name, lambda _: contextlib.nullcontext())
+                return recorded(step)
+
+            monkeypatch.setattr(serve_llama.Step, "recorded", fake)
+            server.record = True
+        requests = [serve_llama.Request([5 + i] * length, 9 - i, i) for i, length in enumerate((3, 9, 4, 15))]
+        server.serve(requests)
+        assert all((step.graph is not None) == record for step in server.steps.values())
+        tokens.append([request.made for request in requests])
+    assert tokens[0] == tokens[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -170,7 +170,9 @@ def trained(kind: str, model: nn.Module, tokens: Tensor, mesh: DeviceMesh, compi
     if compiled:
         torch.compiler.reset()
         model = torch.compile(model, backend="aot_eager")
-    optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+    # torch takes no lists of tensors, and no norm of them, of which some are shared out and some are not.
+    mixed = kind in ("tensor_parallel", "loss_parallel")
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2, foreach=False if mixed else None)
     found: dict[str, Any] = {}
     for _ in range(2):
         optimizer.zero_grad()
@@ -180,10 +182,7 @@ def trained(kind: str, model: nn.Module, tokens: Tensor, mesh: DeviceMesh, compi
         if not found:
             gradients = {name: whole(p.grad) for name, p in zip(names, parameters, strict=True)}
             found = {"loss": float(whole(loss)), "gradients": gradients}
-        if kind not in (
-            "tensor_parallel",
-            "loss_parallel",
-        ):  # torch takes no norm of tensors of which some are shared out and some are not
+        if not mixed:
             torch.nn.utils.clip_grad_norm_(parameters, 0.5)
         optimizer.step()
     found["weights"] = {name: whole(p) for name, p in zip(names, parameters, strict=True)}
