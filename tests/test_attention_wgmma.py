@@ -213,3 +213,28 @@ def test_numbers_on_a_gpu(dtype: torch.dtype) -> None:
             across(2, 4, 2, queries, keys, dim, dim, dtype=dtype)
     for group in GROUPS.values():
         group()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HOPPER, reason="the kernel is that of sm_90a")
+def test_behind_the_flash_kernel_of_torch() -> None:
+    """The gradients are ATen's, of our result and logsumexp; small problems are ATen's altogether."""
+    q, k, v, grad = (draw(2, 8, 700, 128, dtype=BF16, seed=i) for i in range(4))
+
+    def run_it() -> list[torch.Tensor]:
+        args = [t.detach().requires_grad_() for t in (q, k, v)]
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+            out = torch.nn.functional.scaled_dot_product_attention(*args, is_causal=True)
+            small = torch.nn.functional.scaled_dot_product_attention(q[:, :, :9], k, v)
+        return [out, small, *torch.autograd.grad(out, args, grad)]
+
+    expected = run_it()
+    flag_gems.reset_stats()
+    with flag_gems.use_gems():
+        found = run_it()
+        again = run_it()
+    assert flag_gems.stats()["_flash_attention_forward"] == {"kernel": 2, "fallback": 2}
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=2e-2, atol=2e-2)
+        assert mine.stride() == theirs.stride()
+    assert torch.equal(found[0], again[0])

@@ -101,6 +101,9 @@ bool gems_attention_wgmma_configure(const gems_device_info *info, int dtype, int
 /* Whether it takes a problem, as far as what is read says. */
 bool gems_attention_wgmma_takes(const gems_device_info *info, const gems_attention_params *p,
                                 int dtype, int mask, int flags, int splits);
+/* Whether a problem is so large that ATen's kernel was measured slower than ours on an H200
+ * (benchmarks/results/nvidia_h200_attention.txt). */
+bool gems_attention_wgmma_fills(const gems_device_info *info, const gems_attention_params *p);
 /* Launches it. GEMS_DECLINE: nothing was launched, and another kernel may do it. */
 gems_status gems_attention_wgmma_launch(gems_call *call, gems_attention_params *p, int dtype);
 

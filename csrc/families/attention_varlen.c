@@ -181,9 +181,10 @@ gems_status gems_attention_varlen_run(gems_call *call) {
     GEMS_TRY(read_rows(call, v, table, &p.v, &p.vs));
 
     const int splits = (int)whole(call, at[SPLITS], 0);
+    const gems_device_info *info = gems_device_information(call->device);
     if (aten && call->device_type != GEMS_CPU &&
-        !gems_attention_wgmma_takes(gems_device_information(call->device), &p, q->dtype,
-                                    GEMS_NO_DTYPE, flags, splits))
+        !(gems_attention_wgmma_takes(info, &p, q->dtype, GEMS_NO_DTYPE, flags, splits) &&
+          gems_attention_wgmma_fills(info, &p)))
         return gems_decline("a case in which ATen is faster on a GPU");
 
     int64_t sizes[4], strides[4], lse[3];

@@ -43,6 +43,15 @@ static bool has_map(const gems_attention_strides *s, int64_t batch, int64_t head
     return (batch == 1 || s->batch > 0) && (heads == 1 || s->head > 0) && (rows == 1 || s->row > 0);
 }
 
+static int64_t blocks_of(const gems_attention_params *p) {
+    return ceil_div(p->queries, 128) * p->batch * p->heads;
+}
+
+bool gems_attention_wgmma_fills(const gems_device_info *info, const gems_attention_params *p) {
+    const int64_t blocks = blocks_of(p), wanted = info->processors;
+    return p->queries >= 128 && blocks * (p->keys <= 1024 ? 3 : 2) >= wanted;
+}
+
 bool gems_attention_wgmma_takes(const gems_device_info *info, const gems_attention_params *p,
                                 int dtype, int mask, int flags, int splits) {
     if (!info->hopper || (dtype != GEMS_F16 && dtype != GEMS_BF16)) return false;
@@ -58,8 +67,7 @@ bool gems_attention_wgmma_takes(const gems_device_info *info, const gems_attenti
         return false;
     if (!info->arch) return true; /* a CPU that plays the device */
     /* Few blocks would go over many keys: a kernel that parts the keys is faster. */
-    const int64_t blocks = ceil_div(p->queries, 128) * p->batch * p->heads;
-    return p->queries >= FEW && (blocks * 2 >= info->processors || p->keys <= 1024);
+    return p->queries >= FEW && (blocks_of(p) * 2 >= info->processors || p->keys <= 1024);
 }
 
 /* rows: of a sequence, or of all of them one behind another. */
