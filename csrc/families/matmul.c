@@ -341,6 +341,24 @@ gems_status gems_matmul_compute(gems_call *call, const product *t, bool wgmma) {
  * ATen's: on 8192x8192 in float32 an H200 ran mv at 0.24 of ATen's speed and addmv at 0.25. */
 #define SMALL_MATRIX 65536
 
+/* Multiplications of tf32 from which on a GPU takes a product whose operands both lie along k, or
+ * one of them along its lines (an H200 ran those of 1024 cubed at 1.11 and 0.88 of ATen's speed,
+ * those from 2048 cubed on at 0.94 to 1.04), and of float64 up to which (256 cubed: 0.37, 1024
+ * cubed: 0.72, 8192 cubed: 0.78). */
+#define LEAST_TF32   ((double)(INT64_C(1) << 30))
+#define LEAST_TURNED ((double)(INT64_C(1) << 31))
+#define MOST_DOUBLE  ((double)(INT64_C(1) << 21))
+
+/* Whether ATen was measured faster with this product on a GPU. */
+static bool left_to_aten(const product *t, const gems_tensor *a, bool batched, bool wgmma) {
+    const params *p = &t->p;
+    const double products = (double)p->batch * p->m * p->n * p->k;
+    if (t->tf32)
+        return !wgmma || products < (p->a_k == 1 && p->b_k == 1 ? LEAST_TF32 : LEAST_TURNED);
+    if (a->dtype == GEMS_F64) return products > MOST_DOUBLE;
+    return !wgmma && a->numel > (batched ? MOST_BATCHED : MOST);
+}
+
 /* Whether ATen rounds this product's float32 to tf32: torch is asked in every call. On a CPU the
  * modes that have all threads of a block do what a GPU would. Products with a vector are never
  * rounded. */
@@ -417,9 +435,8 @@ static gems_status run(gems_call *call) {
     t.tf32 = rounds_to_tf32(call, info, a->dtype, bits);
     t.p = p;
     const bool wgmma = gems_matmul_takes_wgmma(info, &t);
-    if (!wgmma && a->dtype != GEMS_F64 && call->device_type != GEMS_CPU &&
-        !(bits & GEMS_MATMUL_VECTOR) &&
-        a->numel > (bits & GEMS_MATMUL_BATCHED ? MOST_BATCHED : MOST))
+    if (call->device_type != GEMS_CPU && !(bits & GEMS_MATMUL_VECTOR) &&
+        left_to_aten(&t, a, bits & GEMS_MATMUL_BATCHED, wgmma))
         return gems_decline("a size at which ATen is faster on a GPU");
     GEMS_TRY(gems_output(call, 0, dims, sizes, NULL, a->dtype));
     if (!call->nonempty) return GEMS_OK;

@@ -135,8 +135,8 @@ static void configure_tiles(const gems_matmul_shape *s, const gems_device_info *
     for (int i = 0; i < count; i++) {
         if (i + 1 < count && shared_of(&tiles[i], mma, s->dtype) > info->shared_bytes) continue;
         /* Elements that are gathered one by one need the registers. */
-        if (s->dtype == GEMS_F64 && mma && tiles[i].n > 64 &&
-            most(s->feed_a, s->feed_b) > GEMS_ALONG_LINES)
+        if (kernel == GEMS_MATMUL_WIDE && op_size(s->dtype) <= (int64_t)gems_dtype_size(s->dtype) &&
+            tiles[i].n > 64 && most(s->feed_a, s->feed_b) > GEMS_ALONG_LINES)
             continue;
         int64_t blocks = s->batch * ceil_div(s->m, tiles[i].m) * ceil_div(s->n, tiles[i].n);
         int64_t cost = cost_of(&tiles[i], blocks, processors);
