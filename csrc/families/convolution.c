@@ -481,6 +481,11 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
     bool back = op->mode == GEMS_CONVOLUTION_BACKWARD;
     int direct = back || !info->fast ? 2 : 1;
+    if (info->fast && i == direct) {
+        key->kernel = GEMS_CONVOLUTION_PANEL;
+        key->dtype[0] = (uint8_t)dtype;
+        return true;
+    }
     if (i >= direct) {
         gems_key depthwise = *key;
         if (op->mode != GEMS_CONVOLUTION_DEPTHWISE &&
