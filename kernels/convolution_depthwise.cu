@@ -4,7 +4,7 @@
 //
 // The head gives T, kLast (channels last: a thread has whole vectors of channels, and the weight lies [tap][channel]), kRows, and
 // constants of the window: kTapsY, kTapsX, kStrideY, kStrideX, kFarY, kFarX (dilations). Twin of csrc/families/convolution_depthwise.c.
-// Has run in the cpu backend's faithful mode alone so far.
+// Has run on an H200.
 using namespace gems;
 
 struct Depthwise {

@@ -174,6 +174,7 @@ void find_shifts(const Panels &p, int64_t plane, int64_t pitch, int32_t *shifts)
 constexpr int kDown = kRows / 3, kAcross = kRows / 2, kLong = 2048;
 
 // The sum of a vector's elements, by halves.
+#if defined(__AVX__)
 typedef Op Half __attribute__((vector_size(kBytes / 2), aligned(alignof(Op)), may_alias));
 typedef Op Quarter __attribute__((vector_size(kBytes / 4), aligned(alignof(Op)), may_alias));
 GEMS_DI Op fold(Lane v) {
@@ -186,6 +187,13 @@ GEMS_DI Op fold(Lane v) {
     for (int e = 1; e < kLane / 4; e++) sum += q[e];
     return sum;
 }
+#else
+GEMS_DI Op fold(Lane v) {
+    Op low = v[0], high = v[kLane / 2];
+    for (int e = 1; e < kLane / 2; e++) low += v[e], high += v[kLane / 2 + e];
+    return low + high;
+}
+#endif
 
 // sums[r * pitch + c] += what kDown lines of g, `width` apart, and the elements `shifts` behind x have.
 template <int DOWN>

@@ -21,6 +21,7 @@ DEVICE = flag_gems.device
 aten = torch.ops.aten
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NEAREST = ("upsample_nearest2d", "_upsample_nearest_exact2d")
+GRADIENTS = DEVICE == "cpu"  # a GPU leaves contiguous ones of nearest pixels to ATen
 FILTERS = ("_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa")
 
 
@@ -77,7 +78,7 @@ def test_dtypes(dtype: torch.dtype, last: bool) -> None:
     for size in ([38, 42], [33, 17], [57, 63], [19, 300]):
         for name in NEAREST:
             check(name, lambda n=name, s=size: getattr(aten, n)(x, s))
-            if dtype in FLOATS:
+            if dtype in FLOATS and (last or GRADIENTS):
                 grad = image(2, 16, *size, dtype=dtype, last=last)
                 back = getattr(aten, name + "_backward")
                 check(
@@ -144,7 +145,8 @@ def test_out_forms() -> None:
         function, back = getattr(aten, name), getattr(aten, name + "_backward")
         out, into = torch.empty(0, device=DEVICE), torch.empty_like(x)
         grad = image(2, 3, 8, 4)
-        with kernels(name + ".out", name + "_backward.grad_input"):
+        ours = (name + ".out", name + "_backward.grad_input")
+        with kernels(*(ours if GRADIENTS or name in FILTERS else ours[:1])):
             assert function.out(x, [8, 4], *extra, out=out) is out
             assert back.grad_input(grad, [8, 4], x.shape, *extra, grad_input=into) is into
         same(out, function(x, [8, 4], *extra))
@@ -154,7 +156,8 @@ def test_out_forms() -> None:
 @pytest.mark.parametrize("last", [False, True])
 def test_gradients(last: bool) -> None:
     x = image(2, 2, 6, 5, dtype=torch.float64, last=last).requires_grad_()
-    with kernels("upsample_nearest2d", "upsample_nearest2d_backward", "_upsample_bicubic2d_aa"):
+    back = ["upsample_nearest2d_backward"] if last or GRADIENTS else []
+    with kernels("upsample_nearest2d", "_upsample_bicubic2d_aa", *back):
         for kind in ("nearest", "nearest-exact"):
             assert torch.autograd.gradcheck(lambda t, k=kind: F.interpolate(t, (9, 3), mode=k), x)
         for kind in ("bicubic", "bilinear"):

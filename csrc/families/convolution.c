@@ -20,7 +20,12 @@ enum { TUNE_KIND, TUNE_INNER };
 #define MOST_CPU_BACKWARD           3000.0
 #define MOST_CPU_HALVES             40000.0
 #define MOST_CPU_DEPTHWISE          60000.0 /* the result alone */
-#define MOST_GPU           1048576.0
+#define MOST_GPU                    1048576.0
+/* The same of products on the tensor cores of sm_90a: of two and three dims; of one dim; the
+ * gradient of an image channels last. */
+#define MOST_TILES                  5e8
+#define MOST_TILES_LINE             1e9
+#define MOST_TILES_LAST             1e7
 /* The same of what convolution_panel.c computes; of all gradients together. */
 #define MOST_PANELS                 3e6
 #define MOST_PANELS_HALVES          1e8
@@ -260,10 +265,35 @@ static bool in_panels(const gems_convolution *c, int kinds, const gems_device_in
     return kinds != 0;
 }
 
+/* Whether both begin at a multiple of 16 bytes. */
+static bool aligned(const void *a, const void *b) {
+    return ((uintptr_t)a | (uintptr_t)b) % 16 == 0;
+}
+
+/* What an H200 computed at least as fast as cuDNN, beyond what is small; kinds: bits. */
+static bool fast_on_gpu(const gems_convolution *c, int kinds, const gems_device_info *info) {
+    const gems_window *w = c->window;
+    bool image = kinds >> GEMS_CONVOLVE_IMAGE & 1, halves = GEMS_HALF_MASK & GEMS_BIT(c->dtype);
+    int taps = w[1].size * w[2].size, steps = w[0].stride * w[1].stride * w[2].stride;
+    for (int kind = 0; kind <= GEMS_CONVOLVE_WEIGHT; kind++)
+        if (kinds >> kind & 1 && kind != GEMS_CONVOLVE_WEIGHT && !c->last &&
+            gems_convolution_depthwise(c, kind, info)) {
+            if (kinds != 1 << kind) return false;
+            if (c->rank == 1) return halves && w[2].size % 2 == 0;
+            return c->dtype == GEMS_F32 || (halves && (taps > 9 || steps != 1));
+        }
+    if (!info->hopper || c->groups != 1 || (image && steps != 1)) return false;
+    for (int kind = 0; kind <= GEMS_CONVOLVE_WEIGHT; kind++)
+        if (kinds >> kind & 1 && !gems_convolution_tiles(c, kind, info)) return false;
+    return c->work <= (image && c->last ? MOST_TILES_LAST
+                       : c->rank == 1   ? MOST_TILES_LINE
+                                        : MOST_TILES);
+}
+
 /* Declines what another is faster at; kinds: bits of what is computed, of gradients where these are
- * wanted. */
+ * wanted; more: something is wanted or given that the fast kernels of a GPU do not take. */
 static gems_status check_work(const gems_call *call, const gems_convolution *c, int kinds,
-                              bool gradients) {
+                              bool gradients, bool more) {
     const gems_device_info *info = gems_device_information(call->device);
     bool depthwise = c->image_channels == 1 && c->result_channels <= 2,
          halves = GEMS_HALF_MASK & GEMS_BIT(c->dtype);
@@ -277,13 +307,9 @@ static gems_status check_work(const gems_call *call, const gems_convolution *c, 
     if (info->fast && work > most && in_panels(c, kinds, info))
         most = !halves ? MOST_PANELS : gradients ? MOST_PANELS_HALVES_BACKWARD : MOST_PANELS_HALVES;
     if (info->fast && work > most) return gems_decline("a size at which ATen is faster on a CPU");
-    if (info->arch && c->work > MOST_GPU)
+    if (info->arch && c->work > MOST_GPU && (more || !fast_on_gpu(c, kinds, info)))
         return gems_decline("a size at which ATen is faster on a GPU");
     return GEMS_OK;
-}
-
-static bool aligned(const void *a, const void *b) {
-    return ((uintptr_t)a | (uintptr_t)b) % 16 == 0;
 }
 
 /* One product, from tensors: packs what is read and the weight as the kernels want them. `in` says
@@ -303,7 +329,8 @@ static gems_status convolve(gems_call *call, gems_convolution *c, int kind, void
     GEMS_TRY(gems_image_pack(call, read, in->strides, &image));
     if (gems_convolution_panels(c, kind, info))
         return gems_convolution_panel(call, c, kind, out, image, weight, bias);
-    if (gems_convolution_depthwise(c, kind, info) && aligned(image, out))
+    if (gems_convolution_depthwise(c, kind, info) && aligned(image, out) &&
+        aligned(weight->data, NULL))
         return gems_convolution_depthwise_run(call, c, kind, out, image, weight, bias);
     GEMS_TRY(gems_image_pack(call, weight, c->weight.strides, &w));
     return run_direct(call, c, kind, out, image, w, bias);
@@ -360,7 +387,7 @@ static gems_status forward(gems_call *call) {
               *made = c.transposed ? &c.image : &c.result;
     GEMS_TRY(check_vector(bias, made->sizes[1], c.dtype));
     int kind = c.transposed ? GEMS_CONVOLVE_IMAGE : GEMS_CONVOLVE_RESULT;
-    GEMS_TRY(check_work(call, &c, 1 << kind, false));
+    GEMS_TRY(check_work(call, &c, 1 << kind, false, !aligned(x->data, w->data)));
     GEMS_TRY(gems_output(call, 0, c.rank + 2, made->sizes, made->strides, c.dtype));
     lay_out(call, &c, given, given);
     return convolve(call, &c, kind, call->out[0].data, x, given, w, bias ? bias->data : NULL, NULL);
@@ -384,7 +411,8 @@ static gems_status backward(gems_call *call) {
         return gems_decline("shape or dtype of the gradient");
     if (call->entry->variant == GEMS_OUT && !(wanted[0] && wanted[1] && wanted[2]))
         return gems_decline("results that are not wanted");
-    GEMS_TRY(check_work(call, &c, wanted[0] << kind | wanted[1] << GEMS_CONVOLVE_WEIGHT, true));
+    GEMS_TRY(check_work(call, &c, wanted[0] << kind | wanted[1] << GEMS_CONVOLVE_WEIGHT, true,
+                        wanted[2] || !aligned(x->data, w->data) || !aligned(grad->data, NULL)));
     gems_side weight_made = c.weight, given_made = given;
     bool own =
         true; /* a weight that lies so already is followed to the strides of its dims of size 1 */
@@ -453,6 +481,11 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
 static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key) {
     bool back = op->mode == GEMS_CONVOLUTION_BACKWARD;
     int direct = back || !info->fast ? 2 : 1;
+    if (info->fast && i == direct) {
+        key->kernel = GEMS_CONVOLUTION_PANEL;
+        key->dtype[0] = (uint8_t)dtype;
+        return true;
+    }
     if (i >= direct) {
         gems_key depthwise = *key;
         if (op->mode != GEMS_CONVOLUTION_DEPTHWISE &&

@@ -68,8 +68,8 @@ enum { GEMS_CONVOLUTION_EACH = 66 }; /* key->kernel */
 /* Whether the result or the image is computed there. */
 bool gems_convolution_depthwise(const gems_convolution *c, int kind, const gems_device_info *info);
 
-/* Computes it; what is read lies as its side does, channels last or contiguous, aligned to 16 bytes;
- * the weight has any strides. */
+/* Computes it; what is read lies as its side does, channels last or contiguous, aligned to 16 bytes
+ * as the result and the weight are, which has any strides. */
 gems_status gems_convolution_depthwise_run(gems_call *call, const gems_convolution *c, int kind,
                                            void *out, const void *read, const gems_tensor *weight,
                                            const void *bias);
