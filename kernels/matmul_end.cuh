@@ -47,8 +47,9 @@ GEMS_DI void finish(const MatmulParams &p, const Scalar *c, Scalar *d, int row, 
 extern "C" __global__ void __launch_bounds__(256) matmul_finish(const __grid_constant__ MatmulParams p) {
     const uint32_t columns = (uint32_t)p.n, rows = (uint32_t)p.m, total = columns * rows * (uint32_t)p.batch;
     const Op *sums = static_cast<const Op *>(p.partial);
-    if (sizeof(Scalar) == 2 && p.d_row == 1 && p.d_col != 1 && columns % 4 == 0) {
-        // Columns of D are contiguous: neighbours have rows below each other, of which they read four columns at a time.
+    if (sizeof(Scalar) == 2 && p.d_row == 1 && p.d_col != 1 && columns % 4 == 0 && total >= 131072) {
+        // Columns of D are contiguous: neighbours have rows below each other, of which they read four columns at a time. Of
+        // fewer sums there would be too few threads.
         for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < total / 4; i += gridDim.x * blockDim.x) {
             uint32_t four = i / rows, row = i - four * rows, batch = four / (columns / 4), col = (four - batch * (columns / 4)) * 4;
             Vec<Op, 4> v = {};

@@ -128,7 +128,7 @@ def test_tiles_follow_the_shape() -> None:
     assert tall.cluster == 1 and tall.parts.split == 32
     # A few tokens and a layer.
     some = configure(1, 128, 4096, 4096)
-    assert some.parts.split == 2 and some.grid == 128
+    assert some.parts.split == 1 and some.parts.tile_n == 64
     assert configure(1, 128, 14336, 4096).parts.split == 1
     assert configure(64, 1024, 1024, 64).parts.split == 1
 

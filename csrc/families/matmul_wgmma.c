@@ -132,7 +132,7 @@ static int64_t parts_of(const gems_matmul_shape *s, int64_t tiles_count, int64_t
 
 /* Cycles of a thin product that is divided. In a step a processor brings its part of A and B (64
  * bytes a cycle), and all bring A from memory (20 bytes a cycle and processor), each tile of A once
- * for the tiles of columns beside each other; what is shorter is hidden but for an eighth. Then
+ * for the tiles of columns beside each other; what is shorter is hidden but for a quarter. Then
  * what it takes to write parts of k and to add them. Fitted to an H200. */
 static int64_t thin_cycles(const gems_matmul_shape *s, const gems_device_info *info,
                            const gems_matmul_config *c) {
@@ -142,9 +142,9 @@ static int64_t thin_cycles(const gems_matmul_shape *s, const gems_device_info *i
                   active = least(units, processors);
     const int64_t brought = (TILE_M + c->parts.tile_n) * STEP / 64,
                   read = ceil_div(active, c->parts.tiles_n) * TILE_M * STEP / (processors * 20),
-                  step = most(brought, read) + least(brought, read) / 8;
+                  step = most(brought, read) + least(brought, read) / 4;
     return ceil_div(units, processors) * (c->parts.split_k / c->tile_k * step + 1500) +
-           (parts > 1 ? (outputs * parts * 3 / 4 + outputs * 2) / processors : 0);
+           (parts > 1 ? 3000 + (outputs * parts * 3 / 4 + outputs * 3) / processors : 0);
 }
 
 /* A thin product has tiles no wider than it takes for its columns. Few tiles share k; in clusters,
@@ -157,6 +157,8 @@ static void configure_thin(const gems_matmul_shape *s, const gems_device_info *i
         gems_matmul_config tried;
         take(info, s->dtype, width, 1, true, &tried);
         if (!gems_matmul_wgmma_allows(s, info, &tried)) break;
+        /* Tiles beside each other read the same of A: they are to do it together. */
+        if (s->n > width) tried.parts.group = 2;
         const int64_t count = divide(s, 1, &tried),
                       few = parts_of(s, count, 2 * (int64_t)info->processors);
         for (int64_t p = 1; p <= few; p++) {
@@ -186,8 +188,9 @@ static void configure_thin(const gems_matmul_shape *s, const gems_device_info *i
 /* Cycles of a product: what a processor multiplies (2048 a cycle), brings (64 bytes a cycle,
  * 26 where each row of a box lies in two lines of the cache) or
  * stores meanwhile (12 bytes a cycle where all do), whichever is longer, a start and an end for
- * every tile, and what it takes to add parts of k: in a cluster, or by a second launch. */
-static int64_t configure_tile(const gems_matmul_shape *s, const gems_device_info *info,
+ * every tile, and what it takes to add parts of k, where it is split: in a cluster, or by a second
+ * launch. */
+static int64_t configure_tile(const gems_matmul_shape *s, const gems_device_info *info, bool split,
                               gems_matmul_config *c) {
     const int64_t slots = most(c->thin ? info->processors : info->processors / c->cluster, 1),
                   outputs = s->batch * s->m * s->n, tile_n = c->parts.tile_n;
@@ -200,7 +203,7 @@ static int64_t configure_tile(const gems_matmul_shape *s, const gems_device_info
         rest = 2500 + 16 * tile_n;
         count *= c->cluster;
     } else {
-        gems_matmul_wgmma_divide(s, info, parts_of(s, count, slots), c);
+        gems_matmul_wgmma_divide(s, info, split ? parts_of(s, count, slots) : 1, c);
         count *= c->parts.split;
     }
     const int64_t share = c->thin ? 1 : c->cluster,
@@ -209,7 +212,7 @@ static int64_t configure_tile(const gems_matmul_shape *s, const gems_device_info
     const int64_t tile =
         most(c->parts.split_k / c->tile_k * step, TILE_M * tile_n * 2 / 12) + 500 + rest;
     const int64_t second =
-        c->parts.split > 1 ? 7000 + outputs * c->parts.split / (info->processors * 2) : 0;
+        c->parts.split > 1 ? 12000 + outputs * c->parts.split / (info->processors * 2) : 0;
     return ceil_div(count, slots) * tile + second;
 }
 
@@ -228,10 +231,12 @@ void gems_matmul_wgmma_configure(const gems_matmul_shape *s, const gems_device_i
             take(info, s->dtype, tiles[i].tile_n, cluster, tiles[i].thin, &c);
             c.promotes = s->promotes;
             if (!gems_matmul_wgmma_allows(s, info, &c)) continue;
-            int64_t cost = configure_tile(s, info, &c);
-            if (cost < lowest) {
-                lowest = cost;
-                *config = c;
+            for (int split = 0; split < 2; split++) {
+                int64_t cost = configure_tile(s, info, split, &c);
+                if (cost < lowest) {
+                    lowest = cost;
+                    *config = c;
+                }
             }
         }
     }
