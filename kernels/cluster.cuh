@@ -1,8 +1,8 @@
 // Blocks of a cluster, which sm_90 and later run at the same time and which read each other's shared memory: part of the contract
 // for the programs that name this file. A launch says how many blocks a cluster has, along x.
 //
-// cluster_arrive and cluster_wait are one barrier in two steps, for every thread: what threads wrote before they arrived and said
-// so is seen behind the wait, and each waits before it arrives again. No block may end while another one still reads from it.
+// cluster_arrive and cluster_wait are one barrier in two steps, for every thread: what threads wrote before they arrived is seen
+// behind the wait, and each waits before it arrives again. No block may end while another one still reads from it.
 // Faithful and checked modes run the blocks of a cluster in turns, each as far as it can; what is read of another block is
 // not looked at for races.
 namespace gems {
@@ -32,11 +32,8 @@ GEMS_DI Vec<float, 4> cluster_load(const float* p, int block) {
                  : "=f"(r.v[0]), "=f"(r.v[1]), "=f"(r.v[2]), "=f"(r.v[3]) : "r"(shared_address(p)), "r"(block) : "memory");
     return r;
 }
-// The barrier in two steps. wrote: this thread has written what others read behind the barrier.
-GEMS_DI void cluster_arrive(bool wrote) {
-    if (wrote) asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-    else asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
-}
+// The barrier in two steps. All threads arrive by one instruction: a warp whose threads arrived by two did not come back.
+GEMS_DI void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
 GEMS_DI void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 // What another block of the cluster has at this place of its shared memory.
 template <class V> GEMS_DI V cluster_read(const V* p, int block) {
@@ -51,7 +48,7 @@ template <class V> GEMS_DI V cluster_read(const V* p, int block) {
     return v;
 }
 #elif GEMS_FAST
-GEMS_DI void cluster_arrive(bool) {}
+GEMS_DI void cluster_arrive() {}
 GEMS_DI void cluster_wait() {}
 template <class V> GEMS_DI V cluster_read(const V* p, int) { return *p; }
 #else
@@ -61,7 +58,7 @@ GEMS_DI int cluster_size() { return 1; }
 GEMS_DI void cluster_sync() {}
 GEMS_DI void cluster_sync_memory() {}
 GEMS_DI Vec<float, 4> cluster_load(const float* p, int) { return load<4>(p); }
-GEMS_DI void cluster_arrive(bool, GEMS_LINE_) { gems_cpu_runtime->cluster_arrive(line); }
+GEMS_DI void cluster_arrive(GEMS_LINE_) { gems_cpu_runtime->cluster_arrive(line); }
 GEMS_DI void cluster_wait(GEMS_LINE_) { gems_cpu_runtime->cluster_wait(line); }
 template <class V> GEMS_UNSEEN V cluster_read(const V* p, int block) {
     V v;

@@ -3,7 +3,8 @@
  *
  * The program's head gives kVec (elements of one access), kStage and kSecond (where a row is kept, and a second one), kItems (vectors of a thread kept in registers), kWarpRow,
  * kThreads (of a block), kCluster (blocks of a team) and
- * kAhead (while a team does a row, its next one is copied to shared memory). cluster.cuh comes before this file. Clusters have not run on a GPU yet.
+ * kAhead (while a team does a row, its next one is copied to shared memory). cluster.cuh comes before this file. Clusters have run on an
+ * H200; copying ahead has not run on a GPU yet.
  */
 using namespace gems;
 
@@ -32,7 +33,7 @@ template <class F> GEMS_DI void each_turn(int64_t rows, F f) {
     } else {
         int teams = kWarpRow ? kThreads / kWarp : 1, team = kWarpRow ? (int)threadIdx.x / kWarp : 0;
         int64_t first = (int64_t)(blockIdx.x / kCluster) * teams + team, step = (int64_t)(gridDim.x / kCluster) * teams;
-        if constexpr (kCluster > 1) cluster_arrive(false); /* team_join waits for this, and at last the end does */
+        if constexpr (kCluster > 1) cluster_arrive(); /* team_join waits for this, and at last the end does */
         for (int64_t row = first; row < rows; row += step) f(Turn{row, row + step < rows ? row + step : -1, row == first});
         if constexpr (kCluster > 1) cluster_wait();
     }
@@ -52,15 +53,15 @@ template <class V, class F> GEMS_DI V team_join(V v, F f, V* buf) {
     if constexpr (kCluster > 1) {
         cluster_wait(); /* nobody reads any more what was there before */
         if (threadIdx.x == 0) buf[32] = v;
-        cluster_arrive(threadIdx.x == 0);
+        cluster_arrive();
         cluster_wait();
         v = cluster_read(buf + 32, (int)threadIdx.x % kCluster);
+        cluster_arrive();
         GEMS_UNROLL for (int o = 1; o < kCluster; o <<= 1) {
             V other = shuffle_xor(v, o);
             bool right = threadIdx.x & o;
             v = f(right ? other : v, right ? v : other);
         }
-        cluster_arrive(false); /* what was read is here */
     }
     return v;
 }

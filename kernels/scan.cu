@@ -16,15 +16,11 @@ GEMS_DI Carry scan_row(const In* x, Out* y, int64_t* where, const Lines& s, Inde
     const int team = kGroup ? 0 : (int)threadIdx.x / kTeam, teams = kGroup ? 1 : (int)blockDim.x / kTeam;
     const Start at = start_of(s, line);
     x += at.at[0];
-    const Index size = (Index)kSpan * teams;
-    Raw raw;
-    raw.read(x, begin + (Index)(team * kSpan + team_lane() * kVec), step_of(s, 0), end);
-    for (Index tile = begin; tile < end; tile += size) {
+    for (Index tile = begin; tile < end; tile += (Index)kSpan * teams) {
         Index first = tile + (Index)(team * kSpan + team_lane() * kVec);
         Acc run = identity();
         Part part;
-        part.take(raw, first, end);
-        if (tile + size < end) raw.read(x, first + size, step_of(s, 0), end); /* while this one is worked on */
+        part.take(x, first, step_of(s, 0), end);
         if constexpr (kGroup == 0) run = part.share(buf);
         if constexpr (Write) part.write(y, where, s, at, first, end, carry, run, real);
         carry = join(carry, part.total);

@@ -12,6 +12,14 @@ template <class T> GEMS_DI void store_pieces(T* p, const Vec<T, kVec>& v) {
     }
 }
 /* kVec > 1 only where lines are contiguous and their lengths and starts multiples of kVec. */
+GEMS_DI void fetch(const In* x, Index from, Index step, Index end, Acc (&a)[kVec]) {
+    if (from < end) {
+        Vec<In, kVec> v = load<kVec>(x + from * step);
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) a[k] = element(v.v[k], from + k);
+    } else {
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) a[k] = identity();
+    }
+}
 GEMS_DI void put(Out* y, Index y_at, int64_t* where, Index where_at, const Acc (&a)[kVec]) {
     Vec<Out, kVec> v;
     GEMS_UNROLL for (int k = 0; k < kVec; k++) v.v[k] = result(a[k]);
@@ -30,37 +38,17 @@ constexpr int kSpan = kTeam * kVec * kItems; /* a warp's (group's) part of a til
 
 GEMS_DI int team_lane() { return (int)threadIdx.x % kTeam; }
 
-/* A thread's part of a tile as it is read. */
-struct Raw {
-    Vec<In, kVec> v[kItems];
-
-    /* first: of this thread's first access; those behind `end` are not read. */
-    GEMS_DI void read(const In* x, Index first, Index step, Index end) {
-        GEMS_UNROLL for (int q = 0; q < kItems; q++) {
-            Index from = first + q * kTeam * kVec;
-            if (from < end) v[q] = load<kVec>(x + from * step);
-        }
-    }
-};
-
 /* A thread's part of a tile, scanned: elements after those of its access, and what its warp (group) has before each. */
 template <class A, class K> struct PartOf {
     static constexpr bool exact = is_same<K, Exact>;
     A a[kItems][kVec], before[kItems], all[kItems];
     K total; /* of the warp (group) */
 
+    /* first: of this thread's first access; those behind `end` are not read. */
     GEMS_DI void take(const In* x, Index first, Index step, Index end) {
-        Raw raw;
-        raw.read(x, first, step, end);
-        take(raw, first, end);
-    }
-    GEMS_DI void take(const Raw& raw, Index first, Index end) {
         const int lane = team_lane();
         K own = no_carry<K>();
-        GEMS_UNROLL for (int q = 0; q < kItems; q++) {
-            Index from = first + q * kTeam * kVec;
-            GEMS_UNROLL for (int k = 0; k < kVec; k++) a[q][k] = from < end ? element(raw.v[q].v[k], from + k) : identity();
-        }
+        GEMS_UNROLL for (int q = 0; q < kItems; q++) fetch(x, first + q * kTeam * kVec, step, end, a[q]);
         GEMS_UNROLL for (int q = 0; q < kItems; q++) {
             GEMS_UNROLL for (int k = 1; k < kVec; k++) {
                 A sum = join(a[q][k - 1], a[q][k]);

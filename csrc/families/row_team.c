@@ -40,36 +40,36 @@ static int cluster_for(int64_t vectors, int64_t of_block, int most) {
     return cluster;
 }
 
-/* A thread keeps up to eight accesses in 64 registers, so that blocks of 512 threads are two on a
- * processor: one reads while the other one writes. Devices without clusters have larger blocks. */
+/* Up to 2048 accesses lie in the registers of a block. More lie in shared memory, so that two
+ * blocks or more are on a processor: one reads while the other one writes (faster on an H200 than
+ * registers, of which there are enough for two). Where that has no room for two rows the first is
+ * in registers. */
 static gems_team block_team(const gems_device_info *info, const gems_rows *r, int vec) {
-    gems_team team = {.vec = (uint8_t)vec, .stage = GEMS_STAGE_REGISTERS, .items = 1};
-    const int most = most_blocks(info), all = most < 8 ? most : 8, large = most > 1 ? 512 : 1024;
+    gems_team team = {.vec = (uint8_t)vec, .stage = GEMS_STAGE_SHARED, .items = 1};
+    const int most = most_blocks(info), all = most < 8 ? most : 8;
     const int64_t vectors = (r->n + vec - 1) / vec, bytes = vec * (int64_t)r->size,
                   room = info->shared_bytes - 4096, half = info->shared_bytes / 2 - 4096;
-    int held = held_vectors(r, vec), cluster = cluster_for(vectors, (int64_t)large * held, most);
-    if (cluster > all && r->kept == 2 && r->registers == 2 && vec > 1) {
-        int64_t mixed = (int64_t)large * 2 * held;
-        if (mixed > half / bytes) mixed = half / bytes;
-        team.stage = GEMS_STAGE_MIXED;
+    int held = held_vectors(r, vec), cluster = cluster_for(vectors, half / (bytes * r->kept), most);
+    if (cluster > most && r->kept == 2 && vec > 1) {
+        const int64_t mixed = 4096 < half / bytes ? 4096 : half / bytes;
         held *= 2;
+        team.stage = GEMS_STAGE_MIXED;
         cluster = cluster_for(vectors, mixed, most);
     }
-    if (cluster > most) { /* two parts in shared memory find room on a processor, or else one */
+    if (cluster > most) {
         team.stage = GEMS_STAGE_SHARED;
-        cluster = cluster_for(vectors, half / (bytes * r->kept), most);
-        if (cluster > most) {
-            cluster = cluster_for(vectors, room / (bytes * r->kept), all);
-            if (cluster > all) team.stage = GEMS_STAGE_AGAIN;
-        }
-        if (team.stage == GEMS_STAGE_AGAIN) cluster = all;
+        cluster = cluster_for(vectors, room / (bytes * r->kept), all);
+        if (cluster > all) team.stage = GEMS_STAGE_AGAIN;
+        if (cluster > all) cluster = all;
     }
     const int share = gems_team_share(info, r->rows, vectors);
     if (share > cluster) cluster = share;
     const int64_t own = (vectors + cluster - 1) / cluster;
     team.cluster = (uint8_t)cluster;
+    if (own <= 2048 && own <= 512 * held) team.stage = GEMS_STAGE_REGISTERS;
     if (team.stage == GEMS_STAGE_REGISTERS || team.stage == GEMS_STAGE_MIXED) {
-        team.threads = (uint32_t)gems_power_of_two((own + 3) / 4, 256);
+        /* A cluster's exchange takes registers too. */
+        team.threads = (uint32_t)gems_power_of_two((own + 3) / 4, cluster > 1 ? 512 : 256);
         if (team.threads < 64) team.threads = 64;
         while ((own + team.threads - 1) / team.threads > held) team.threads *= 2;
         team.items = (uint8_t)gems_power_of_two((own + team.threads - 1) / team.threads, held);
@@ -84,13 +84,13 @@ static gems_team block_team(const gems_device_info *info, const gems_rows *r, in
 /* Lets teams do several rows one after another, where there are many, and copy the next one
  * meanwhile. Clusters are no more than find room at once, with sixteen processors in reach of each
  * other, and then do half of their rows before others take their place: where fewer find room the
- * loss is small. */
+ * loss is small. Not on a GPU before it has run on one. */
 static void go_ahead(const gems_device_info *info, const gems_rows *r, gems_team *team) {
     const int64_t own = ((r->n + team->vec - 1) / team->vec + team->cluster - 1) / team->cluster,
                   bytes = own * 16 * r->ahead;
     const int beside = (int)(1024 / team->threads);
-    if (!r->ahead || team->stage != GEMS_STAGE_REGISTERS || team->vec * r->size != 16 ||
-        own < 1024 || bytes > info->shared_bytes / beside - 3072)
+    if (info->arch || !r->ahead || team->stage != GEMS_STAGE_REGISTERS ||
+        team->vec * r->size != 16 || own < 1024 || bytes > info->shared_bytes / beside - 3072)
         return;
     const int whole = info->processors < 16 ? info->processors : info->processors & ~15;
     int64_t slots = (int64_t)beside * info->processors;
