@@ -2,8 +2,8 @@
 // in chunks, in their order (all lanes of a place, then the next). kOp 0: the last place of a cell claims it. Else each round
 // adds the first pending place of every cell, so that a cell gets its places in their order, whatever the threads do; the
 // rounds of a chunk end after kRounds, then the thread with the first pending place of a cell goes through the rest of the
-// chunk for it. Beside scatter.cuh the head names kThreads, kSide, kRank. Twin of csrc/families/scatter_rows.c. Has not run on
-// a GPU.
+// chunk for it. Beside scatter.cuh the head names kThreads, kSide, kRank. Twin of csrc/families/scatter_rows.c. Right on
+// an H200 for float32; other dtypes have not been looked at there.
 using namespace gems;
 typedef scatter_acc<T> Acc;
 

@@ -52,6 +52,6 @@ gems_status gems_radix_sort(gems_call *call, const gems_plan *plan, int entry, g
 void gems_radix_head(gems_program *program) {
     gems_text_add(&program->head,
                   "constexpr int kRadixThreads = %d, kItems = %d, kLook = 4;\n"
-                  "constexpr bool kMatchInMemory = false;\n#define RADIX_PAIRS 1\n",
+                  "constexpr bool kMatchInMemory = true;\n#define RADIX_PAIRS 1\n",
                   THREADS, ITEMS);
 }

@@ -12,9 +12,9 @@
 
 #include "../base/dtype.h"
 
+/* Elements from which a GPU leaves unique without an inverse to ATen. */
+#define GPU_MOST     (1 << 21)
 #define THREADS      256
-#define GPU_MOST     (1 << 20) /* elements from which a GPU leaves unique without an inverse to ATen \
-                                */
 #define SCAN_THREADS 1024
 #define WARP_ROW     1024 /* longest row of mode that a warp takes */
 

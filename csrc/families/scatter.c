@@ -11,8 +11,8 @@
 
 #define THREADS    256
 #define SHORT_LINE 32 /* places that one thread of a GPU does itself */
-/* Elements from which a GPU leaves to ATen what would be claimed or sorted. */
-#define GPU_MOST   (1 << 20)
+/* Elements from which a GPU leaves to ATen what does not gain by shared memory. */
+#define GPU_MOST   (1 << 16)
 #define GPU_PLACES (1 << 17) /* and places, where a place has less bytes than */
 #define GPU_WIDTH  32
 #define TOGETHER   4 /* lines that the fast cpu backend takes together */
@@ -259,7 +259,7 @@ static gems_status run(gems_call *call) {
     GEMS_TRY(gems_scatter_ask(call, &r));
     const gems_tensor *self = r.self;
     if (info->arch && call->op->mode == GEMS_SCATTER && self->numel > GPU_MOST &&
-        !gems_scatter_fits(call, &r))
+        !gems_scatter_gains(call, &r))
         return gems_decline("a size at which ATen is faster on a GPU");
     int64_t width = gems_numel(r.lines.size, r.lines.n) * (int64_t)gems_dtype_size(self->dtype);
     if (info->arch && !r.varies && width < GPU_WIDTH &&

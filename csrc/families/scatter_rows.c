@@ -7,9 +7,12 @@
 #include "scatter.h"
 
 #define CELLS_BYTES (96 << 10) /* of shared memory: two blocks of a processor have it */
-#define OWN         8          /* kOwn in kernels/scatter_rows.cu */
-#define PLACES      (1 << 26)  /* of all lanes: a chunk takes numbers down from 2^31 */
-#define MOST        (INT32_MAX - (1 << 24))
+#define GPU_MOST \
+    (1 << 16)      /* elements from which a GPU leaves sums to ATen, which adds in any order */
+#define OWN    8   /* kOwn in kernels/scatter_rows.cu */
+#define LEAST  256 /* places of a block, on a GPU */
+#define PLACES (1 << 26) /* of all lanes: a chunk takes numbers down from 2^31 */
+#define MOST   (INT32_MAX - (1 << 24))
 
 /* Twin of Shape. */
 typedef struct {
@@ -63,6 +66,7 @@ static bool find_way(const gems_call *call, const scatter_request *r, const int6
      * pay. */
     if (w->bytes > most || (w->along >= 0 && w->lanes * width < 32)) return false;
     if (places * 4 < r->size[0] || places * w->lanes > PLACES) return false;
+    if (info->arch && places * w->lanes < LEAST) return false;
     return info->arch == 0 || groups / w->lanes * 2 >= info->processors;
 }
 
@@ -72,6 +76,10 @@ bool gems_scatter_fits(const gems_call *call, const scatter_request *r) {
     if (!r->self->numel || !gems_numel(r->lines.size, r->lines.n)) return false;
     expect_strides(call, r, strides);
     return find_way(call, r, strides, &w);
+}
+
+bool gems_scatter_gains(const gems_call *call, const scatter_request *r) {
+    return (r->op != SCATTER_SUM || r->mean) && gems_scatter_fits(call, r);
 }
 
 gems_status gems_scatter_rows(gems_call *call, const scatter_request *r, bool *done) {
@@ -141,6 +149,7 @@ gems_status gems_scatter_add_rows(gems_call *call, bool *done) {
     *done = false;
     GEMS_TRY(gems_scatter_ask_add(call, &r));
     if (!r.places.size[0] || !gems_scatter_fits(call, &r)) return GEMS_OK;
+    if (gems_device_information(call->device)->arch && r.self->numel > GPU_MOST) return GEMS_OK;
     GEMS_TRY(gems_output(call, 0, r.self->ndim, r.self->sizes, NULL, r.self->dtype));
     GEMS_TRY(gems_scatter_rows(call, &r, done));
     return *done ? GEMS_OK : gems_decline("strides of the output");

@@ -7,7 +7,10 @@
 
 /* Elements from which a GPU leaves to ATen those rows of which more is wanted than is selected, but
  * not half: ATen selects them. */
-#define GPU_MOST (1 << 20)
+#define GPU_MOST       (1 << 20)
+/* The same of topk of dtypes of at most two bytes: elements, and the row. */
+#define GPU_NARROW     (1 << 22)
+#define GPU_NARROW_ROW 2048
 
 /* Of a call: the rows and the shape of its results. */
 typedef struct {
@@ -129,6 +132,9 @@ static gems_status run_rows(gems_call *call, const request *r) {
     if (call->device_type != GEMS_CPU && self->numel > GPU_MOST && 2 * r->limit < job.lines.n &&
         r->what == SORT_WRITE && !gems_sort_selects(&job))
         return gems_decline("many of long rows, which ATen selects faster on a GPU");
+    if (call->device_type != GEMS_CPU && call->op->mode == GEMS_TOPK && self->numel > GPU_NARROW &&
+        gems_dtype_size(self->dtype) <= 2 && job.lines.n > GPU_NARROW_ROW)
+        return gems_decline("long rows of 16 bits, of which ATen selects faster on a GPU");
     GEMS_TRY(gems_output(call, 0, ndim, sizes, layout, self->dtype));
     GEMS_TRY(gems_output(call, 1, ndim, sizes, layout, GEMS_I64));
     if (!call->out[0].numel) return GEMS_OK;

@@ -7,15 +7,15 @@
 
 #include "../base/dtype.h"
 
-#define OWN           4 /* kOwn in kernels/sort.cuh */
-#define RADIX_BITS    8 /* kernels/radix.cuh */
-#define RADIX_THREADS 512
-#define ROW_THREADS   256  /* kThreads in kernels/sort_row.cu */
-#define ROW_SIZE      1024 /* least elements of a row that are sorted by digits in a block */
-#define SHORT         32   /* kShort in kernels/sort_fast.cu */
+#define OWN         4    /* kOwn in kernels/sort.cuh */
+#define RADIX_BITS  8    /* kernels/radix.cuh */
+#define ROW_THREADS 256  /* kThreads in kernels/sort_row.cu */
+#define ROW_SIZE    1024 /* least elements of a row that are sorted by digits in a block */
+#define SHORT       32   /* kShort in kernels/sort_fast.cu */
 
 /* Items that a block sorts at once: as many as lie in 32 KiB. */
 static int block_items(int dtype) { return gems_dtype_size(dtype) == 8 ? 2048 : 4096; }
+
 /* A pass: threads of a block, elements of a thread, how equal digits are found. */
 typedef struct {
     int threads, items, match, look;
@@ -23,7 +23,7 @@ typedef struct {
 
 static radix_shape shape_of(int dtype) {
     int width = (int)gems_dtype_size(dtype);
-    return (radix_shape){512, width == 8 ? 8 : width == 1 ? 12 : 14, 0, 4};
+    return (radix_shape){512, width == 8 ? 10 : width == 1 ? 12 : 14, 1, 4};
 }
 
 static void set_shape(gems_key *key, radix_shape s) {
