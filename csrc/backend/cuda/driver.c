@@ -370,8 +370,7 @@ gems_status gems_cuda_tensor_map(int device, const gems_tensor_map *tensor, void
                      : tensor->dtype == GEMS_F16 ? MAP_F16
                      : tensor->dtype == GEMS_F32 ? MAP_TF32
                                                  : MAP_BYTE;
-    int result = d->tensor_map(map, type, ndim,
-                               (void *)(uintptr_t)tensor->data, sizes, strides, box, steps, 0,
-                               MAP_SWIZZLE_128, MAP_PROMOTE_256, 0);
+    int result = d->tensor_map(map, type, ndim, (void *)(uintptr_t)tensor->data, sizes, strides,
+                               box, steps, 0, MAP_SWIZZLE_128, MAP_PROMOTE_256, 0);
     return result ? gems_decline("a tensor of which the driver makes no map") : GEMS_OK;
 }
