@@ -359,13 +359,17 @@ static bool left_to_aten(const product *t, const gems_tensor *a, bool batched, b
     return !wgmma && a->numel > (batched ? MOST_BATCHED : MOST);
 }
 
-/* Whether ATen rounds this product's float32 to tf32: torch is asked in every call. On a CPU the
- * modes that have all threads of a block do what a GPU would. Products with a vector are never
- * rounded. */
-static bool rounds_to_tf32(const gems_call *call, const gems_device_info *info, int dtype,
+/* Multiplications below which float32 is never rounded: nothing is to be gained. */
+#define SMALL_TF32 (1 << 15)
+
+/* Whether this product's float32 is rounded to tf32 as ATen's setting allows: torch is asked in
+ * every call. On a CPU the modes that have all threads of a block do what a GPU would. Products
+ * with a vector are never rounded. */
+static bool rounds_to_tf32(const gems_call *call, const gems_device_info *info, const product *t,
                            int bits) {
-    return dtype == GEMS_F32 && !info->fast && !(bits & GEMS_MATMUL_VECTOR) &&
-           gems_matmul_has_tf32(info->arch) && call->host->tf32 && call->host->tf32();
+    return t->types.a == GEMS_F32 && !info->fast && !(bits & GEMS_MATMUL_VECTOR) &&
+           (double)t->p.m * t->p.n * t->p.k >= SMALL_TF32 && gems_matmul_has_tf32(info->arch) &&
+           call->host->tf32 && call->host->tf32();
 }
 
 static gems_status run(gems_call *call) {
@@ -399,41 +403,41 @@ static gems_status run(gems_call *call) {
     else
         sizes[0] = va.rows, sizes[1] = vb.cols;
 
-    product t = {.types = {a->dtype, a->dtype, a->dtype, false}};
-    params p = {.a = a->data,
-                .b = b->data,
-                .a_batch = va.batch_stride,
-                .a_row = va.row_stride,
-                .a_k = va.col_stride,
-                .b_batch = vb.batch_stride,
-                .b_k = vb.row_stride,
-                .b_col = vb.col_stride,
-                .m = (int32_t)va.rows,
-                .n = (int32_t)vb.cols,
-                .k = (int32_t)va.cols,
-                .batch = (int32_t)va.batch,
-                .alpha = 1};
+    product t = {.types = {a->dtype, a->dtype, a->dtype, false},
+                 .p = {.a = a->data,
+                       .b = b->data,
+                       .a_batch = va.batch_stride,
+                       .a_row = va.row_stride,
+                       .a_k = va.col_stride,
+                       .b_batch = vb.batch_stride,
+                       .b_k = vb.row_stride,
+                       .b_col = vb.col_stride,
+                       .m = (int32_t)va.rows,
+                       .n = (int32_t)vb.cols,
+                       .k = (int32_t)va.cols,
+                       .batch = (int32_t)va.batch,
+                       .alpha = 1}};
+    params *p = &t.p;
     if (c) {
         if (!number(&call->args[3]) || !number(&call->args[4]))
             return gems_decline("alpha or beta is no real number");
-        p.beta = gems_arg_double(call, 3);
-        p.alpha = gems_arg_double(call, 4);
+        p->beta = gems_arg_double(call, 3);
+        p->alpha = gems_arg_double(call, 4);
         if (!expand(c, sizes, dims, c_strides))
             return gems_decline("the added tensor does not expand");
         /* As in BLAS: 0 takes the operand away, with its NaN. */
-        if (p.alpha == 0) p.k = 0;
-        if (p.beta != 0) {
-            p.c = c->data;
+        if (p->alpha == 0) p->k = 0;
+        if (p->beta != 0) {
+            p->c = c->data;
             const int64_t *last = c_strides + dims;
             if (bits & GEMS_MATMUL_VECTOR)
-                p.c_row = last[-1];
+                p->c_row = last[-1];
             else
-                p.c_row = last[-2], p.c_col = last[-1];
-            if (bits & GEMS_MATMUL_BATCHED) p.c_batch = last[-3];
+                p->c_row = last[-2], p->c_col = last[-1];
+            if (bits & GEMS_MATMUL_BATCHED) p->c_batch = last[-3];
         }
     }
-    t.tf32 = rounds_to_tf32(call, info, a->dtype, bits);
-    t.p = p;
+    t.tf32 = rounds_to_tf32(call, info, &t, bits);
     const bool wgmma = gems_matmul_takes_wgmma(info, &t);
     if (call->device_type != GEMS_CPU && !(bits & GEMS_MATMUL_VECTOR) &&
         left_to_aten(&t, a, bits & GEMS_MATMUL_BATCHED, wgmma))

@@ -133,7 +133,8 @@ static int64_t parts_of(const gems_matmul_shape *s, int64_t tiles_count, int64_t
 /* Cycles of a thin product that is divided. In a step a processor brings its part of A and B (64
  * bytes a cycle), and all bring A from memory (20 bytes a cycle and processor), each tile of A once
  * for the tiles of columns beside each other; what is shorter is hidden but for a quarter. Then
- * what it takes to write parts of k and to add them. Fitted to an H200. */
+ * what it takes to write parts of k and to add them. Fitted to times of an
+ * H200, on which the choices that follow have not been run as such. */
 static int64_t thin_cycles(const gems_matmul_shape *s, const gems_device_info *info,
                            const gems_matmul_config *c) {
     const int64_t processors = most(info->processors, 1), outputs = s->batch * s->m * s->n,
