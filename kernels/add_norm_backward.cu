@@ -19,14 +19,14 @@ struct Row {
 
 GEMS_DI void team_backward(const Row& all, int n, C eps, const Turn& turn) {
     __shared__ Two<C> buf[33];
-    Kept<T, kSecond> grad;
+    Kept<T> grad;
     Added row;
     const Row r = all.at(turn.row, n);
     row.x = r.x;
     row.residual = r.residual;
     row.sum = nullptr;
     if constexpr (kStage == kShared || kAhead) row.shared = shared_row<T>(0, n);
-    if constexpr (kSecond == kShared || kAhead) grad.shared = shared_row<T>(kStage == kShared || kAhead ? 1 : 0, n);
+    if constexpr (kStage == kShared || kAhead) grad.shared = shared_row<T>(kStage == kShared || kAhead ? 1 : 0, n);
     if constexpr (kAhead && kAdd) row.more = shared_row<T>(2, n);
     auto start = [&](const Row& next) {
         row.start(next.x, next.residual, n);
@@ -104,7 +104,7 @@ GEMS_DI void fast_backward(const Row& r, int n, C eps) {
     *r.rstd = rstd;
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads, kResident)
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
 backward(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__ residual, const W* __restrict__ weight,
          T* __restrict__ dx, T* __restrict__ other, Stat* __restrict__ mean, Stat* __restrict__ rstd, int64_t rows, int32_t n,
          double eps) {

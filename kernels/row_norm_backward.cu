@@ -17,9 +17,9 @@ GEMS_DI C mean_of(const Stat* mean, int64_t row) {
 GEMS_DI void team_backward(const T* g, const T* x, const W* weight, T* dx, C mean, C rstd, int n, const Turn& turn) {
     __shared__ Two<C> buf[33];
     Kept<T> grad;
-    Kept<T, kSecond> row;
+    Kept<T> row;
     if constexpr (kStage == kShared || kAhead) grad.shared = shared_row<T>(0, n);
-    if constexpr (kSecond == kShared || kAhead) row.shared = shared_row<T>(kStage == kShared || kAhead ? 1 : 0, n);
+    if constexpr (kStage == kShared || kAhead) row.shared = shared_row<T>(kStage == kShared || kAhead ? 1 : 0, n);
     auto start = [&](int64_t i) {
         grad.start(g + i * n, n);
         row.start(x + i * n, n);

@@ -1,7 +1,7 @@
 /* Rows of a matrix, each done by a team: a warp, a block, or a cluster of blocks with a part of the row each. A team keeps the
  * row while it is read several times.
  *
- * The program's head gives kVec (elements of one access), kStage and kSecond (where a row is kept, and a second one), kItems (vectors of a thread kept in registers), kWarpRow,
+ * The program's head gives kVec (elements of one access), kStage (where a row is kept), kItems (vectors of a thread kept in registers), kWarpRow,
  * kThreads (of a block), kCluster (blocks of a team) and
  * kAhead (while a team does a row, its next one is copied to shared memory). cluster.cuh comes before this file. Clusters have run on an
  * H200; copying ahead has not run on a GPU yet.
@@ -93,18 +93,18 @@ template <class F> GEMS_DI void each_vector(int n, F f) {
     }
 }
 
-/* A thread's part of a row, kept where STAGE says. What it stages in shared memory only it reads again, so no barrier is needed. */
-template <class T, int STAGE = kStage> struct Kept {
+/* A thread's part of a row. What it stages in shared memory only it reads again, so no barrier is needed. */
+template <class T> struct Kept {
     const T* row;
     T* shared; /* room for the block's part of the row, where it is kept there */
     int first; /* column of that part */
-    Vec<T, kVec> held[STAGE == kRegisters ? kItems : 1];
+    Vec<T, kVec> held[kStage == kRegisters ? kItems : 1];
 
     GEMS_DI void fetch(const T* from, int n) {
         row = from;
         first = team_part(n).first;
-        if constexpr (STAGE == kRegisters) each_vector(n, [&](int q, int c) { held[q] = load<kVec>(from + c); });
-        if constexpr (STAGE == kShared) {
+        if constexpr (kStage == kRegisters) each_vector(n, [&](int q, int c) { held[q] = load<kVec>(from + c); });
+        if constexpr (kStage == kShared) {
             if constexpr (sizeof(T) * kVec == 16) {
                 each_vector(n, [&](int, int c) { cp_async16(shared + (c - first), from + c); });
                 cp_async_commit();
@@ -128,8 +128,8 @@ template <class T, int STAGE = kStage> struct Kept {
         if constexpr (kAhead) each_vector(n, [&](int q, int c) { held[q] = load<kVec>(shared + (c - first)); });
     }
     GEMS_DI Vec<T, kVec> at(int q, int column) const {
-        if constexpr (STAGE == kRegisters) return kItems == 1 ? held[q] : made_again(held[q]);
-        else if constexpr (STAGE == kShared) return load<kVec>(shared + (column - first));
+        if constexpr (kStage == kRegisters) return kItems == 1 ? held[q] : made_again(held[q]);
+        else if constexpr (kStage == kShared) return load<kVec>(shared + (column - first));
         else return load<kVec>(row + column);
     }
     GEMS_DI T some() const { return row[0]; }

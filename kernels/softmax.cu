@@ -100,9 +100,9 @@ GEMS_DI void team_softmax(const T* x, Out* y, int n, const Turn& turn) {
 GEMS_DI void team_gradient(const T* g, const T* y, Out* dx, int n, const Turn& turn) {
     __shared__ C buf[33];
     Kept<T> grad;
-    Kept<T, kSecond> out;
+    Kept<T> out;
     if constexpr (kStage == kShared || kAhead) grad.shared = shared_row<T>(0, n);
-    if constexpr (kSecond == kShared || kAhead) out.shared = shared_row<T>(kStage == kShared || kAhead ? 1 : 0, n);
+    if constexpr (kStage == kShared || kAhead) out.shared = shared_row<T>(kStage == kShared || kAhead ? 1 : 0, n);
     auto start = [&](int64_t row) {
         grad.start(g + row * n, n);
         out.start(y + row * n, n);

@@ -37,9 +37,9 @@ GEMS_DI C result(C x, C y, Scale s) {
 GEMS_DI void team_row(int64_t place, const T* x, const T* y, T* out, int n, const Numbers& numbers) {
     __shared__ C buf[33];
     Kept<T> first;
-    Kept<T, kSecond> second;
+    Kept<T> second;
     if constexpr (kStage == kShared) first.shared = shared_row<T>(0, n);
-    if constexpr (kSecond == kShared) second.shared = shared_row<T>(kBack && kStage == kShared ? 1 : 0, n);
+    if constexpr (kStage == kShared) second.shared = shared_row<T>(kBack && kStage == kShared ? 1 : 0, n);
     first.fetch(x, n);
     if constexpr (kBack) second.fetch(y, n);
     C sum = 0;

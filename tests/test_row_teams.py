@@ -18,7 +18,7 @@ import sass
 from cpu_modes import run_in_mode
 from native import DeviceInfo
 
-AGAIN, REGISTERS, SHARED, MIXED = range(4)
+AGAIN, REGISTERS, SHARED = range(3)
 
 
 class Rows(C.Structure):
@@ -100,8 +100,6 @@ def test_every_row_has_its_team(
         assert each == 64 or t.items == 1 or t.items * each < 2 * own + each
     elif t.stage == SHARED:
         assert own * t.vec * size * kept <= t.shared <= info.shared_bytes - 4096
-    elif t.stage == MIXED:
-        assert t.items * each >= own and kept == 2 and own * t.vec * size <= t.shared <= info.shared_bytes // 2
     else:
         assert t.shared == 0
     if MOST[device] > 1 and t.stage == REGISTERS and not t.warp_row:

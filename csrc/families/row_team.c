@@ -42,20 +42,14 @@ static int cluster_for(int64_t vectors, int64_t of_block, int most) {
 
 /* Up to 2048 accesses lie in the registers of a block. More lie in shared memory, so that two
  * blocks or more are on a processor: one reads while the other one writes (faster on an H200 than
- * registers, of which there are enough for two). Where that has no room for two rows the first is
- * in registers. */
+ * registers, of which there are enough for two). */
 static gems_team block_team(const gems_device_info *info, const gems_rows *r, int vec) {
     gems_team team = {.vec = (uint8_t)vec, .stage = GEMS_STAGE_SHARED, .items = 1};
     const int most = most_blocks(info), all = most < 8 ? most : 8;
     const int64_t vectors = (r->n + vec - 1) / vec, bytes = vec * (int64_t)r->size,
                   room = info->shared_bytes - 4096, half = info->shared_bytes / 2 - 4096;
-    int held = held_vectors(r, vec), cluster = cluster_for(vectors, half / (bytes * r->kept), most);
-    if (cluster > most && r->kept == 2 && vec > 1) {
-        const int64_t mixed = 4096 < half / bytes ? 4096 : half / bytes;
-        held *= 2;
-        team.stage = GEMS_STAGE_MIXED;
-        cluster = cluster_for(vectors, mixed, most);
-    }
+    const int held = held_vectors(r, vec);
+    int cluster = cluster_for(vectors, half / (bytes * r->kept), most);
     if (cluster > most) {
         team.stage = GEMS_STAGE_SHARED;
         cluster = cluster_for(vectors, room / (bytes * r->kept), all);
@@ -67,13 +61,12 @@ static gems_team block_team(const gems_device_info *info, const gems_rows *r, in
     const int64_t own = (vectors + cluster - 1) / cluster;
     team.cluster = (uint8_t)cluster;
     if (own <= 2048 && own <= 512 * held) team.stage = GEMS_STAGE_REGISTERS;
-    if (team.stage == GEMS_STAGE_REGISTERS || team.stage == GEMS_STAGE_MIXED) {
+    if (team.stage == GEMS_STAGE_REGISTERS) {
         /* A cluster's exchange takes registers too. */
         team.threads = (uint32_t)gems_power_of_two((own + 3) / 4, cluster > 1 ? 512 : 256);
         if (team.threads < 64) team.threads = 64;
         while ((own + team.threads - 1) / team.threads > held) team.threads *= 2;
         team.items = (uint8_t)gems_power_of_two((own + team.threads - 1) / team.threads, held);
-        if (team.stage == GEMS_STAGE_MIXED) team.shared = (uint32_t)(own * bytes);
     } else {
         if (team.stage == GEMS_STAGE_SHARED) team.shared = (uint32_t)(own * bytes * r->kept);
         team.threads = team.shared > half || most == 1 ? 1024 : 512;

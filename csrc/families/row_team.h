@@ -4,9 +4,8 @@
 
 #include "../backend/backend.h"
 
-/* Where a row stays while it is read several times; mixed: of two rows the first in registers, the
- * second in shared memory. */
-enum { GEMS_STAGE_AGAIN, GEMS_STAGE_REGISTERS, GEMS_STAGE_SHARED, GEMS_STAGE_MIXED };
+/* Where a row stays while it is read several times. */
+enum { GEMS_STAGE_AGAIN, GEMS_STAGE_REGISTERS, GEMS_STAGE_SHARED };
 
 /* How rows are spread over threads. */
 typedef struct gems_team {

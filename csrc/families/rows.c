@@ -42,12 +42,9 @@ gems_status gems_team_launch_kept(gems_call *call, const gems_plan *plan, const 
 
 void gems_team_head(const gems_key *key, gems_text *head) {
     const uint8_t *tune = key->tune;
-    const int stage = tune[GEMS_TUNE_STAGE], mixed = stage == GEMS_STAGE_MIXED;
-    gems_text_add(head, "constexpr int kVec = %d, kItems = %d, kThreads = %d;\n",
-                  tune[GEMS_TUNE_VEC], tune[GEMS_TUNE_ITEMS],
+    gems_text_add(head, "constexpr int kVec = %d, kStage = %d, kItems = %d, kThreads = %d;\n",
+                  tune[GEMS_TUNE_VEC], tune[GEMS_TUNE_STAGE], tune[GEMS_TUNE_ITEMS],
                   tune[GEMS_TUNE_WARPS] ? 32 * tune[GEMS_TUNE_WARPS] : 1);
-    gems_text_add(head, "constexpr int kStage = %d, kSecond = %d;\n",
-                  mixed ? GEMS_STAGE_REGISTERS : stage, mixed ? GEMS_STAGE_SHARED : stage);
     gems_text_add(
         head, "constexpr bool kWarpRow = %s, kAhead = %s;\nconstexpr int kCluster = %d;\n",
         tune[GEMS_TUNE_WARP_ROW] ? "true" : "false", tune[GEMS_TUNE_AHEAD] ? "true" : "false",
