@@ -4,8 +4,8 @@
 // sums in the order of the parts.
 //
 // The head of the program gives: Scalar (storage type of C and D), InputA, InputB (of A and B, of one size), kPromotes (sums of 128
-// bytes of k are added up in float32, as those of fp8 lose digits in the tensor cores), kTileN, kStages (tiles in shared memory), kCluster (of a thin product: 2
-// stands for any number), kBuffers (boxes of results of each warp), kThin, kLinesA, kLinesB (the operand is contiguous along its
+// bytes of k are added up in float32, as those of fp8 lose digits in the tensor cores), kTileN,
+// kStages (tiles in shared memory), kCluster (of a thin product: 2 stands for any number), kBuffers (boxes of results of each warp), kThin, kLinesA, kLinesB (the operand is contiguous along its
 // lines, not along k: 16-bit floats, and float32 for A). Clusters of thin products have not been tested on a GPU.
 namespace {
 
