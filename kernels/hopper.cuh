@@ -238,8 +238,8 @@ struct Barrier { uint16_t count, pending; int32_t bytes; };         // bit 15 of
 struct BoxCopy { Barrier* bar; unsigned char* to; Map map; int at[4]; }; // has not landed
 struct Wanted { Barrier* bar; uint32_t parity; bool (*ready)(void*); };
 enum Kind { HALF, BRAIN, TF32, BYTE, E4M3, E5M2 };
-template <class T> constexpr Kind kind_of = is_same<T, gems::bf16> ? BRAIN : is_same<T, float> ? TF32 : is_same<T, int8_t> ? BYTE
-    : is_same<T, gems::f8e4m3> ? E4M3 : is_same<T, gems::f8e5m2> ? E5M2 : HALF;
+template <class T> constexpr Kind kind_of = gems::is_same<T, gems::bf16> ? BRAIN : gems::is_same<T, float> ? TF32 : gems::is_same<T, int8_t> ? BYTE
+    : gems::is_same<T, gems::f8e4m3> ? E4M3 : gems::is_same<T, gems::f8e5m2> ? E5M2 : HALF;
 struct Product { void* d; uint64_t a, b; int n, group; Kind kind_a, kind_b; bool lines_a, lines_b, add; const uint32_t* registers; };
 struct BoxStore { Map map; const unsigned char* from; int at[3]; };
 struct Worker { Product product[64]; int count, group; BoxStore store[8]; int stores; };

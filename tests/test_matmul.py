@@ -31,9 +31,7 @@ def kernels(name: str, count: int = 1, atens: int = 0) -> Iterator[None]:
     assert flag_gems.stats().get(name) == {"kernel": count, "fallback": atens}, flag_gems.stats()
 
 
-def check(
-    result: Tensor, a: Tensor, b: Tensor, c: Tensor | None = None, beta: float = 0, alpha: float = 1
-) -> None:
+def check(result: Tensor, a: Tensor, b: Tensor, c: Tensor | None = None, beta: float = 0, alpha: float = 1) -> None:
     """Holds a result to the float64 product of the same numbers."""
     wide = [t.detach().cpu().double() for t in (a, b)]
     exact, size = alpha * (wide[0] @ wide[1]), abs(alpha) * (wide[0].abs() @ wide[1].abs())
@@ -81,9 +79,7 @@ seeds = st.integers(0, 2**31)
 
 
 @settings(max_examples=120, deadline=None)
-@given(
-    sizes, sizes, sizes, st.sampled_from(FLOATS), st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS), seeds
-)
+@given(sizes, sizes, sizes, st.sampled_from(FLOATS), st.sampled_from(LAYOUTS), st.sampled_from(LAYOUTS), seeds)
 def test_mm(m: int, n: int, k: int, dtype: torch.dtype, left: str, right: str, seed: int) -> None:
     torch.manual_seed(seed)
     a, b = matrix(m, k, dtype, left), matrix(k, n, dtype, right)
@@ -190,7 +186,8 @@ def test_thin_and_large(shape: tuple[int, int, int], dtype: torch.dtype) -> None
     for left in ("contiguous", "transposed"):
         for right in ("contiguous", "transposed"):
             a, b = matrix(m, k, dtype, left), matrix(k, n, dtype, right)
-            with kernels("mm"):
+            left_out = DEVICE != "cpu" and dtype == torch.float64 and m * n * k > 1 << 21  # ATen is faster there
+            with kernels("mm", *((0, 1) if left_out else ())):
                 result = ops.mm(a, b)
             check(result, a, b)
 
@@ -245,9 +242,7 @@ def test_out(dtype: torch.dtype) -> None:
         assert torch.equal(ops.addmm_out(c, a, b, out=place), sums), name
     out = torch.empty(2, 40, 50, dtype=dtype, device=DEVICE)
     assert torch.equal(ops.bmm_out(a.expand(2, 40, 30), b.expand(2, 30, 50), out=out)[1], expected)
-    assert torch.equal(
-        ops.mv_out(a, b[:, 0], out=torch.empty(40, dtype=dtype, device=DEVICE)), ops.mv(a, b[:, 0])
-    )
+    assert torch.equal(ops.mv_out(a, b[:, 0], out=torch.empty(40, dtype=dtype, device=DEVICE)), ops.mv(a, b[:, 0]))
 
 
 def test_what_aten_has_to_do() -> None:

@@ -99,6 +99,8 @@ def check_variants(info: OpInfo, sample: SampleInput, note: str) -> None:
             ours = outcome(run)
         if not isinstance(aten, Raised) and not isinstance(ours, Raised):
             assert ours.stride() == aten.stride(), f"{note} out ({kind})"
+            if torch.equal(ours, aten):
+                continue
             ours, aten = ours.contiguous(), result.contiguous()  # some of ATen's strided outs are wrong themselves
         assert_same(ours, aten, exact, f"{note} out ({kind})")
 
@@ -151,14 +153,16 @@ def test_overload(name: str, dtype: torch.dtype) -> None:
     assert_same(ours, aten, lambda: run(wide=True), name)
 
 
-# Rows that a GPU leaves to ATen: whether the tensor of deviations is valid cannot be told without waiting for it.
-WITHOUT_WAITING = {"normal_float_tensor", "normal_tensor_tensor"}
+# Rows that a GPU leaves to ATen: whether the tensor of deviations is valid cannot be told without waiting for it; of
+# the others ATen was measured faster at sizes as small as these.
+LEFT_ON_A_GPU = {"normal_float_tensor", "normal_tensor_tensor", "_int_mm", "_scaled_mm"}
+LEFT_ON_A_GPU |= {"upsample_nearest2d_backward", "_upsample_nearest_exact2d_backward"}
 
 
 @pytest.mark.parametrize("row", [pytest.param(r, id=r["id"]) for r in rows()])
 def test_kernel_runs(row: dict[str, Any]) -> None:
     """A row's kernel does run: nothing here passes because everything declined."""
-    if DEVICE != "cpu" and (row["id"] in WITHOUT_WAITING or row["gpu_most"] == 1):
+    if DEVICE != "cpu" and (row["id"] in LEFT_ON_A_GPU or row["gpu_most"] == 1):
         return  # left to ATen there
     names = entries_of(row)
     dtypes = [d for d in DTYPES if str(d).removeprefix("torch.") in row["dtypes"]]

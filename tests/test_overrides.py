@@ -300,6 +300,7 @@ OLDER = """
 import torch, flag_gems
 from flag_gems import _C, overrides
 entry = next(e for e in _C.entries() if e["name"] == "_flash_attention_forward")
+overrides._schema_of_torch = lambda name: "aten::" + entry["schema"]
 assert overrides.shortened(entry["name"], entry["schema"]) == (entry["schema"], 17)
 theirs = "aten::" + entry["schema"].replace(", Tensor? block_table=None, int? num_splits=None", "")
 overrides._schema_of_torch = lambda name: theirs

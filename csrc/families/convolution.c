@@ -110,6 +110,8 @@ static gems_status read_geometry(const gems_call *call, const gems_tensor *x, co
         if (v->stride < 1 || v->pad < 0 || v->dilation < 1 || extra[d] < 0 ||
             (extra[d] >= v->stride && extra[d] >= v->dilation))
             return gems_decline("sizes of the windows");
+        if (call->device_type != GEMS_CPU && extra[d] >= v->stride)
+            return gems_decline("an output padding of a stride or more, on a GPU");
         int64_t span = (int64_t)v->dilation * (v->size - 1) + 1;
         int64_t image = size, result = size;
         if (c->transposed)

@@ -294,6 +294,8 @@ static gems_status run_filter(gems_call *call, request *r) {
     if (call->device_type == GEMS_CPU && (GEMS_HALF_MASK & GEMS_BIT(r->given->dtype)))
         return gems_decline("ATen has no such filter of halves on a CPU");
     GEMS_TRY(filter_of(r, call->device_type == GEMS_CPU, &axes));
+    if (call->device_type != GEMS_CPU && !r->given->numel)
+        return gems_decline("an empty tensor, on a GPU");
     bool wide = beyond_int32(r);
     gems_key key = {.kernel = KERNEL_FILTER, .dtype = {r->given->dtype}};
     key.flags = (uint8_t)((wide ? FLAG_WIDE : 0) | (info->fast ? FLAG_FAST : 0) |
