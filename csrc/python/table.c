@@ -93,15 +93,15 @@ static PyObject *row_dict(int index) {
         Py_XDECREF(dict);
     }
     if (!own) return NULL;
-    return Py_BuildValue("{si,sO,ss,ss,sz,sz,sN,sN,ss,sz,sN,ss,ss,sz,sO,sd,sd,sL,sz,sN}", "index",
-                         index, "added", gems_op_added(index) ? Py_True : Py_False, "id",
-                         gems_op_id(index), "schema", op->schema, "inplace", op->inplace, "out",
-                         op->out, "aliases", names(op->aliases), "functions", names(op->functions),
-                         "family", op->family->name, "expr", op->expr, "dtypes",
-                         dtype_list(op->dtypes), "promotion", promotions[op->promotion], "gradient",
-                         gradients[op->gradient], "domain", op->domain, "nondeterministic",
-                         op->nondeterministic ? Py_True : Py_False, "bytes", op->bytes, "flops",
-                         op->flops, "gpu_most", (long long)op->gpu_most, "doc", op->doc, "entries", own);
+    return Py_BuildValue(
+        "{si,sO,ss,ss,sz,sz,sN,sN,ss,sz,sN,ss,ss,sz,sO,sd,sd,sL,sz,sN}", "index", index, "added",
+        gems_op_added(index) ? Py_True : Py_False, "id", gems_op_id(index), "schema", op->schema,
+        "inplace", op->inplace, "out", op->out, "aliases", names(op->aliases), "functions",
+        names(op->functions), "family", op->family->name, "expr", op->expr, "dtypes",
+        dtype_list(op->dtypes), "promotion", promotions[op->promotion], "gradient",
+        gradients[op->gradient], "domain", op->domain, "nondeterministic",
+        op->nondeterministic ? Py_True : Py_False, "bytes", op->bytes, "flops", op->flops,
+        "gpu_most", (long long)op->gpu_most, "doc", op->doc, "entries", own);
 }
 
 typedef enum row_kind { OF_ATEN, COMPOSITE, OF_OURS } row_kind;

@@ -49,8 +49,7 @@ bool gems_handle_write(void *handle, gems_tensor *t) {
 }
 
 void gems_torch_call_free(gems_torch_call *made, bool keep) {
-    for (int i = 0; i < made->scratches; i++)
-        gems_torch.delete_handle(made->scratch[i]);
+    for (int i = 0; i < made->scratches; i++) gems_torch.delete_handle(made->scratch[i]);
     if (keep) return;
     for (int i = 0; i < GEMS_MAX_OUTS; i++) {
         if (made->out[i]) gems_torch.delete_handle(made->out[i]);

@@ -97,7 +97,8 @@ gems_status gems_check_begin(const struct gems_cpu_image *image, const gems_laun
         status = add_region((uintptr_t)image->arrays[i].start, image->arrays[i].bytes,
                             image->arrays[i].name);
     if (status == GEMS_OK)
-        status = add_region((uintptr_t)dynamic, launch->shared ? bytes : 0, "dynamic shared memory");
+        status =
+            add_region((uintptr_t)dynamic, launch->shared ? bytes : 0, "dynamic shared memory");
     if (status != GEMS_OK) return status;
     merge_regions();
     for (int i = 0; i < check.region_count; i++) {
