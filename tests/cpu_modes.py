@@ -16,3 +16,21 @@ def run_in_mode(mode: str, order: str, *command: str, seconds: int = 900) -> Non
     env["PYTHONPATH"] = os.pathsep.join([str(HERE), *(p for p in sys.path if p)])
     done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=seconds)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+
+
+def run_program(
+    mode: str, text: str, arguments: list[str], tmp_path: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a program in a mode, with a cache of kernels of its own; a call that no kernel takes is an error there."""
+    env = {
+        **os.environ,
+        "GEMS_CPU_MODE": mode,
+        "GEMS_VENDOR": "cpu",
+        "GEMS_STRICT": "1",
+        "GEMS_LOG": "info",
+        "FLAGGEMS_CACHE_DIR": str(tmp_path / "cache"),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        **environment,
+    }
+    command = [sys.executable, "-c", text, *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)

@@ -6,11 +6,9 @@ as their waits allow, and mistakes are planted in it that have to be found.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import flag_gems
@@ -21,6 +19,7 @@ from flag_gems import _C
 import native
 import sass
 from attention_cases import DEVICE, check, check_packed, close, draw, of_sequence, operands, reference
+from cpu_modes import run_program
 
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 BF16, F16 = torch.bfloat16, torch.float16
@@ -98,24 +97,8 @@ def run(mode: str, groups: list[str], tmp_path: Path, **environment: str) -> sub
     program = (
         "import sys; from test_attention_wgmma import GROUPS\nfor g in sys.argv[1:]: GROUPS[g]()\nprint('all right')"
     )
-    return subprocess.run(
-        [sys.executable, "-c", program, *groups],
-        env={
-            **os.environ,
-            "GEMS_CPU_MODE": mode,
-            "GEMS_CPU_DEVICE": "sm_90a",
-            "GEMS_VENDOR": "cpu",
-            "GEMS_STRICT": "1",
-            "GEMS_LOG": "info",
-            "OMP_NUM_THREADS": "2",  # so that a block has several tiles
-            "FLAGGEMS_CACHE_DIR": str(tmp_path / "cache"),
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    device = {"GEMS_CPU_DEVICE": "sm_90a", "OMP_NUM_THREADS": "2"}  # so that a block has several tiles
+    return run_program(mode, program, groups, tmp_path, **device, **environment)
 
 
 def passed(done: subprocess.CompletedProcess[str]) -> bool:

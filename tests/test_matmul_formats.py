@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import ctypes as C
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from torch import Tensor
 
 import sass
 from compare import Raised, outcome
+from cpu_modes import run_program
 from test_matmul_config import ALONG_K, ALONG_LINES, F32, F64, GPUS, Config, library, program
 from test_matmul_wgmma import H200
 
@@ -203,22 +201,7 @@ SLOW = ("wgmma tf32", "wgmma int8", "fp8")
 @pytest.mark.parametrize("group", [pytest.param(g, marks=pytest.mark.slow) if g in SLOW else g for g in GROUPS])
 def test_kernels_of_a_gpu_thread_by_thread(group: str, tmp_path: Path) -> None:
     device = {"GEMS_CPU_DEVICE": "sm_90a"} if group.startswith("wgmma") else {}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, group],
-        env={
-            **os.environ,
-            "GEMS_CPU_MODE": "checked",
-            "GEMS_VENDOR": "cpu",
-            "GEMS_STRICT": "1",
-            "GEMS_LOG": "info",
-            "FLAGGEMS_CACHE_DIR": str(tmp_path / "cache"),
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            **device,
-        },
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = run_program("checked", PROGRAM, [group], tmp_path, **device)
     assert done.returncode == 0 and done.stdout.endswith("all right\n"), done.stdout + done.stderr
     kind = "matmul wgmma" if group.startswith("wgmma") else "matmul wide"
     assert f"compiled {kind}" in done.stderr, done.stderr

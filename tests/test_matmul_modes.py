@@ -5,15 +5,14 @@ Mistakes are planted in them as well, which the checked mode or the numbers have
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import native
+from cpu_modes import run_program
 
 # Sizes that pick every tile on a device of 4 processors, in all ways to read: along k and lines, aligned
 # and not.
@@ -64,21 +63,7 @@ print("all right")
 
 def run(mode: str, groups: list[str], tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Multiplies in a process of its own, where the kernels run in one of the CPU's modes."""
-    return subprocess.run(
-        [sys.executable, "-c", PRODUCTS, *groups],
-        env={
-            **os.environ,
-            "GEMS_CPU_MODE": mode,
-            "GEMS_VENDOR": "cpu",
-            "GEMS_STRICT": "1",
-            "FLAGGEMS_CACHE_DIR": str(tmp_path / "cache"),
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    return run_program(mode, PRODUCTS, groups, tmp_path, **environment)
 
 
 def passed(done: subprocess.CompletedProcess[str]) -> bool:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import ctypes as C
 import functools
 import itertools
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from hypothesis import strategies as st
 
 import native
 import sass
+from cpu_modes import run_program
 from test_matmul import DEVICE, check, kernels, matrix
 from test_matmul_config import (
     ALONG_K,
@@ -273,23 +272,7 @@ def multiply(m: int, n: int, k: int, left: str, right: str, dtype: torch.dtype, 
 
 def run(mode: str, groups: list[str], tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Multiplies in a process of its own, where the cpu backend plays an sm_90a device."""
-    return subprocess.run(
-        [sys.executable, "-c", PRODUCTS, *groups],
-        env={
-            **os.environ,
-            "GEMS_CPU_MODE": mode,
-            "GEMS_CPU_DEVICE": "sm_90a",
-            "GEMS_VENDOR": "cpu",
-            "GEMS_STRICT": "1",
-            "GEMS_LOG": "info",
-            "FLAGGEMS_CACHE_DIR": str(tmp_path / "cache"),
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    return run_program(mode, PRODUCTS, groups, tmp_path, GEMS_CPU_DEVICE="sm_90a", **environment)
 
 
 def passed(done: subprocess.CompletedProcess[str]) -> bool:
