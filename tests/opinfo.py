@@ -133,10 +133,10 @@ SETTLED = {
     "native_group_norm": lambda x, *args: torch.native_group_norm(
         x, *(a.contiguous() if isinstance(a, Tensor) else a for a in args)
     ),
-    # ATen finds the places of pixels in float32, where their differences lose digits.
+    # ATen finds the places of pixels in float32, where their differences lose digits; our kernels do so on a GPU too.
     "_upsample_bilinear2d_aa": lambda x, *args, **kwargs: (
         aten._upsample_bilinear2d_aa(x.double(), *args, **kwargs).to(x.dtype)
-        if x.dtype == torch.float32
+        if x.dtype == torch.float32 and x.device.type == "cpu"
         else aten._upsample_bilinear2d_aa(x, *args, **kwargs)
     ),
     "nanmedian": functools.partial(stable_median, nan=False),

@@ -45,6 +45,7 @@ def library() -> C.CDLL:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAGGEMS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("GEMS_KERNEL_DIR", str(cpu_kernels.KERNELS))
 
 
 def gpu(

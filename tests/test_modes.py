@@ -9,6 +9,7 @@ import pytest
 from cpu_modes import run_in_mode
 
 HERE = Path(__file__).resolve().parent
+PARTS = 8  # tests run side by side
 
 
 @pytest.mark.parametrize(
@@ -19,5 +20,6 @@ HERE = Path(__file__).resolve().parent
         pytest.param("faithful", "reverse", marks=pytest.mark.slow),
     ],
 )
-def test_every_row(mode: str, order: str) -> None:
-    run_in_mode(mode, order, str(HERE / "every_row.py"))
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_row(mode: str, order: str, part: int) -> None:
+    run_in_mode(mode, order, str(HERE / "every_row.py"), str(part), str(PARTS))

@@ -25,7 +25,7 @@ DEVICE = flag_gems.device
 OUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "same": torch.empty_like,
     "empty": lambda t: torch.empty(0, dtype=t.dtype, device=t.device),
-    "strided": lambda t: torch.empty((*t.shape, 2), dtype=t.dtype, device=t.device)[..., 1],
+    "strided": lambda t: torch.zeros((*t.shape, 2), dtype=t.dtype, device=t.device)[..., 1],
 }
 
 

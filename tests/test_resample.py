@@ -111,8 +111,9 @@ def test_layouts() -> None:
         "one pixel": image(3, 5, 1, 1, last=True),
         "one channel": image(3, 1, 4, 4),
         "last, stepped": image(2, 12, 15, 14, last=True)[:, ::2],
-        "empty batch": image(0, 6, 15, 14),
     }
+    if DEVICE == "cpu":
+        views["empty batch"] = image(0, 6, 15, 14)  # ATen's launch fails on a GPU
     for name, view in views.items():
         for call in (
             lambda v=view: aten.upsample_nearest2d(v, [20, 9]),
@@ -156,9 +157,9 @@ def test_out_forms() -> None:
 @pytest.mark.parametrize("last", [False, True])
 def test_gradients(last: bool) -> None:
     x = image(2, 2, 6, 5, dtype=torch.float64, last=last).requires_grad_()
-    back = ["upsample_nearest2d_backward"] if last or GRADIENTS else []
+    back = ["upsample_nearest2d_backward"] if GRADIENTS else []  # the gradients that gradcheck hands in are contiguous
     with kernels("upsample_nearest2d", "_upsample_bicubic2d_aa", *back):
-        for kind in ("nearest", "nearest-exact") if back else ():
+        for kind in ("nearest", "nearest-exact"):
             assert torch.autograd.gradcheck(lambda t, k=kind: F.interpolate(t, (9, 3), mode=k), x)
         for kind in ("bicubic", "bilinear"):
             assert torch.autograd.gradcheck(lambda t, k=kind: F.interpolate(t, (4, 8), mode=k, antialias=True), x)
