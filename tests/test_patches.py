@@ -1,4 +1,4 @@
-"""Patches for vLLM, beside stand-ins for its modules and operators: vLLM itself is not needed, and has not been run."""
+"""Patches for vLLM, beside stand-ins for its modules and operators, with the schemas of old and new versions; vLLM itself has not been run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 import torch
 from flag_gems import patches
 from flag_gems.patches import vllm_methods, vllm_operators
+from flag_gems.patches.vllm_versions import UnfitError, adapted
 from torch import Tensor, nn
 
 from test_rope import draw, plain
@@ -43,10 +44,12 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
     found: dict[str, Any] = {}
     for method in vllm_methods.METHODS:
-        module = ModuleType(method.modules[0])
+        module = sys.modules.get(method.modules[0]) or ModuleType(method.modules[0])
         monkeypatch.setitem(sys.modules, method.modules[0], module)
         own = staticmethod(original) if method.owner == "PagedAttention" else original
-        if method.owner:
+        if method.owner in found:
+            setattr(found[method.owner], method.name, own)
+        elif method.owner:
             found[method.owner] = stand_in(method.owner, {method.name: own})
             setattr(module, method.owner, found[method.owner])
         else:
@@ -120,7 +123,7 @@ def test_report(vllm: dict[str, Any], functions: None, capsys: pytest.CaptureFix
     """Every row is said to be replaced, or why not; a second time nothing changes."""
     found = patches.apply_gems_patches_to_vllm()
     titles = {m.title for m in vllm_methods.METHODS} | {o.title for o in vllm_operators.OPERATORS}
-    assert set(found) == titles and len(titles) == 22
+    assert set(found) == titles and len(titles) == 24
     assert all(found[m.title] == "replaced" for m in vllm_methods.METHODS)
     text = capsys.readouterr().out
     assert "torch.ops._C.silu_and_mul was not replaced: this vLLM has none" in text
@@ -193,6 +196,12 @@ def test_paged_cache(vllm: dict[str, Any]) -> None:
         assert torch.equal(caches[0][slot // 4, :, :, slot % 4].flatten(1), key[token])
         assert torch.equal(caches[1][slot // 4, :, :, slot % 4], value[token])
     assert caches[0].count_nonzero() == 32
+    write = vllm["PagedAttention"].write_to_paged_cache
+    write(key, value, *caches, slots, "auto", 1.0, 1.0, False)  # as a later vLLM calls it
+    with pytest.raises(Original):
+        write(key, value, *caches, slots, "auto", 1.0, 1.0, True)
+    with pytest.raises(Original):
+        write(key, value, *caches, slots, "auto", 1.0, 1.0, False, "what no version has yet")
 
 
 def decoder(**changed: Any) -> dict[str, Any]:
@@ -228,6 +237,7 @@ def test_flash_attention(vllm: dict[str, Any], functions: None) -> None:
         use_cascade=False,
     )
     output = torch.full((6, 32), 7.0, device=DEVICE)
+    before = cache.clone()
     scales = SimpleNamespace(_k_scale=torch.ones((), device=DEVICE), _v_scale=torch.ones((), device=DEVICE))
     assert layer.forward(scales, query, key, value, cache, metadata, output) is output
     for i, rows in ((0, slice(0, 3)), (1, slice(3, 5))):
@@ -236,14 +246,31 @@ def test_flash_attention(vllm: dict[str, Any], functions: None) -> None:
         expected = attention(query[rows], keys, values, 0.3, True)
         torch.testing.assert_close(output[rows].view(-1, 4, 8), expected)
     assert (output[5] == 7).all()
+    # A later vLLM: keys and values of a head side by side, written by another method.
+    joined = torch.cat((*cache,), -1).transpose(1, 2).contiguous()
+    again, kept = torch.full_like(output, 7.0), joined.clone()
+    layer.sliding_window = None
+    assert layer.forward(scales, query, key, value, joined, metadata, again) is again
+    assert torch.equal(again, output) and torch.equal(joined, kept) and not torch.equal(before, cache)
+    layer.sliding_window = (-1, -1)
     for changed in ({"kv_cache_dtype": "fp8"}, {"attn_type": "encoder_only"}, {"sinks": draw(4)}):
         other = vllm["FlashAttentionImpl"]()
         vars(other).update(decoder(**changed))
         with pytest.raises(Original):
             other.forward(scales, query, key, value, cache, metadata, output)
-    for args in ((None, output), (metadata, None), (SimpleNamespace(**vars(metadata) | {"use_cascade": True}), output)):
+    masks = ({"use_cascade": True}, {"causal": torch.ones(2)}, {"rswa_prefix_lens": torch.ones(2)})
+    special = [(SimpleNamespace(**vars(metadata) | mask), output) for mask in masks]
+    for args in ((None, output), (metadata, None), *special):
         with pytest.raises(Original):
             layer.forward(scales, query, key, value, cache, *args)
+
+
+def test_batch_invariance(vllm: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM has kernels of its own for results that do not depend on what else is in a batch."""
+    monkeypatch.setitem(sys.modules, "vllm.envs", SimpleNamespace(VLLM_BATCH_INVARIANT=True))
+    assert patches.apply_gems_patches_to_vllm(verbose=False) == {}
+    with pytest.raises(Original):
+        vllm["SiluAndMul"]().forward_cuda(draw(2, 4))
 
 
 @pytest.mark.parametrize("name", ["TritonMLAImpl", "FlashAttnMLAImpl"])
@@ -264,6 +291,9 @@ def test_latent_attention(vllm: dict[str, Any], functions: None, name: str) -> N
             layer._forward_decode(q, cache, metadata, object())
     else:
         made = layer._forward_decode((q[..., :8], q[..., 8:]), cache, metadata, object())[0]
+    later = layer.forward_mqa((q[..., :8], q[..., 8:]), cache, metadata, object())  # the name in a later vLLM
+    torch.testing.assert_close(later[0], made)
+    assert later[1] is None
     for i, length in enumerate((7, 2)):
         rows = cache[decode.block_table[i].long()].flatten(0, 1)[:length].unsqueeze(1)
         torch.testing.assert_close(made[i], attention(q[i : i + 1], rows, rows[..., :8], 0.7, True)[0])
@@ -351,7 +381,91 @@ def replaced() -> None:
     assert here["torch.ops._C.silu_and_mul"] == "was there" and here["torch.ops._moe_C.moe_sum"] == "defined"
 
 
-@pytest.mark.parametrize("name", ["empty", "replaced"])
+# The schemas of vLLM 0.33.0's operators, from its extensions.
+LATER = {
+    "_C": (
+        "silu_and_mul(Tensor! result, Tensor input) -> ()",
+        "silu_and_mul_with_clamp(Tensor! result, Tensor input, float limit, float alpha=1.0, float beta=0.0) -> ()",
+        "rms_norm(Tensor! result, Tensor input, Tensor? weight, float epsilon) -> ()",
+        "per_token_group_fp8_quant(Tensor input, Tensor! output_q, Tensor! output_s, int group_size, float eps, "
+        "float fp8_min, float fp8_max, bool scale_ue8m0, bool dummy_is_scale_transposed, bool dummy_is_tma_aligned) "
+        "-> ()",
+        "cutlass_scaled_mm(Tensor! out, Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, Tensor? bias) -> ()",
+        "apply_repetition_penalties_(Tensor! logits, Tensor prompt_mask, Tensor output_mask, "
+        "Tensor repetition_penalties) -> ()",
+        "top_k_per_row_prefill(Tensor logits, Tensor rowStarts, Tensor rowEnds, Tensor! indices, int numRows, "
+        "int stride0, int stride1, int topK) -> ()",
+    ),
+    "_moe_C": (
+        "topk_softmax(Tensor! topk_weights, Tensor! topk_indices, Tensor! token_expert_indices, Tensor gating_output, "
+        "bool renormalize, Tensor? bias, Tensor? is_padding) -> ()",
+        "moe_sum(Tensor input, Tensor! output, Tensor? topk_ids=None, Tensor? expert_map=None) -> ()",
+        "moe_align_block_size(Tensor topk_ids, int num_experts, int block_size, Tensor! sorted_token_ids, "
+        "Tensor! experts_ids, Tensor! num_tokens_post_pad, Tensor? maybe_expert_map, Tensor(a!)? scatter_idx=None) "
+        "-> ()",
+        "grouped_topk(Tensor scores, int n_group, int topk_group, int topk, bool renormalize, "
+        "float routed_scaling_factor, Tensor bias, int scoring_func) -> (Tensor, Tensor)",
+    ),
+    "_C_cache_ops": (
+        "concat_and_cache_mla(Tensor kv_c, Tensor k_pe, Tensor! kv_cache, Tensor slot_mapping, str kv_cache_dtype, "
+        "Tensor scale, bool skip_scale=False) -> ()",
+    ),
+}
+
+
+def later() -> None:
+    """A vLLM whose operators have more arguments: ours run where those ask for nothing, else its own."""
+    sys.modules["vllm"] = ModuleType("vllm")
+    key, calls, libraries = "CUDA" if DEVICE == "cuda" else "CPU", [], []
+    for namespace, schemas in LATER.items():
+        libraries.append(torch.library.Library(namespace, "FRAGMENT"))
+        for schema in schemas:
+            name = schema.split("(")[0]
+            libraries[-1].define(schema)
+            libraries[-1].impl(name, lambda *args, n=name: calls.append(n), key)
+    found = flag_gems.apply_gems_patches_to_vllm(verbose=False)
+    has = {operator.title for operator in vllm_operators.OPERATORS if not vllm_methods.missing(operator.needs)}
+    told = {f"torch.ops.{n}.{s.split('(')[0]}" for n, schemas in LATER.items() for s in schemas}
+    assert told & has and all(found[title] == "replaced" for title in told & has), found
+
+    x = draw(3, 8, dtype=torch.float32)
+    weights, ids, order = (torch.empty(3, 2, dtype=d, device=DEVICE) for d in (torch.float32, torch.int32, torch.int32))
+    torch.ops._moe_C.topk_softmax(weights, ids, order, x, False, None, None)
+    torch.testing.assert_close(weights, x.softmax(-1).topk(2)[0])
+    summed = torch.empty(3, 2, device=DEVICE)
+    torch.ops._moe_C.moe_sum(x.view(3, 4, 2), summed)
+    torch.testing.assert_close(summed, x.view(3, 4, 2).sum(1))
+    normed = torch.empty_like(x)
+    torch.ops._C.rms_norm(normed, x, torch.ones(8, device=DEVICE), 1e-5)
+    torch.testing.assert_close(normed, torch.rms_norm(x, [8], None, 1e-5))
+    cache, slots, one = torch.zeros(2, 4, 8, device=DEVICE), torch.tensor([5, -1, 0], device=DEVICE), x.new_ones(())
+    torch.ops._C_cache_ops.concat_and_cache_mla(x[:, :6], x[:, 6:], cache, slots, "auto", one)
+    assert torch.equal(cache[1, 1], x[0]) and calls == []
+
+    torch.ops._moe_C.topk_softmax(weights, ids, order, x, True, None, None)
+    torch.ops._moe_C.moe_sum(x.view(3, 4, 2), summed, expert_map=ids)
+    torch.ops._C.rms_norm(normed, x, None, 1e-5)
+    torch.ops._C_cache_ops.concat_and_cache_mla(x[:, :6], x[:, 6:], cache, slots, "auto", one, True)
+    assert calls == ["topk_softmax", "moe_sum", "rms_norm", "concat_and_cache_mla"]
+
+
+def test_other_arguments() -> None:
+    """An operator that is another one is left alone."""
+    own = "_C::f(Tensor(a!) out, int n, bool c=False) -> Tensor"
+    for schema, why in (
+        ("_C::f(Tensor! out, float n) -> Tensor", "its n is float"),
+        ("_C::f(Tensor! out) -> Tensor", "it has no n"),
+        ("_C::f(Tensor! out, int n) -> (Tensor, Tensor)", "it gives 2 results"),
+    ):
+        with pytest.raises(UnfitError, match=why):
+            adapted(own, torch._C.parse_schema(schema), original)
+    schema = torch._C.parse_schema("_C::f(Tensor! out, int n, bool c, float d=2.0) -> ()")
+    call = adapted(own, schema, lambda *args: args)
+    assert call(1, 2, True) == (True, None) and call(1, 2, c=True, d=2.0) == (True, None)
+    assert call(1, 2, True, 3.0) == (False, None)
+
+
+@pytest.mark.parametrize("name", ["empty", "replaced", "later"])
 def test_operators(name: str) -> None:
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(HERE), *(p for p in sys.path if p)]))
     command = [sys.executable, "-c", f"import test_patches; test_patches.{name}()"]

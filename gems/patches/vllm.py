@@ -16,6 +16,7 @@ from ..observe import DeclinedError
 from . import vllm_methods, vllm_operators
 from .vllm_methods import METHODS, Method
 from .vllm_operators import OPERATORS, Operator
+from .vllm_versions import UnfitError, adapted, takes
 
 _libraries: dict[str, Any] = {}
 _defined: set[str] = set()
@@ -50,8 +51,12 @@ def _module_of(method: Method) -> Any:
 def _with_original(method: Method, original: Callable[..., Any]) -> Callable[..., Any]:
     """The replacement, and vLLM's own where that gives NotImplemented or no kernel takes the call."""
 
+    fits = takes(method.function, original)
+
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if fits is not None and not fits(*args, **kwargs):
+            return original(*args, **kwargs)
         try:
             result = method.function(*args, **kwargs)
         except DeclinedError as error:
@@ -85,18 +90,19 @@ def _replace_method(method: Method) -> str:
 # ---- operators ----
 
 
-def _is_defined(operator: Operator) -> bool:
+def _schema(operator: Operator) -> Any:
+    """The schema that torch has for it; None."""
     try:
-        torch._C._get_schema(f"{operator.namespace}::{operator.name}", "")
+        return torch._C._get_schema(f"{operator.namespace}::{operator.name}", "")
     except RuntimeError:
-        return False
-    return True
+        return None
 
 
 def _replace_operator(operator: Operator) -> str:
     from ..runtime import device
 
-    if not _is_defined(operator):
+    schema = _schema(operator)
+    if schema is None:
         return "this vLLM has none"
     missing = vllm_methods.missing(operator.needs)
     if missing:
@@ -105,17 +111,26 @@ def _replace_operator(operator: Operator) -> str:
     if full in _replaced:
         return DONE
     try:
+        ours = adapted(operator.schema, schema, operator.function)
+    except UnfitError as error:
+        return f"this vLLM's differs: {error}"
+    try:
         original = torch.library.get_kernel(full, device.dispatch_key)
     except (AttributeError, RuntimeError):  # an older torch, or no kernel on this device
         original = None
 
     def call(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return operator.function(*args, **kwargs)
+            done, result = ours(*args, **kwargs)
         except DeclinedError as error:
             if original is None or "GEMS_STRICT" in str(error):
                 raise
-            return original.call_boxed(keyset, *args, **kwargs)
+            done = False
+        if done:
+            return result
+        if original is None:
+            raise NotImplementedError(f"{full}: flag_gems does not do what these arguments ask for")
+        return original.call_boxed(keyset, *args, **kwargs)
 
     library = _library(operator.namespace, "IMPL")
     # What torch does where the kernel that is there comes from Python too depends on its version.
@@ -141,11 +156,14 @@ def apply_gems_patches_to_vllm(verbose: bool = True) -> dict[str, str]:
     Returns
     -------
     dict
-        "replaced", or why not, by name. Empty where vLLM is not importable.
+        "replaced", or why not, by name. Empty where vLLM is not importable, and under VLLM_BATCH_INVARIANT.
     """
     say = print if verbose else lambda *_: None
     if "vllm" not in sys.modules and importlib.util.find_spec("vllm") is None:
         say("flag_gems: vLLM is not importable, nothing was replaced")
+        return {}
+    if vllm_methods.wants_one_order():
+        say("flag_gems: vLLM is asked for results that do not depend on the batch, nothing was replaced")
         return {}
     found = {method.title: _replace_method(method) for method in METHODS}
     for namespace in {operator.namespace for operator in OPERATORS}:
@@ -168,7 +186,7 @@ def apply_gems_patches_to_vllm(verbose: bool = True) -> dict[str, str]:
 
 def _define(operator: Operator) -> str:
     full = f"{operator.namespace}::{operator.name}"
-    if full in _defined or _is_defined(operator):
+    if full in _defined or _schema(operator) is not None:
         return "was there" if full not in _defined else "defined"
 
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 from collections.abc import Callable, Collection
@@ -49,6 +50,14 @@ def function(name: str) -> Callable[..., Any]:
 def missing(needs: Collection[str]) -> list[str]:
     """The functions that this package does not have."""
     return [name for name in needs if not (hasattr(flag_gems, name) or hasattr(flag_gems.modules, name))]
+
+
+def wants_one_order() -> bool:
+    """vLLM is asked for the same bits whatever is in a batch, for which it has kernels of its own."""
+    try:
+        return bool(importlib.import_module("vllm.envs").VLLM_BATCH_INVARIANT)
+    except (ImportError, AttributeError):
+        return False
 
 
 # ---- layers ----
@@ -99,17 +108,19 @@ def _write_to_paged_cache(
     kv_cache_dtype: str,
     k_scale: Any,
     v_scale: Any,
-) -> None:
+    interleaved_v: bool = False,
+) -> Any:
+    if interleaved_v:
+        return NotImplemented
     function("reshape_and_cache")(
         key, value, key_cache, value_cache, slot_mapping.flatten(), kv_cache_dtype, k_scale, v_scale
     )
+    return None
 
 
-_PLAIN = {
-    "use_cascade": False,
-    "cascade": False,
-    "common_prefix_len": 0,
-}
+# What metadata says of masks that a decoder's plain attention has not.
+_SPECIAL = ("use_cascade", "cascade", "common_prefix_len")
+_MASKS = ("mm_prefix_query_range_tensor", "rswa_prefix_lens")
 
 
 def _is_plain(layer: Any, metadata: Any, output_scales: Collection[Any]) -> bool:
@@ -122,8 +133,9 @@ def _is_plain(layer: Any, metadata: Any, output_scales: Collection[Any]) -> bool
         and getattr(layer, "kv_sharing_target_layer_name", None) is None
         and getattr(layer, "sinks", None) is None
         and not getattr(layer, "dcp_world_size", 1) > 1
-        and getattr(metadata, "causal", True)
-        and not any(getattr(metadata, name, plain) for name, plain in _PLAIN.items())
+        and getattr(metadata, "causal", True) is True
+        and not any(getattr(metadata, name, None) for name in _SPECIAL)
+        and all(getattr(metadata, name, None) is None for name in _MASKS)
         and all(scale is None for scale in output_scales)
     )
 
@@ -141,22 +153,28 @@ def _flash_attention(
     output_block_scale: Tensor | None = None,
     **kwargs: Any,
 ) -> Any:
-    if output is None or attn_metadata is None or kwargs or kv_cache.dim() != 5 or kv_cache.shape[0] != 2:
+    if output is None or attn_metadata is None or kwargs or not isinstance(kv_cache, Tensor):
         return NotImplemented
     if not _is_plain(self, attn_metadata, (output_scale, output_block_scale)):
         return NotImplemented
     tokens = attn_metadata.num_actual_tokens
-    key_cache, value_cache = kv_cache.unbind(0)
-    function("reshape_and_cache_flash")(
-        key[:tokens],
-        value[:tokens],
-        key_cache,
-        value_cache,
-        attn_metadata.slot_mapping[:tokens],
-        self.kv_cache_dtype,
-        getattr(layer, "_k_scale", None),
-        getattr(layer, "_v_scale", None),
-    )
+    if kv_cache.dim() == 5 and kv_cache.shape[0] == 2:  # [keys and values, blocks, block size, heads, size]
+        key_cache, value_cache = kv_cache.unbind(0)
+        function("reshape_and_cache_flash")(
+            key[:tokens],
+            value[:tokens],
+            key_cache,
+            value_cache,
+            attn_metadata.slot_mapping[:tokens],
+            self.kv_cache_dtype,
+            getattr(layer, "_k_scale", None),
+            getattr(layer, "_v_scale", None),
+        )
+    elif kv_cache.dim() == 4 and kv_cache.shape[-1] == 2 * query.shape[-1]:
+        # A later vLLM: [blocks, heads, block size, keys and values], which another of its methods writes.
+        key_cache, value_cache = kv_cache.transpose(1, 2).split(query.shape[-1], dim=-1)
+    else:
+        return NotImplemented
     made = function("flash_attn_varlen_func")(
         query[:tokens],
         key_cache,
@@ -167,7 +185,7 @@ def _flash_attention(
         seqused_k=attn_metadata.seq_lens,
         softmax_scale=self.scale,
         causal=True,
-        window_size=list(self.sliding_window),
+        window_size=list(self.sliding_window or (-1, -1)),
         softcap=getattr(self, "logits_soft_cap", 0.0) or 0.0,
         alibi_slopes=self.alibi_slopes,
         block_table=attn_metadata.block_table,
@@ -217,7 +235,7 @@ def _triton_mla(self: Any, q_nope: Tensor, q_pe: Tensor, kv_c_and_k_pe_cache: Te
     return finish(_latent(self, torch.cat((q_nope, q_pe), -1), kv_c_and_k_pe_cache, attn_metadata))
 
 
-def _flash_mla_decode(self: Any, q: Any, kv_c_and_k_pe_cache: Tensor, attn_metadata: Any, layer: Any) -> Any:
+def _latent_decode(self: Any, q: Any, kv_c_and_k_pe_cache: Tensor, attn_metadata: Any, layer: Any) -> Any:
     decode = attn_metadata.decode
     if isinstance(q, tuple):
         q = torch.cat(q, -1)
@@ -273,9 +291,10 @@ METHODS = (
         _flash_attention,
         ("reshape_and_cache_flash", "flash_attn_varlen_func"),
     ),
-    Method(
-        (f"{_BACKENDS}.mla.flashattn_mla",), "FlashAttnMLAImpl", "_forward_decode", _flash_mla_decode, ("flash_mla",)
-    ),
+    Method((f"{_BACKENDS}.mla.flashattn_mla",), "FlashAttnMLAImpl", "_forward_decode", _latent_decode, ("flash_mla",)),
+    # Later names of the two.
+    Method((f"{_BACKENDS}.mla.triton_mla",), "TritonMLAImpl", "forward_mqa", _latent_decode, ("flash_mla",)),
+    Method((f"{_BACKENDS}.mla.flashattn_mla",), "FlashAttnMLAImpl", "forward_mqa", _latent_decode, ("flash_mla",)),
     Method(
         ("vllm.attention.ops.vit_attn_wrappers", "vllm.v1.attention.ops.vit_attn_wrappers"),
         "",

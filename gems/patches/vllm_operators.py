@@ -48,9 +48,9 @@ class Operator:
 
 # The extensions that define vLLM's operators, by namespace.
 EXTENSIONS = {
-    "_C": ("vllm._C",),
-    "_moe_C": ("vllm._moe_C",),
-    "_C_cache_ops": ("vllm._C",),
+    "_C": ("vllm._C", "vllm._C_stable_libtorch"),
+    "_moe_C": ("vllm._moe_C", "vllm._moe_C_stable_libtorch"),
+    "_C_cache_ops": ("vllm._C", "vllm._C_stable_libtorch"),
     "_vllm_fa3_C": ("vllm.vllm_flash_attn._vllm_fa3_C",),
 }
 
