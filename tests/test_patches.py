@@ -1,4 +1,4 @@
-"""Patches for vLLM, beside stand-ins for its modules and operators, with the schemas of old and new versions; vLLM itself has not been run."""
+"""Patches for vLLM, beside stand-ins for it with the schemas of old and new versions; vLLM itself has not been run."""
 
 from __future__ import annotations
 
