@@ -40,3 +40,15 @@ def registered() -> Iterator[None]:
 
     with flag_gems.use_gems(include=[]):
         yield
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """A torch.compile that has compiled nothing, and no gate open; the same after the test."""
+    import flag_gems
+
+    torch.compiler.reset()
+    flag_gems.reset_stats()
+    yield
+    flag_gems.disable()
+    torch.compiler.reset()

@@ -7,7 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).resolve().parent
+
+# The modes in which every thread of a block is there; in make test the one that looks for races.
+EVERY_THREAD = pytest.mark.parametrize(
+    ("mode", "order"), [("checked", "forward"), pytest.param("faithful", "random:7", marks=pytest.mark.slow)]
+)
 
 
 def run_in_mode(mode: str, order: str, *command: str, seconds: int = 900) -> None:

@@ -19,9 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 import native
 
 ARCHS = ("sm_80", "sm_90a", "sm_100a", "sm_120")
+# The others under make test-all.
+SM_90A_QUICK = [pytest.param(arch, marks=[] if arch == "sm_90a" else pytest.mark.slow) for arch in ARCHS]
 
 
 @dataclass(frozen=True)

@@ -284,9 +284,7 @@ def test_checked_mode(scope: str) -> None:
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
-@pytest.mark.parametrize(
-    "arch", ["sm_90a", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_80", "sm_100a", "sm_120"))]
-)
+@pytest.mark.parametrize("arch", sass.SM_90A_QUICK)
 def test_machine_code(arch: str) -> None:
     """Tensor cores, background copies, nothing spilled, in each program that warmup compiles for halves."""
     work = [("attention_forward", i, ["attention"]) for i in range(4)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import flag_gems
@@ -16,16 +16,8 @@ from flag_gems import ops
 from flag_gems.modules import GemsRMSNorm, GemsRope
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 DEVICE = flag_gems.device
-
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    torch.compiler.reset()
-    flag_gems.reset_stats()
-    yield
-    flag_gems.disable()
-    torch.compiler.reset()
 
 
 def net(x: Tensor, w: Tensor, scale: float) -> Tensor:

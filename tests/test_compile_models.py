@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import flag_gems
@@ -12,17 +12,9 @@ from torch import Tensor
 
 import models
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 DEVICE = flag_gems.device
 SLOW = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    torch.compiler.reset()
-    flag_gems.reset_stats()
-    yield
-    flag_gems.disable()
-    torch.compiler.reset()
 
 
 def subject(name: str) -> tuple[torch.nn.Module, dict[str, Any]]:

@@ -16,6 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import sass
+
 DEVICE = flag_gems.device
 F = torch.nn.functional
 OPS = torch.ops.flag_gems
@@ -168,9 +170,7 @@ def test_every_own_row(name: str) -> None:
     assert 1 <= backward["schema"].rpartition("->")[2].count("Tensor") <= len(tensors)
 
 
-@pytest.mark.parametrize(
-    "arch", ["sm_90a", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_80", "sm_100a", "sm_120"))]
-)
+@pytest.mark.parametrize("arch", sass.SM_90A_QUICK)
 def test_nvrtc_without_spills(arch: str) -> None:
     items = [
         warm.Item("cuda", arch, row["id"], "bfloat16") for row in own.rows().values() if row["family"] == "elementwise"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sass
-from cpu_modes import run_in_mode
+from cpu_modes import EVERY_THREAD, run_in_mode
 from test_rope import draw
 
 DEVICE = flag_gems.device
@@ -102,9 +102,7 @@ def test_opcheck_and_compile() -> None:
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize(
-    "arch", ["sm_90a", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_80", "sm_100a", "sm_120"))]
-)
+@pytest.mark.parametrize("arch", sass.SM_90A_QUICK)
 def test_nvrtc_without_spills(arch: str) -> None:
     for dtype in ("bfloat16", "float32"):
         reports = warm.compile_item(warm.Item("cuda", arch, "per_token_group_quant_fp8", dtype))
@@ -129,10 +127,7 @@ def main() -> int:
     return 0
 
 
-@pytest.mark.parametrize(
-    ("mode", "order"),
-    [("checked", "forward"), pytest.param("faithful", "random:7", marks=pytest.mark.slow)],
-)
+@EVERY_THREAD
 def test_with_every_thread_of_a_block(mode: str, order: str) -> None:
     run_in_mode(mode, order, __file__, seconds=600)
 

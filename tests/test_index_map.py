@@ -21,7 +21,7 @@ from torch import Tensor
 
 import sass
 from compare import Raised, assert_same, outcome, tensors
-from cpu_modes import run_in_mode
+from cpu_modes import EVERY_THREAD, run_in_mode
 from layouts import LAYOUTS, crossed
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -526,10 +526,7 @@ def main() -> int:
     return 1 if wrong or quiet else 0
 
 
-@pytest.mark.parametrize(
-    ("mode", "order"),
-    [("checked", "forward"), pytest.param("faithful", "random:7", marks=pytest.mark.slow)],
-)
+@EVERY_THREAD
 def test_with_every_thread_of_a_block(mode: str, order: str) -> None:
     run_in_mode(mode, order, __file__, seconds=600)
 

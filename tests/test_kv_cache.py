@@ -16,7 +16,7 @@ from torch import Tensor
 
 import sass
 from compare import counts
-from cpu_modes import run_in_mode
+from cpu_modes import EVERY_THREAD, run_in_mode
 
 DEVICE = flag_gems.device
 OPS = torch.ops.flag_gems
@@ -293,9 +293,7 @@ def test_compile() -> None:
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize(
-    "arch", ["sm_90a", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_80", "sm_100a", "sm_120"))]
-)
+@pytest.mark.parametrize("arch", sass.SM_90A_QUICK)
 def test_nvrtc_without_spills(arch: str) -> None:
     for dtype in ("bfloat16", "float32"):
         reports = warm.compile_item(warm.Item("cuda", arch, "reshape_and_cache_flash", dtype))
@@ -335,10 +333,7 @@ def main() -> int:
     return 0
 
 
-@pytest.mark.parametrize(
-    ("mode", "order"),
-    [("checked", "forward"), pytest.param("faithful", "random:7", marks=pytest.mark.slow)],
-)
+@EVERY_THREAD
 def test_with_every_thread_of_a_block(mode: str, order: str) -> None:
     run_in_mode(mode, order, __file__, seconds=600)
 

@@ -22,12 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import sass
 from expressions import SWIGLU, draw, swiglu
 from layouts import LAYOUTS
 
 DEVICE = flag_gems.device
 F = torch.nn.functional
-OTHER_ARCHS = ("sm_80", "sm_100a", "sm_120")
 
 # Each function of the language as torch has it, and where its arguments lie.
 REFERENCE: dict[str, tuple[Callable[..., Tensor], str]] = {
@@ -515,7 +515,7 @@ def test_checked_mode() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=env)
 
 
-@pytest.mark.parametrize("arch", ["sm_90a", *(pytest.param(a, marks=pytest.mark.slow) for a in OTHER_ARCHS)])
+@pytest.mark.parametrize("arch", sass.SM_90A_QUICK)
 def test_nvrtc_without_spills(arch: str) -> None:
     operator = pointwise("a * gelu(a) * b + log1p(exp(-c)), maximum(a, b) ** 2", grad="auto", name="for_gpus")
     (step,) = operator.steps(("a", "b", "c"), {})

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import sass
 from compare import FLOATS, counts
-from cpu_modes import run_in_mode
+from cpu_modes import EVERY_THREAD, run_in_mode
 
 DEVICE = flag_gems.device
 OPS = torch.ops.flag_gems
@@ -297,9 +297,7 @@ def test_wrong_arguments() -> None:
 
 
 @pytest.mark.parametrize("name", ["rotary_embedding", "rotary_embedding_backward", "rotary_embedding_inplace"])
-@pytest.mark.parametrize(
-    "arch", ["sm_90a", *(pytest.param(a, marks=pytest.mark.slow) for a in ("sm_80", "sm_100a", "sm_120"))]
-)
+@pytest.mark.parametrize("arch", sass.SM_90A_QUICK)
 def test_nvrtc_without_spills(name: str, arch: str) -> None:
     dtypes = ("bfloat16", "float32") if name == "rotary_embedding" else ("bfloat16",)
     for dtype in dtypes:
@@ -362,10 +360,7 @@ def main() -> int:
     return 0
 
 
-@pytest.mark.parametrize(
-    ("mode", "order"),
-    [("checked", "forward"), pytest.param("faithful", "random:7", marks=pytest.mark.slow)],
-)
+@EVERY_THREAD
 def test_with_every_thread_of_a_block(mode: str, order: str) -> None:
     run_in_mode(mode, order, __file__, seconds=600)
 
