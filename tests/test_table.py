@@ -48,7 +48,7 @@ def test_a_formula_is_there_where_the_row_says_so(row: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["id"])
 def test_variants_write_what_they_say(row: dict[str, Any]) -> None:
-    for entry in row["entries"]:
+    for entry in filter(of_this_torch, row["entries"]):
         written = [argument for argument in schema_of(entry["name"]).arguments if argument.is_write]
         if entry["variant"] == "functional":
             assert not written
