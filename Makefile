@@ -57,7 +57,7 @@ SANITIZE_TESTS ?= tests
 sanitize: build
 	GEMS_SANITIZE=1 $(PY) setup.py --quiet build --build-base=build/sanitize
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libstdc++.so)" \
-	ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0:use_sigaltstack=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0:use_sigaltstack=0:quarantine_size_mb=2 UBSAN_OPTIONS=print_stacktrace=1 \
 	PYTHONMALLOC=malloc GEMS_SANITIZED=1 PYTHONPATH="$(CURDIR)/$(SANITIZE_LIB)" \
 	$(PYTEST) -o pythonpath="$(SANITIZE_LIB) tests benchmarks examples" -m "not slow and not gpu" $(SANITIZE_TESTS)
 

@@ -107,9 +107,18 @@ extern "C" __global__ void __launch_bounds__(256)
                 int32_t total, int64_t width, int64_t inner) {
     int lane = (int)threadIdx.x % kWarp;
     int64_t warps = (int64_t)gridDim.x * blockDim.x / kWarp;
+    // Element k is the `rest`-th of the `piece`-th run of `inner`; both are counted on, which is cheaper than to divide.
+    const int32_t few = inner < 1 ? 1 : inner < kWarp ? (int32_t)inner : kWarp + 1;
+    const int32_t pieces = kWarp / few, left = kWarp - pieces * few;
     for (int64_t r = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / kWarp; r < total; r += warps) {
         const T* from = x + (order ? order[firsts[r]] : firsts[r]) * width;
         T* to = out + r * inner;
-        for (int64_t k = lane; k < width; k += kWarp) to[k + (inner == width ? 0 : k / inner * (total - 1) * inner)] = from[k];
+        int64_t piece = lane / few, rest = lane % few;
+        for (int64_t k = lane; k < width; k += kWarp) {
+            to[piece * total * inner + rest] = from[k];
+            piece += pieces;
+            rest += left;
+            if (rest >= inner) rest -= inner, piece++;
+        }
     }
 }
