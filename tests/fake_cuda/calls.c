@@ -5,9 +5,9 @@
 
 #include "families/call.h"
 
-const gems_embedded gems_embedded_files[] = {{"gems.cuh", "", 0},       {"complex.cuh", "", 0},
-                                             {"elementwise.cu", "", 0}, {"copy.cu", "", 0},
-                                             {"index_map.cu", "", 0},   {NULL, NULL, 0}};
+const gems_embedded gems_embedded_files[] = {
+    {"gems.cuh", "", 0}, {"complex.cuh", "", 0},  {"near.cuh", "", 0}, {"elementwise.cu", "", 0},
+    {"copy.cu", "", 0},  {"index_map.cu", "", 0}, {NULL, NULL, 0}};
 
 enum { ARGUMENTS = 24 };
 struct gems_module {
