@@ -1,5 +1,5 @@
 // Copies, conversions and fills. The head names COPY_KERNEL, Src, Dst, Index, kV (elements of one access), kRank, kSide
-// (of a tile), kThreads (of a block), kSplat (one source element for a vector), kSame (Src and Dst are one type: bytes are
+// (of a tile, or a short dim), kThreads (of a block), kSplat (one source element for a vector), kSame (Src and Dst are one type: bytes are
 // moved as they are).
 using namespace gems;
 
@@ -164,7 +164,31 @@ extern "C" __global__ void copy_spread(Dst* __restrict__ out, const Src* __restr
 }
 #endif
 
-#if COPY_KERNEL >= 5
+#if COPY_KERNEL == 7
+// A short dim of kSide elements beside a long one that `in` has (kZip) or `out` has in a row, `across` from one element of the
+// short dim to the next; the other side has both in one range. A thread takes kV elements of the long dim.
+extern "C" __global__ void copy_zip(Dst* __restrict__ out, const Src* __restrict__ in, Strided<2, Index> m, Index across) {
+    constexpr int kAll = kSide * kV, kSize = sizeof(Src) > sizeof(Dst) ? sizeof(Src) : sizeof(Dst);
+    constexpr int kPart = kAll * kSize <= 16 && !(kAll & (kAll - 1)) ? kAll : kV; // of the range, by an access
+    for_each_strided<kRank>(m, [&](const Index (&off)[2]) {
+        Vec<Src, kV> row[kSide];
+        Vec<Src, kPart> range[kAll / kPart];
+        const Src* from = in + off[1];
+        Dst* to = out + off[0];
+        if constexpr (kZip) {
+            GEMS_UNROLL for (int s = 0; s < kSide; s++) row[s] = load<kV>(from + s * across);
+            GEMS_UNROLL for (int i = 0; i < kAll; i++) range[i / kPart].v[i % kPart] = row[i % kSide].v[i / kSide];
+            GEMS_UNROLL for (int i = 0; i < kAll / kPart; i++) store<kPart>(to + i * kPart, converted(range[i]));
+        } else {
+            GEMS_UNROLL for (int i = 0; i < kAll / kPart; i++) range[i] = load<kPart>(from + i * kPart);
+            GEMS_UNROLL for (int i = 0; i < kAll; i++) row[i % kSide].v[i / kSide] = range[i / kPart].v[i % kPart];
+            GEMS_UNROLL for (int s = 0; s < kSide; s++) store<kV>(to + s * across, converted(row[s]));
+        }
+    });
+}
+#endif
+
+#if COPY_KERNEL == 5 || COPY_KERNEL == 6
 struct Pattern { uint64_t low, high; };
 
 // The element whose bytes stand first in a pattern.

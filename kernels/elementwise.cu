@@ -224,12 +224,20 @@ template <class O, class V> GEMS_DI O written(V v) {
 }
 typedef either<is_same<result_t, bool> || is_complex<compute_t> != is_complex<result_t>, result_t, compute_t> value_t;
 
-#define EW_STORED(i, name, T, through, as, flag) T stored_##name,
+// STAGED: halves come and go as the floats that they are computed in.
+template <bool STAGED, class T> constexpr bool is_staged = STAGED && is_same<T, f16> && is_same<compute_t, float>;
+template <bool STAGED, class T, class As>
+using stored_t = either<is_staged<STAGED, T> && is_same<As, float>, float, T>;
+template <bool STAGED, class T> using result_or_float = either<is_staged<STAGED, T> && is_same<result_t, f16>, float, T>;
+#define EW_STORED(i, name, T, through, as, flag) stored_t<STAGED, T, as> stored_##name,
 #define EW_READ(i, name, T, through, as, flag) const as name = read<through, as>(stored_##name);
-#define EW_RESULT(i, T, expression) T &result_##i,
-#define EW_WRITE(i, T, expression) result_##i = written<T>(value_t(expression));
+#define EW_RESULT(i, T, expression) result_or_float<STAGED, T> &result_##i,
+#define EW_WRITE(i, T, expression) \
+    if constexpr (is_same<T, result_or_float<STAGED, T>>) result_##i = written<T>(value_t(expression)); \
+    else result_##i = value_t(expression);
 #define EW_NUMBER(T, name) T name,
-template <bool kNear = false> GEMS_DI void element(EW_INPUTS(EW_STORED) EW_OUTPUTS(EW_RESULT) EW_NUMBERS(EW_NUMBER) int) {
+template <bool kNear = false, bool STAGED = false>
+GEMS_DI void element(EW_INPUTS(EW_STORED) EW_OUTPUTS(EW_RESULT) EW_NUMBERS(EW_NUMBER) int) {
     EW_GIVEN
     EW_INPUTS(EW_READ)
     EW_OUTPUTS(EW_WRITE)
@@ -238,7 +246,7 @@ template <bool kNear = false> GEMS_DI void element(EW_INPUTS(EW_STORED) EW_OUTPU
 // Whether EW_NEAR holds. EW_NAMES_NEAR: the expression names kNear.
 #if EW_NAMES_NEAR && GEMS_CPU && GEMS_FAST
 #define EW_CHOOSES 1
-GEMS_DI bool near_element(EW_INPUTS(EW_STORED) EW_NUMBERS(EW_NUMBER) int) {
+template <bool STAGED = false> GEMS_DI bool near_element(EW_INPUTS(EW_STORED) EW_NUMBERS(EW_NUMBER) int) {
     EW_GIVEN
     EW_INPUTS(EW_READ)
     if constexpr (is_same<compute_t, float>) return EW_NEAR;
@@ -261,6 +269,77 @@ template <class T> GEMS_DI T element_at(const T *p) {
 #endif
     return *p;
 }
+
+#if GEMS_CPU && GEMS_FAST && defined(GEMS_HALF_BLOCKS)
+#define EW_IS_STAGED(i, name, T, through, as, flag) || !is_same<T, stored_t<true, T, as>>
+#define EW_OUT_IS_STAGED(i, T, expression) || !is_same<T, result_or_float<true, T>>
+constexpr bool kStaged = false EW_INPUTS(EW_IS_STAGED) EW_OUTPUTS(EW_OUT_IS_STAGED);
+constexpr int kBlock = 512; // elements that are staged at once
+
+// Part of a tensor: where it lies, or as floats; or the one element that a broadcast input has for all.
+template <class T, bool HALF, bool ONE> struct Part {
+    const T *p;
+    GEMS_DI void read(const T *from, int) { p = from; }
+    GEMS_DI T operator[](int i) const { return element_at(p + i); }
+};
+template <> struct Part<f16, true, false> {
+    float v[kBlock];
+    GEMS_DI void read(const f16 *from, int n) { gems_cpu::halves_to_floats(v, from, n); }
+    GEMS_DI float operator[](int i) const { return v[i]; }
+};
+template <class T, bool HALF> struct Part<T, HALF, true> {
+    either<HALF, float, T> one;
+    GEMS_DI void read(const T *from, int) {
+        if constexpr (HALF) one = to_op(*from);
+        else one = element_at(from);
+    }
+    GEMS_DI either<HALF, float, T> operator[](int) const { return one; }
+};
+template <class T, bool HALF> struct OutPart {
+    T *p;
+    GEMS_DI void begin(T *to) { p = to; }
+    GEMS_DI T &operator[](int i) { return p[i]; }
+    GEMS_DI void end(int) {}
+};
+template <> struct OutPart<f16, true> {
+    float v[kBlock];
+    f16 *p;
+    GEMS_DI void begin(f16 *to) { p = to; }
+    GEMS_DI float &operator[](int i) { return v[i]; }
+    GEMS_DI void end(int n) { gems_cpu::floats_to_halves(p, v, n); }
+};
+#define EW_PART(i, name, T, through, as, flag) Part<T, !is_same<T, stored_t<true, T, as>>, EW_CLASS == 1 && flag> part_##name;
+#define EW_OUT_PART(i, T, expression) OutPart<T, !is_same<T, result_or_float<true, T>>> part_out_##i;
+#define EW_PART_READ(i, name, T, through, as, flag) part_##name.read(in_##name, n);
+#define EW_PART_BEGIN(i, T, expression) part_out_##i.begin(out_##i);
+#define EW_PART_END(i, T, expression) part_out_##i.end(n);
+#define EW_PART_IN(i, name, T, through, as, flag) part_##name[at],
+#define EW_PART_OUT(i, T, expression) part_out_##i[at],
+#define EW_PART_FROM(i, name, T, through, as, flag) in_##name + first,
+#define EW_PART_TO(i, T, expression) out_##i + first,
+// At most kBlock elements in a row.
+GEMS_DI void compute_part(EW_PARAMETERS int n) {
+    EW_INPUTS(EW_PART)
+    EW_OUTPUTS(EW_OUT_PART)
+    EW_INPUTS(EW_PART_READ)
+    EW_OUTPUTS(EW_PART_BEGIN)
+#if EW_CHOOSES
+    int far = 0;
+    GEMS_IVDEP for (int at = 0; at < n; at++) far |= !near_element<true>(EW_INPUTS(EW_PART_IN) EW_NUMBERS(EW_PASS_NUMBER) 0);
+    if (!far) {
+        GEMS_IVDEP for (int at = 0; at < n; at++)
+            element<true, true>(EW_INPUTS(EW_PART_IN) EW_OUTPUTS(EW_PART_OUT) EW_NUMBERS(EW_PASS_NUMBER) 0);
+    } else
+#endif
+    {
+        GEMS_IVDEP for (int at = 0; at < n; at++)
+            element<false, true>(EW_INPUTS(EW_PART_IN) EW_OUTPUTS(EW_PART_OUT) EW_NUMBERS(EW_PASS_NUMBER) 0);
+    }
+    EW_OUTPUTS(EW_PART_END)
+}
+#else
+constexpr bool kStaged = false;
+#endif
 
 // What one access of a tensor holds: N elements, or the one that a broadcast input has for all of them.
 template <class T, int N, bool ONE> struct Access {
@@ -300,6 +379,14 @@ constexpr int kN = kVector ? kVector : 1;
 extern "C" __global__ void __launch_bounds__(kThreads) elementwise(EW_PARAMETERS Index pad, Index end) {
 #if GEMS_CPU && GEMS_FAST
     auto chunk = grid_chunk<Index>(end);
+#ifdef GEMS_HALF_BLOCKS
+    if constexpr (kStaged) {
+        for (Index first = chunk.first; first < chunk.last; first += kBlock)
+            compute_part(EW_INPUTS(EW_PART_FROM) EW_OUTPUTS(EW_PART_TO) EW_NUMBERS(EW_PASS_NUMBER)
+                         chunk.last - first < kBlock ? int(chunk.last - first) : kBlock);
+        return;
+    }
+#endif
 #if EW_CHOOSES
     // As many elements as stay in the first cache have one form.
     constexpr Index kBlock = 1024;
@@ -323,22 +410,33 @@ extern "C" __global__ void __launch_bounds__(kThreads) elementwise(EW_PARAMETERS
     EW_INPUTS(EW_ACCESS)
     const Index step = Index(blockDim.x) * kN;
     const Index first = Index(blockIdx.x) * kUnroll * step + Index(threadIdx.x) * kN;
-    GEMS_UNROLL for (int u = 0; u < kUnroll; u++) {
-        const Index at = first + u * step;
-        if (at >= pad && at + kN <= end) { EW_INPUTS(EW_LOAD_AT) }
-    }
-    GEMS_UNROLL for (int u = 0; u < kUnroll; u++) {
-        const Index at = first + u * step;
-        if (at >= pad && at + kN <= end) {
+    if constexpr (kUnroll == 1) {
+        if (first >= pad && first + kN <= end) {
+            constexpr int u = 0;
+            const Index at = first;
+            EW_INPUTS(EW_LOAD_AT)
             EW_COMPUTE(u)
             EW_OUTPUTS(EW_STORE_AT)
         }
+    } else {
+        GEMS_UNROLL for (int u = 0; u < kUnroll; u++) {
+            const Index at = first + u * step;
+            if (at >= pad && at + kN <= end) { EW_INPUTS(EW_LOAD_AT) }
+        }
+        GEMS_UNROLL for (int u = 0; u < kUnroll; u++) {
+            const Index at = first + u * step;
+            if (at >= pad && at + kN <= end) {
+                EW_COMPUTE(u)
+                EW_OUTPUTS(EW_STORE_AT)
+            }
+        }
     }
-    if (kN > 1 && (first < pad || first + (kUnroll - 1) * step + kN > end)) { // the two ends, element by element
-        EW_ROLLED for (int u = 0; u < kUnroll; u++) {
-            const Index from = first + u * step;
-            if (from >= pad && from + kN <= end) continue;
-            EW_ROLLED for (Index at = from < pad ? pad : from; at < from + kN && at < end; at++) { EW_ONE }
+    // What is left before the whole accesses and behind them: an element a thread, in the first block and in the last.
+    if (kN > 1 && (pad | (end & (kN - 1))) && Index(threadIdx.x) < kN) {
+        EW_ROLLED for (int side = 0; side < 2; side++) {
+            const Index at = (side ? end & -Index(kN) : Index(0)) + Index(threadIdx.x);
+            const bool here = side ? blockIdx.x == gridDim.x - 1 && (at >= kN || pad == 0) : blockIdx.x == 0 && pad > 0;
+            if (here && at >= pad && at < end) { EW_ONE }
         }
     }
 #endif
@@ -360,6 +458,8 @@ enum Tensors {
     element_at(in_##name + off[0][place_##name] + (EW_CLASS == 1 ? (flag ? 0 : at) : at * m.stride[0][place_##name])),
 #define EW_RUN_OUT(i, T, expression) \
     out_##i[off[0][place_out_##i] + (EW_CLASS == 1 ? at : at * m.stride[0][place_out_##i])],
+#define EW_RUN_FROM(i, name, T, through, as, flag) in_##name + off[0][place_##name] + (flag ? 0 : at),
+#define EW_RUN_TO(i, T, expression) out_##i + off[0][place_out_##i] + at,
 #define EW_RUN_ONE element(EW_INPUTS(EW_RUN_IN) EW_OUTPUTS(EW_RUN_OUT) EW_NUMBERS(EW_PASS_NUMBER) 0);
 extern "C" __global__ void elementwise(EW_PARAMETERS Strided<kTensors, Index> m) {
     auto chunk = grid_chunk<Index>(m.n);
@@ -369,6 +469,14 @@ extern "C" __global__ void elementwise(EW_PARAMETERS Strided<kTensors, Index> m)
         strided_offsets<kRank>(m, item, off[0]);
         run = inner - item % inner;
         if (run > chunk.last - item) run = chunk.last - item;
+#if EW_CLASS == 1 && defined(GEMS_HALF_BLOCKS)
+        if constexpr (kStaged) {
+            for (Index at = 0; at < run; at += kBlock)
+                compute_part(EW_INPUTS(EW_RUN_FROM) EW_OUTPUTS(EW_RUN_TO) EW_NUMBERS(EW_PASS_NUMBER)
+                             run - at < kBlock ? int(run - at) : kBlock);
+            continue;
+        }
+#endif
         GEMS_IVDEP for (Index at = 0; at < run; at++) { EW_RUN_ONE }
     }
 }

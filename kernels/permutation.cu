@@ -14,56 +14,99 @@ GEMS_DI void shuffle(Place* places, int32_t count, int32_t first, uint64_t seed,
 }
 
 #if GEMS_CPU && GEMS_FAST
-constexpr int kMostHigh = 10, kMostLow = 16;
+constexpr int kMostHigh = 10, kMostDigit = 10, kPart = 11; // bits
+constexpr int32_t kGap = 40;       // words between parts: else they would begin in the same sets of the caches
+constexpr int kDrawn = 4 * kGroup; // keys of a draw
 
-// Where the words of [begin, end) go by `bits` bits of their keys from `shift` on.
-GEMS_DI void partition(const uint64_t* from, uint64_t* to, int32_t begin, int32_t end, int32_t* count, int shift, int bits) {
-    uint32_t mask = (1u << bits) - 1;
-    int32_t before = begin;
-    for (int32_t i = begin; i < end; i++) count[(uint32_t)(from[i] >> 32) >> shift & mask]++;
-    for (uint32_t c = 0; c <= mask; c++) {
+GEMS_DI void draw_keys(uint32_t (&keys)[kDrawn], int32_t first, uint64_t seed, uint64_t offset) {
+    uint32_t r[4][kGroup];
+    draw(seed, offset, (uint32_t)first / 4, r);
+    for (int s = 0; s < kGroup; s++)
+        for (int w = 0; w < 4; w++) keys[4 * s + w] = r[w][s] >> 2;
+}
+// Counts become places.
+GEMS_DI void add_up(int32_t* count, int size, int32_t before) {
+    for (int c = 0; c < size; c++) {
         int32_t own = count[c];
         count[c] = before;
         before += own;
     }
-    for (int32_t i = begin; i < end; i++) to[count[(uint32_t)(from[i] >> 32) >> shift & mask]++] = from[i];
+}
+// Words of a part by two digits of their keys, the lower one first; `to` ends with them.
+GEMS_DI void sort_part(uint64_t* to, uint64_t* room, int32_t n, int shift, int bits) {
+    int32_t low[1 << kMostDigit], high[1 << kMostDigit];
+    const uint32_t mask = (1u << bits) - 1;
+    for (uint32_t c = 0; c <= mask; c++) low[c] = high[c] = 0;
+    for (int32_t i = 0; i < n; i++) {
+        uint32_t key = (uint32_t)(to[i] >> 32) >> shift;
+        low[key & mask]++, high[key >> bits & mask]++;
+    }
+    add_up(low, 1 << bits, 0);
+    add_up(high, 1 << bits, 0);
+    for (int32_t i = 0; i < n; i++) room[low[(uint32_t)(to[i] >> 32) >> shift & mask]++] = to[i];
+    for (int32_t i = 0; i < n; i++) to[high[(uint32_t)(room[i] >> 32) >> (shift + bits) & mask]++] = room[i];
 }
 
-// One thread; a key and its number are one word. Split by the high bits, each part by the next ones, so that a word or two
-// are left together; then the whole is nearly in order.
+// Keys of numbers to the parts of their high bits.
+__attribute__((noinline)) static void split(uint64_t* to, const uint32_t* keys, int32_t n, int32_t* places, int shift) {
+    for (int32_t i = 0; i < n; i++) {
+        uint32_t key = keys[i], c = key >> shift;
+        uint64_t* at = to + (places[c]++ + (int32_t)c * kGap);
+        __builtin_prefetch(at + 8, 1);
+        *at = (uint64_t)key << 32 | (uint32_t)i;
+    }
+}
+
+// One thread; a key and its number are one word. Split into parts of a few thousand by the highest bits, each part sorted by
+// as many of the next ones as leave hardly a word out of its place.
 extern "C" __global__ void permutation_fast(T* __restrict__ out, uint64_t* __restrict__ room, int32_t n, uint64_t seed,
                                             uint64_t offset) {
-    uint64_t *from = room, *to = room + n;
-    int32_t edges[1 << kMostHigh] = {}, small[1 << kMostLow];
+    uint64_t *words = room + n;
+    int32_t edges[1 << kMostHigh] = {};
+    uint32_t keys[kDrawn];
     int bits = 0;
     while (n >> bits > 1) bits++;
-    int high = bits < kMostHigh ? bits : kMostHigh, low = bits - high;
-    for (int32_t first = 0; first < n; first += 4 * kGroup) {
-        uint32_t r[4][kGroup], keys[4 * kGroup];
-        draw(seed, offset, (uint32_t)first / 4, r);
-        for (int w = 0; w < 4; w++)
-            for (int s = 0; s < kGroup; s++) keys[4 * s + w] = r[w][s] >> 2;
-        for (int i = 0; i < 4 * kGroup && first + i < n; i++)
-            from[first + i] = (uint64_t)keys[i] << 32 | (uint32_t)(first + i);
+    int high = bits < kPart ? 0 : bits - kPart < kMostHigh ? bits - kPart : kMostHigh;
+    int digit = (bits - high) / 2 + 3 < kMostDigit ? (bits - high) / 2 + 3 : kMostDigit;
+    uint32_t* drawn = reinterpret_cast<uint32_t*>(room);
+    for (int32_t first = 0; first < n; first += kDrawn) {
+        int count = n - first < kDrawn ? n - first : kDrawn;
+        draw_keys(keys, first, seed, offset);
+        if (high) {
+            for (int i = 0; i < count; i++) drawn[first + i] = keys[i];
+            for (int i = 0; i < count; i++) edges[keys[i] >> (30 - high)]++;
+        } else {
+            for (int i = 0; i < count; i++) words[first + i] = (uint64_t)keys[i] << 32 | (uint32_t)(first + i);
+        }
     }
-    partition(from, to, 0, n, edges, 30 - high, high);
-    for (int32_t c = 0, begin = 0; low && c < 1 << high; c++) { // edges are the ends of the parts now
-        for (int i = 0; i < 1 << low; i++) small[i] = 0;
-        partition(to, from, begin, edges[c], small, 30 - high - low, low);
-        begin = edges[c];
+    if (high) {
+        add_up(edges, 1 << high, 0);
+        split(words, drawn, n, edges, 30 - high);
     }
-    uint64_t* words = low ? from : to;
-    for (int32_t i = 1; i < n; i++) {
-        uint64_t word = words[i];
-        int32_t at = i;
-        for (; at > 0 && words[at - 1] > word; at--) words[at] = words[at - 1];
-        words[at] = word;
-    }
-    for (int32_t i = 0; i < n;) {
-        int32_t end = i + 1;
-        while (end < n && words[end] >> 32 == words[i] >> 32) end++;
-        if (end - i > 1) shuffle(words + i, end - i, i, seed, offset);
-        for (; i < end; i++) out[i] = convert<T>((int32_t)(uint32_t)words[i]);
+    edges[0] = high ? edges[0] : n; // the ends of the parts
+    for (int32_t c = 0, begin = 0; c < 1 << high; begin = edges[c++]) {
+        uint64_t* part = words + begin + c * kGap;
+        const int32_t size = edges[c] - begin;
+        sort_part(part, room, size, 30 - high - 2 * digit, digit);
+        int32_t least = size, most = 0; // where words with the same key are
+        for (int32_t i = 1; i < size; i++) {
+            uint64_t word = part[i];
+            if (word >> 32 > part[i - 1] >> 32) continue;
+            int32_t at = i;
+            for (; at > 0 && part[at - 1] > word; at--) part[at] = part[at - 1];
+            part[at] = word;
+            most += most > at;
+            if (at > 0 && part[at - 1] >> 32 == word >> 32) {
+                least = at - 1 < least ? at - 1 : least;
+                most = at + 1 > most ? at + 1 : most;
+            }
+        }
+        for (int32_t i = least + 1, first = least; i <= most; i++) {
+            if (i < most && part[i] >> 32 == part[i - 1] >> 32) continue;
+            if (i - first > 1) shuffle(part + first, i - first, begin + first, seed, offset);
+            first = i;
+        }
+        GEMS_IVDEP for (int32_t i = 0; i < size; i++) out[begin + i] = convert<T>((int32_t)(uint32_t)part[i]);
     }
 }
 #else

@@ -76,17 +76,18 @@ GEMS_DI double fast_log(double v) { return log(v); }
 GEMS_DI double fast_exp(double v) { return exp(v); }
 GEMS_DI double fast_tan(double v) { return tan(v); }
 
-// Number i of a call whose words are w, before the distribution's own numbers come in: uniform in (0, 1], or normal.
-template <int I>
-GEMS_DI float raw(float, uint32_t w0, uint32_t w1) {
-    if constexpr (kGauss) {
-        float angle = (float)w1 * 1.4629180792671596e-09f + 7.3145903963357981e-10f;
-        float s = sqrt(-2.0f * log(uniform01(w0)));
-        return (I % 2 ? fast_cos(angle) : fast_sin(angle)) * s;
-    } else {
-        return uniform01(I % 2 ? w1 : w0);
+// Two words and two more become two normal numbers each, in their places: a pair has its logarithm and root in common.
+GEMS_DI void make_normal(uint32_t (&r)[4][kGroup]) {
+    GEMS_UNROLL for (int i = 0; i < 4; i += 2) {
+        GEMS_IVDEP for (int s = 0; s < kGroup; s++) {
+            float angle = (float)r[i + 1][s] * 1.4629180792671596e-09f + 7.3145903963357981e-10f;
+            float length = sqrt(-2.0f * log(uniform01(r[i][s])));
+            r[i][s] = float_bits(fast_sin(angle) * length), r[i + 1][s] = float_bits(fast_cos(angle) * length);
+        }
     }
 }
+// A number of a call before the distribution's own numbers come in: uniform in (0, 1], or normal.
+GEMS_DI float raw(uint32_t word) { return kGauss ? bits_float(word) : uniform01(word); }
 template <int I>
 GEMS_DI double raw_double(uint32_t w0, uint32_t w1, uint32_t w2, uint32_t w3) {
     if constexpr (kGauss) {
@@ -167,7 +168,7 @@ typedef either<kMode == kRandom, uint64_t, double> Second;
 template <int I>
 GEMS_DI T number(const Reals& shape, const uint32_t (&r)[4][kGroup], int s) {
     if constexpr (kDouble) return shape(raw_double<I>(r[0][s], r[1][s], r[2][s], r[3][s]));
-    else return shape(raw<I>(0.0f, r[I & 2][s], r[(I & 2) + 1][s]));
+    else return shape(raw(r[I][s]));
 }
 template <int I>
 GEMS_DI T number(const Integers& shape, const uint32_t (&r)[4][kGroup], int s) {
@@ -208,11 +209,12 @@ template <int I> struct Which { static constexpr int number = I; };
 template <class F>
 GEMS_DI void for_each_draw(uint64_t seed, uint64_t offset, uint32_t threads, uint32_t rounds, F put) {
     uint32_t groups = threads / kGroup;
-    GEMS_FOR_GRID(item, (int64_t)groups * rounds) {
-        uint32_t round = (uint32_t)item / groups, first = ((uint32_t)item - round * groups) * kGroup;
+    GEMS_FOR_GRID(item, groups * rounds) {
+        uint32_t round = item / groups, first = (item - round * groups) * kGroup;
         uint32_t r[4][kGroup];
         int64_t at = (int64_t)round * kEach * threads + first;
         draw(seed, offset + (uint64_t)round * 4, first, r);
+        if constexpr (kGauss && !kDouble) make_normal(r);
         put(Which<0>(), at, r);
         put(Which<1>(), at + threads, r);
         if constexpr (kEach == 4) {

@@ -71,10 +71,18 @@ extern "C" __global__ void bernoulli_dense(T* __restrict__ out, const P* __restr
             GEMS_IVDEP for (int32_t i = 0; i < count; i++) out[at + i] = hit(words[i], p[at + i]);
         }
     } else {
+        constexpr uint64_t whole_p = 4 * sizeof(P) > 16 ? 16 : 4 * sizeof(P), whole_out = 4 * sizeof(T) > 16 ? 16 : 4 * sizeof(T);
+        const bool vectors = (uint64_t)p % whole_p == 0 && (uint64_t)out % whole_out == 0;
         GEMS_FOR_GRID(s, (n + 3) / 4) {
             Random4 r = Philox(seed, s, offset).next4();
-            GEMS_UNROLL for (int i = 0; i < 4; i++)
-                if (4 * s + i < n) out[4 * s + i] = hit(r.v[i], p[4 * s + i]);
+            if (vectors && 4 * s + 4 <= n) {
+                Vec<P, 4> chance = load<4>(p + 4 * s);
+                Vec<T, 4> v;
+                GEMS_UNROLL for (int i = 0; i < 4; i++) v.v[i] = hit(r.v[i], chance.v[i]);
+                store<4>(out + 4 * s, v);
+            } else {
+                for (int i = 0; i < 4 && 4 * s + i < n; i++) out[4 * s + i] = hit(r.v[i], p[4 * s + i]);
+            }
         }
     }
 }

@@ -13,6 +13,8 @@
 #define TILE_LEAST 8  /* a shorter side is not worth a tile */
 #define FLAG_WIDE  1  /* 64-bit index */
 #define FLAG_SPLAT 2  /* one source element for a whole vector */
+#define FLAG_ZIP   4  /* the range of a zip is in the output */
+#define ZIP_MOST   4  /* elements of its short dim */
 
 int gems_copy_carrier(int dtype) {
     switch (gems_dtype_size(dtype)) {
@@ -267,6 +269,90 @@ static gems_status copy_tile(gems_call *call, const gems_iter *iter, int dim, ge
                   args);
 }
 
+/* A copy as copy_zip makes it: dims of the iteration, and elements of the long one that a thread
+ * takes. */
+typedef struct {
+    bool out;         /* the range is in the output */
+    int small, large; /* dims */
+    int vector;
+} zip;
+
+/* Whether one side has dims `small` and `large` in one range and the other side has `large` in a
+ * row. */
+static bool is_zip(const gems_iter *iter, int range, int small, int large) {
+    int64_t size = iter->size[small];
+    return size >= 2 && size <= ZIP_MOST && iter->stride[range][small] == 1 &&
+           iter->stride[range][large] == size && iter->stride[1 - range][large] == 1;
+}
+
+/* Whether `vector` elements of the long dim fit every stride, size and address. */
+static bool zip_fits(const gems_iter *iter, const zip *z, int vector, const gems_view *view,
+                     int widest) {
+    int range = z->out ? 0 : 1, all = (int)iter->size[z->small] * vector;
+    bool one = all * widest <= 16 && !(all & (all - 1)); /* access for the range's part */
+    if (iter->size[z->large] % vector) return false;
+    for (int k = 0; k < 2; k++) {
+        int elements = k == range && one ? all : vector;
+        if ((uintptr_t)view[k].data % (elements * gems_dtype_size(view[k].dtype))) return false;
+        for (int d = 0; d < iter->ndim; d++) {
+            if (d == z->large || (d == z->small && k == range)) continue;
+            if (iter->stride[k][d] % elements) return false;
+        }
+    }
+    return true;
+}
+
+/* Finds the dims and the vector of a zip; false: it is none, or none that pays. */
+static bool find_zip(const gems_iter *iter, const gems_view *view, zip *z) {
+    int size[2] = {(int)gems_dtype_size(view[0].dtype), (int)gems_dtype_size(view[1].dtype)};
+    int widest = size[0] > size[1] ? size[0] : size[1];
+    if (iter->ndim < 2 || iter->ndim > MOST_DIMS || iter->stride[0][0] != 1) return false;
+    *z = (zip){.out = is_zip(iter, 0, 0, 1), .small = 0, .large = 1};
+    if (!z->out) {
+        z->large = 0;
+        for (int d = 1; d < iter->ndim && !z->small; d++)
+            if (is_zip(iter, 1, d, 0)) z->small = d;
+        if (!z->small) return false;
+    }
+    for (int d = 0; d < iter->ndim; d++)
+        if (iter->size[d] > INT32_MAX) return false;
+    int bytes = (int)iter->size[z->small] * widest;
+    for (z->vector = 16 % bytes ? 16 / widest : 16 / bytes; z->vector > 1; z->vector /= 2)
+        if (zip_fits(iter, z, z->vector, view, widest)) return true;
+    return zip_fits(iter, z, 1, view, widest);
+}
+
+static gems_status copy_zip(gems_call *call, const gems_iter *iter, const zip *z, gems_view out,
+                            gems_view in) {
+    const gems_device_info *info = gems_device_information(call->device);
+    bool wide = !narrow(iter);
+    gems_key key = {.kernel = GEMS_COPY_ZIP,
+                    .flags = (uint8_t)((wide ? FLAG_WIDE : 0) | (z->out ? FLAG_ZIP : 0))};
+    key.dtype[0] = (uint8_t)in.dtype;
+    key.dtype[1] = (uint8_t)out.dtype;
+    key.tune[0] = (uint8_t)z->vector;
+    key.tune[1] = (uint8_t)rank_of(iter->ndim - 1);
+    key.tune[2] = (uint8_t)iter->size[z->small];
+    int64_t n = iter->numel / iter->size[z->small] / z->vector;
+    int64_t across = iter->stride[z->out ? 1 : 0][z->small];
+    int32_t across32 = (int32_t)across;
+    strided2_narrow small = {.ndim = iter->ndim - 1, .n = (int32_t)n};
+    strided2_wide large = {.ndim = iter->ndim - 1, .n = n};
+    for (int d = 0, to = 0; d < iter->ndim; d++) {
+        if (d == z->small) continue;
+        int step = d == z->large ? z->vector : 1;
+        small.div[to] = large.div[to] = gems_fastdiv_make((uint32_t)(iter->size[d] / step));
+        for (int k = 0; k < 2; k++) {
+            large.stride[to][k] = iter->stride[k][d] * step;
+            small.stride[to][k] = (int32_t)large.stride[to][k];
+        }
+        to++;
+    }
+    void *args[] = {&out.data, &in.data, wide ? (void *)&large : (void *)&small,
+                    wide ? (void *)&across : (void *)&across32};
+    return launch(call, &key, gems_grid_of_all(info, n, info->fast ? 16384 : THREADS), args);
+}
+
 gems_status gems_copy_views(gems_call *call, const int64_t *sizes, int ndim, gems_view out,
                             gems_view in) {
     if (out.dtype == in.dtype) {
@@ -283,6 +369,10 @@ gems_status gems_copy_views(gems_call *call, const int64_t *sizes, int ndim, gem
         if (iter.stride[1][0] == 1 || iter.numel == 1) return copy_dense(call, &iter, out, in);
         if (iter.stride[1][0] == 0) return copy_spread(call, &iter, out, in);
     }
+    zip z;
+    const gems_view view[2] = {out, in};
+    if (!gems_device_information(call->device)->fast && find_zip(&iter, view, &z))
+        return copy_zip(call, &iter, &z, out, in);
     int dim = tile_dim(&iter);
     return dim > 0 ? copy_tile(call, &iter, dim, out, in) : copy_strided(call, &iter, out, in);
 }
@@ -332,18 +422,20 @@ gems_status gems_fill_view(gems_call *call, const int64_t *sizes, int ndim, gems
 
 gems_status gems_copy_program(const gems_op *op, const gems_key *key, gems_program *program) {
     static const char *const entries[] = {NULL,          "copy_dense", "copy_strided", "copy_tile",
-                                          "copy_spread", "fill_dense", "fill_strided"};
+                                          "copy_spread", "fill_dense", "fill_strided", "copy_zip"};
     const char *from = gems_dtype_kernel(key->dtype[0]), *to = gems_dtype_kernel(key->dtype[1]);
-    if (!from || !to || key->kernel < 1 || key->kernel > GEMS_FILL_STRIDED)
+    if (!from || !to || key->kernel < 1 || key->kernel > GEMS_COPY_ZIP)
         return gems_fail(GEMS_RUNTIME_ERROR, "not a key of a copy");
     gems_text_add(&program->head, "#define COPY_KERNEL %d\n", key->kernel);
     gems_text_add(&program->head, "typedef %s Src;\ntypedef %s Dst;\n", from, to);
     gems_text_add(&program->head, "typedef %s Index;\n",
                   key->flags & FLAG_WIDE ? "int64_t" : "int32_t");
     gems_text_add(&program->head, "constexpr int kV = %d, kRank = %d, kSide = %d, kThreads = %d;\n",
-                  key->tune[0] ? key->tune[0] : 1, key->tune[1], tile_side(key->dtype[0]), THREADS);
-    gems_text_add(&program->head, "constexpr bool kSplat = %s, kSame = %s;\n",
+                  key->tune[0] ? key->tune[0] : 1, key->tune[1],
+                  key->kernel == GEMS_COPY_ZIP ? key->tune[2] : tile_side(key->dtype[0]), THREADS);
+    gems_text_add(&program->head, "constexpr bool kSplat = %s, kZip = %s, kSame = %s;\n",
                   key->flags & FLAG_SPLAT ? "true" : "false",
+                  key->flags & FLAG_ZIP ? "true" : "false",
                   key->dtype[0] == key->dtype[1] ? "true" : "false");
     snprintf(program->name, sizeof program->name, "%.*s %s %s to %s", (int)strcspn(op->schema, "("),
              op->schema, entries[key->kernel], gems_dtype_name(key->dtype[0]),
@@ -352,6 +444,7 @@ gems_status gems_copy_program(const gems_op *op, const gems_key *key, gems_progr
     program->elements = key->kernel == GEMS_COPY_STRIDED   ? vector
                         : key->kernel == GEMS_FILL_STRIDED ? 1
                         : key->kernel == GEMS_COPY_TILE    ? side * side / THREADS
+                        : key->kernel == GEMS_COPY_ZIP     ? vector * key->tune[2]
                                                            : vector * UNROLL;
     program->files[0] = "copy.cu";
     program->entries[0] = entries[key->kernel];

@@ -12,6 +12,7 @@ enum {
     GEMS_COPY_SPREAD,    /* one element of device memory to a contiguous range */
     GEMS_FILL_DENSE,
     GEMS_FILL_STRIDED,
+    GEMS_COPY_ZIP,       /* a short dim beside a long one, which are one range on one side */
     GEMS_COPY_END = 16
 };
 

@@ -386,6 +386,16 @@ static gems_status plan_strided(const gems_device_info *info, const operands *al
     return fill_space(all, &iter, place, steps, w);
 }
 
+int gems_ew_unroll_for(const gems_op *op, const gems_key *key, int tensors_read, int64_t items,
+                       const gems_device_info *info) {
+    enum { WAVES = 16 };
+    int unroll = gems_ew_unroll(op, key, tensors_read), vector = key->tune[GEMS_EW_VECTOR];
+    if (unroll == 1 || !info->arch || key->kernel == GEMS_EW_TILED) return unroll;
+    int64_t per_block = (int64_t)GEMS_EW_THREADS * unroll;
+    if (key->kernel == GEMS_EW_DENSE) per_block *= vector;
+    return items < per_block * WAVES * info->processors ? 1 : unroll;
+}
+
 /* ---- the call ---- */
 
 static void fill_key(const gems_ew_row *row, const gems_ew_arguments *arguments, gems_key *key) {
@@ -418,6 +428,8 @@ static bool is_settled(const gems_ew_row *row, const gems_call *call) {
 static gems_status launch(gems_call *call, const gems_device_info *info, const gems_ew_row *row,
                           const operands *all, const gems_ew_arguments *arguments, work *w) {
     const gems_plan *plan;
+    w->key.tune[GEMS_EW_UNROLL] =
+        (uint8_t)gems_ew_unroll_for(call->op, &w->key, all->inputs, w->items, info);
     GEMS_TRY(gems_call_plan(call, &w->key, &plan));
     void *args[GEMS_ITER_OPERANDS + GEMS_EW_INPUTS + GEMS_EW_PARAMETERS + 2];
     uint16_t bytes[sizeof args / sizeof *args];
@@ -433,7 +445,7 @@ static gems_status launch(gems_call *call, const gems_device_info *info, const g
     bool wide = w->key.flags & GEMS_EW_WIDE;
     size_t index = wide ? sizeof(int64_t) : sizeof(int32_t);
     int vector = w->key.tune[GEMS_EW_VECTOR], class = w->key.kernel;
-    int64_t per_block = (int64_t)GEMS_EW_THREADS * gems_ew_unroll(call->op, &w->key, all->inputs);
+    int64_t per_block = (int64_t)GEMS_EW_THREADS * w->key.tune[GEMS_EW_UNROLL];
     if (class == GEMS_EW_DENSE) {
         for (int i = 0; i < 2; i++) {
             bytes[count] = (uint16_t)index;
@@ -569,6 +581,9 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
         : class == WARM_STRIDED
             ? 1
             : (uint8_t)((size_t)info->vector_bytes / (size > widest ? size : widest));
+    int read = 0;
+    for (int k = 0; k < row->inputs; k++) read += key->dtype[k] != GEMS_NO_DTYPE;
+    key->tune[GEMS_EW_UNROLL] = (uint8_t)gems_ew_unroll(op, key, read);
     return true;
 }
 

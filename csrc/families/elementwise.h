@@ -98,7 +98,8 @@ enum {
     GEMS_EW_ABSENT_PARAMETERS,
     GEMS_EW_VECTOR,     /* elements of one access, 0 in the cpu backend's fast mode; GEMS_EW_TILED: side of a tile */
     GEMS_EW_DIMS,       /* of GEMS_EW_ROWS and later */
-    GEMS_EW_BROADCAST   /* bit i: input i has innermost stride 0 (GEMS_EW_ROWS) or runs along the second dim (GEMS_EW_TILED) */
+    GEMS_EW_BROADCAST,  /* bit i: input i has innermost stride 0 (GEMS_EW_ROWS) or runs along the second dim (GEMS_EW_TILED) */
+    GEMS_EW_UNROLL      /* accesses of a thread in flight */
 };
 
 /* What promotion says of a call. */
@@ -146,5 +147,11 @@ static inline int gems_ew_unroll(const gems_op *op, const gems_key *key, int ten
     int elements = tensors_read <= 1 ? 16 : 8; /* of a thread: what its registers hold */
     return most * vector <= elements ? most : vector >= elements ? 1 : elements / vector;
 }
+
+
+/* The same for so many items, elements or vectors of them: a GPU is faster with one access a thread where blocks of more
+ * would not fill it a few times. */
+int gems_ew_unroll_for(const gems_op *op, const gems_key *key, int tensors_read, int64_t items,
+                       const gems_device_info *info);
 
 #endif

@@ -122,13 +122,12 @@ gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program
     if (!row) return GEMS_ERROR;
     const gems_ew_choice *choice = &row->choice[key->flags >> GEMS_EW_CHOICE_SHIFT & 7];
     gems_text *text = &program->head;
-    int tensors = 0, read = 0;
+    int tensors = 0;
     for (int i = 0; i < row->outputs; i++)
         tensors += key->dtype[GEMS_EW_INPUTS + i] != GEMS_NO_DTYPE;
     for (int i = 0; i < row->inputs; i++)
-        read += !((key->tune[GEMS_EW_NUMBERS] | key->tune[GEMS_EW_ABSENT]) >> i & 1);
-    tensors += read;
-    int unroll = gems_ew_unroll(op, key, read);
+        tensors += !((key->tune[GEMS_EW_NUMBERS] | key->tune[GEMS_EW_ABSENT]) >> i & 1);
+    int unroll = key->tune[GEMS_EW_UNROLL];
     gems_text_add(
         text,
         "typedef %s compute_t;\ntypedef %s common_t;\ntypedef %s result_t;\ntypedef %s Index;\n",

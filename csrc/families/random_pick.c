@@ -17,6 +17,8 @@
 #define PICK_MOST 64 /* samples of one race */
 
 enum { PICK_RACE, PICK_SUMS, PICK_SEARCH };
+#define PERM_GAPS (2 * 40 << 10) /* words of 4 bytes between the parts of kernels/permutation.cu \
+                                  */
 enum { PERM_KEYS, PERM_COUNT, PERM_SHUFFLE = PERM_COUNT + 3 }; /* the sort's between them */
 
 static gems_status launch(gems_call *call, const gems_plan *plan, int entry, int64_t blocks,
@@ -174,7 +176,7 @@ gems_status gems_run_randperm(gems_call *call) {
     gems_radix r = {.n = (int32_t)n, .most = (1 << 30) - 1};
     void *room, *data = out->data;
     uint64_t seed, offset;
-    size_t cells = info->fast ? 0 : gems_radix_cells(n);
+    size_t cells = info->fast ? PERM_GAPS : gems_radix_cells(n);
     GEMS_TRY(gems_scratch(call, 4 * (4 * (size_t)n + cells), &room));
     void *generator = own ? generator_of(call, 1) : NULL;
     GEMS_TRY(call->host->philox(call, generator, 8, &seed, &offset));

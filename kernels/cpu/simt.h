@@ -49,6 +49,49 @@ typedef __SIZE_TYPE__ size_t;
 #define GEMS_NATIVE_HALF _Float16
 #endif
 
+// Where a processor converts vectors of halves but the compiler does not by itself: blocks of them, to nearest even.
+#if defined(__F16C__) && !defined(GEMS_NATIVE_HALF) && !defined(GEMS_NO_NATIVE_HALF)
+#define GEMS_HALF_BLOCKS 1
+namespace gems_cpu {
+typedef short half8 __attribute__((vector_size(16)));
+typedef float float8 __attribute__((vector_size(32)));
+GEMS_INLINE void halves_to_floats(float* to, const void* halves, int n) {
+    const char* from = (const char*)halves;
+    half8 h;
+    float8 f;
+    int i = 0;
+    for (; i + 8 <= n; i += 8) {
+        memcpy(&h, from + 2 * i, 16);
+        f = __builtin_ia32_vcvtph2ps256(h);
+        memcpy(to + i, &f, 32);
+    }
+    if (i < n) {
+        h = half8{};
+        memcpy(&h, from + 2 * i, 2 * (size_t)(n - i));
+        f = __builtin_ia32_vcvtph2ps256(h);
+        memcpy(to + i, &f, 4 * (size_t)(n - i));
+    }
+}
+GEMS_INLINE void floats_to_halves(void* halves, const float* from, int n) {
+    char* to = (char*)halves;
+    float8 f;
+    half8 h;
+    int i = 0;
+    for (; i + 8 <= n; i += 8) {
+        memcpy(&f, from + i, 32);
+        h = __builtin_ia32_vcvtps2ph256(f, 0);
+        memcpy(to + 2 * i, &h, 16);
+    }
+    if (i < n) {
+        f = float8{};
+        memcpy(&f, from + i, 4 * (size_t)(n - i));
+        h = __builtin_ia32_vcvtps2ph256(f, 0);
+        memcpy(to + 2 * i, &h, 2 * (size_t)(n - i));
+    }
+}
+} // namespace gems_cpu
+#endif
+
 struct uint3 { unsigned x, y, z; };
 struct dim3 { unsigned x, y, z; };
 template <class T> GEMS_INLINE T max(T a, T b) { return a < b ? b : a; }
