@@ -85,23 +85,28 @@ gems_status gems_attention_backward_run(gems_call *call) {
     GEMS_TRY(gems_attention_operand(call, a.v, &p.v, &p.vs));
     GEMS_TRY(gems_attention_operand(call, a.grad, &p.grad, &p.gs));
     GEMS_TRY(gems_attention_operand(call, a.out, &out, &p.os));
-    p.wide =
-        gems_attention_aligned(p.q, &p.qs, dtype) && gems_attention_aligned(p.k, &p.ks, dtype) &&
-        gems_attention_aligned(p.v, &p.vs, dtype) && gems_attention_aligned(p.grad, &p.gs, dtype);
-    gems_key key = gems_attention_key(&config, dtype, a.mask ? a.mask->dtype : GEMS_NO_DTYPE,
-                                      (p.keep != 1 ? GEMS_ATTENTION_DROPOUT : 0) |
-                                          (p.wide ? GEMS_ATTENTION_ALIGNED : 0));
-    const gems_plan *plan;
-    GEMS_TRY(gems_call_plan(call, &key, &plan));
     GEMS_TRY(make(call, 0, a.q, for_cpu, &p.dq, &p.dqs));
     GEMS_TRY(make(call, 1, a.k, for_cpu, &p.dk, &p.dks));
     GEMS_TRY(make(call, 2, a.v, for_cpu, &p.dv, &p.dvs));
     if (!call->nonempty) return GEMS_OK;
-    void *delta;
-    GEMS_TRY(gems_scratch(call, (size_t)lines * (dtype == GEMS_F64 ? 8 : 4), &delta));
     p.o = (void *)(uintptr_t)out;
     p.lse = a.lse->data;
     p.lse_batch = a.lse->strides[0], p.lse_head = a.lse->strides[1], p.lse_row = a.lse->strides[2];
+    const int mask = a.mask ? a.mask->dtype : GEMS_NO_DTYPE,
+              flags = p.keep != 1 ? GEMS_ATTENTION_DROPOUT : 0;
+    if (gems_attention_back_takes(info, &p, dtype, mask, flags)) {
+        gems_status status = gems_attention_back_launch(call, &p, dtype);
+        if (status != GEMS_DECLINE) return status;
+    }
+    p.wide =
+        gems_attention_aligned(p.q, &p.qs, dtype) && gems_attention_aligned(p.k, &p.ks, dtype) &&
+        gems_attention_aligned(p.v, &p.vs, dtype) && gems_attention_aligned(p.grad, &p.gs, dtype);
+    gems_key key = gems_attention_key(&config, dtype, mask,
+                                      flags | (p.wide ? GEMS_ATTENTION_ALIGNED : 0));
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &key, &plan));
+    void *delta;
+    GEMS_TRY(gems_scratch(call, (size_t)lines * (dtype == GEMS_F64 ? 8 : 4), &delta));
     p.delta = delta;
     p.wide_o = gems_attention_aligned(p.dq, &p.dqs, dtype) &&
                gems_attention_aligned(p.dk, &p.dks, dtype) &&

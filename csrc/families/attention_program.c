@@ -214,6 +214,10 @@ gems_status gems_attention_program(const gems_op *op, const gems_key *key, gems_
                  gems_dtype_name(key->dtype[0]), tune[DIM] * 16, tune[TILE_N] * 16);
         return GEMS_OK;
     }
+    if (key->kernel == GEMS_ATTENTION_BACK_WGMMA) {
+        gems_attention_back_program(key, p);
+        return GEMS_OK;
+    }
     if (fast) {
         gems_text_add(&p->head, "constexpr int kTileM = %d, kTileN = %d;\n", tune[TILE_M] * 16,
                       tune[TILE_N] * 16);
@@ -268,6 +272,7 @@ bool gems_attention_warm(const gems_op *op, int dtype, int i, const gems_device_
         /* Those of sm_90a. */
         static const uint16_t sizes[][2] = {{64, 1}, {128, 1}, {128, 0}, {256, 1}};
         i -= count;
+        if (back && i < 2) return gems_attention_back_warm(info, dtype, dims[i], key);
         if (back || varlen || i >= (int)(sizeof sizes / sizeof *sizes)) return false;
         if (!gems_attention_wgmma_configure(info, dtype, sizes[i][0], sizes[i][1], &config))
             return false;

@@ -38,8 +38,8 @@ bool gems_attention_wgmma_configure(const gems_device_info *info, int dtype, int
     return stages >= 2;
 }
 
-/* Whether a map can be made of rows: no stride is 0. */
-static bool has_map(const gems_attention_strides *s, int64_t batch, int64_t heads, int64_t rows) {
+bool gems_attention_has_map(const gems_attention_strides *s, int64_t batch, int64_t heads,
+                            int64_t rows) {
     return (batch == 1 || s->batch > 0) && (heads == 1 || s->head > 0) && (rows == 1 || s->row > 0);
 }
 
@@ -61,17 +61,16 @@ bool gems_attention_wgmma_takes(const gems_device_info *info, const gems_attenti
         !gems_attention_aligned(p->k, &p->ks, dtype) ||
         !gems_attention_aligned(p->v, &p->vs, dtype))
         return false;
-    if (!has_map(&p->qs, p->cu_q ? 1 : p->batch, p->heads, p->queries) ||
-        !has_map(&p->ks, p->cu_k ? 1 : p->batch, p->heads / p->group, p->keys) ||
-        !has_map(&p->vs, p->cu_k ? 1 : p->batch, p->heads / p->group, p->keys))
+    if (!gems_attention_has_map(&p->qs, p->cu_q ? 1 : p->batch, p->heads, p->queries) ||
+        !gems_attention_has_map(&p->ks, p->cu_k ? 1 : p->batch, p->heads / p->group, p->keys) ||
+        !gems_attention_has_map(&p->vs, p->cu_k ? 1 : p->batch, p->heads / p->group, p->keys))
         return false;
     if (!info->arch) return true; /* a CPU that plays the device */
     /* Few blocks would go over many keys: a kernel that parts the keys is faster. */
     return p->queries >= FEW && (blocks_of(p) * 2 >= info->processors || p->keys <= 1024);
 }
 
-/* rows: of a sequence, or of all of them one behind another. */
-static gems_status write_map(const gems_call *call, const void *data,
+gems_status gems_attention_write_map(const gems_call *call, const void *data,
                              const gems_attention_strides *s, int dtype, int64_t dim, int64_t rows,
                              int64_t heads, int64_t batch, int box, unsigned char *map) {
     const int64_t some = ceil_div(dim, 8) * 16; /* where a stride says nothing */
@@ -104,11 +103,11 @@ gems_status gems_attention_wgmma_launch(gems_call *call, gems_attention_params *
     _Alignas(64) unsigned char maps[3][GEMS_TENSOR_MAP_BYTES];
     const int64_t rows_q = p->cu_q ? p->rows_q : p->queries, batch_q = p->cu_q ? 1 : p->batch,
                   rows_k = p->cu_k ? p->rows_k : p->keys, batch_k = p->cu_k ? 1 : p->batch;
-    GEMS_TRY(write_map(call, p->q, &p->qs, dtype, p->dim, rows_q, p->heads, batch_q, config.tile_m,
+    GEMS_TRY(gems_attention_write_map(call, p->q, &p->qs, dtype, p->dim, rows_q, p->heads, batch_q, config.tile_m,
                        maps[0]));
-    GEMS_TRY(write_map(call, p->k, &p->ks, dtype, p->dim, rows_k, kv_heads, batch_k, config.tile_n,
+    GEMS_TRY(gems_attention_write_map(call, p->k, &p->ks, dtype, p->dim, rows_k, kv_heads, batch_k, config.tile_n,
                        maps[1]));
-    GEMS_TRY(write_map(call, p->v, &p->vs, dtype, p->dim_v, rows_k, kv_heads, batch_k,
+    GEMS_TRY(gems_attention_write_map(call, p->v, &p->vs, dtype, p->dim_v, rows_k, kv_heads, batch_k,
                        config.tile_n, maps[2]));
     gems_key key = gems_attention_key(&config, dtype, GEMS_NO_DTYPE, 0);
     const gems_plan *plan;

@@ -1,0 +1,274 @@
+// The gradients of attention of 16-bit floats on sm_90a, in the passes of attention_backward.cu: one over tiles of queries, one
+// over tiles of keys. A block has a tile of rows of both operands of its side, 64 for each of the warpgroups that multiply; one more
+// warpgroup brings the tiles of the other side by tensor maps, in a ring. A warpgroup makes scores and changes of its rows, and both
+// go on from registers: as they lie behind a product, so the next one takes them. No sum has another order from run to run.
+//
+// The head gives, beside what attention.cuh needs: kD (head dimension, rounded up), kQueryGroups and kKeyGroups (warpgroups that
+// multiply), kQueryTile and kKeyTile (rows of the other side), kQueryStages and kKeyStages (of the rings).
+namespace {
+
+constexpr int kChunks = kD / 64; // of 64 columns
+static_assert(kD == 64 || kD == 128, "what a thread sums has its place in registers");
+
+// logsumexp as an exponent of 2, and delta, of each query; of what does not exist the first is infinite, so that weights are 0.
+struct Line {
+    float log, delta;
+};
+
+// A place in a ring, and the parity of its barriers' phase there.
+template <int STAGES> struct Place {
+    int stage = 0;
+    uint32_t parity = 0;
+    GEMS_DI void next() {
+        if (++stage == STAGES) stage = 0, parity ^= 1;
+    }
+};
+
+// KEYS: rows are keys and values, and the sums are dk and dv; else rows are queries and dO, and the sum is dq.
+template <bool KEYS> struct Pass {
+    static constexpr int kGroups = KEYS ? kKeyGroups : kQueryGroups, kTileN = KEYS ? kKeyTile : kQueryTile;
+    static constexpr int kStages = KEYS ? kKeyStages : kQueryStages;
+    static constexpr int kTileM = kGroups * 64, kThreads = kGroups * 128 + 128;
+    static constexpr int kRowChunk = kTileM * 128, kRowBytes = kRowChunk * kChunks; // of an operand of the block's rows
+    static constexpr int kChunk = kTileN * 128, kTileBytes = kChunk * kChunks;     // of one of a tile of the other side
+    static constexpr int kStageBytes = 2 * kTileBytes;
+    static constexpr int kFew = kGroups == 3 ? 32 : 24, kMany = kGroups == 3 ? 160 : 240; // registers
+
+    // Starts scores = rows times the rows of a tile.
+    GEMS_DI static void start_scores(float (&score)[kTileN / 2], uint64_t rows, uint64_t tile) {
+        wgmma_keep(score);
+        wgmma_fence();
+        GEMS_UNROLL for (int k = 0; k < kD / 16; k++)
+            wgmma<Scalar, kTileN, false, false>(score, rows + ((k / 4 * kRowChunk + k % 4 * 32) >> 4),
+                                                tile + ((k / 4 * kChunk + k % 4 * 32) >> 4), k);
+        wgmma_commit();
+    }
+    // Starts sums += weights times the rows of a tile.
+    GEMS_DI static void start_sums(float (&sums)[kD / 2], const uint32_t (&weights)[kTileN / 16][4], uint64_t tile) {
+        wgmma_keep(sums);
+        wgmma_fence();
+        GEMS_UNROLL for (int k = 0; k < kTileN / 16; k++)
+            wgmma_registers<Scalar, kD, true>(sums, weights[k], tile + (k * 2048 >> 4), 1);
+        wgmma_commit();
+    }
+    GEMS_DI static void round(uint32_t (&weights)[kTileN / 16][4], const float (&score)[kTileN / 2]) {
+        GEMS_UNROLL for (int k = 0; k < kTileN / 16; k++)
+            GEMS_UNROLL for (int i = 0; i < 4; i++) weights[k][i] = round_pair<Scalar>(score[8 * k + 2 * i], score[8 * k + 2 * i + 1]);
+    }
+};
+
+// The rows of the other side that a row of this side sees: first and last.
+template <bool KEYS> GEMS_DI int first_seen(const AttentionParams &p, const Sequence &s, int row) {
+    return KEYS ? row - s.shift - p.right : row + s.shift - p.left;
+}
+template <bool KEYS> GEMS_DI int last_seen(const AttentionParams &p, const Sequence &s, int row) {
+    return KEYS ? lesser(s.queries - 1, row - s.shift + p.left) : lesser(s.keys - 1, row + s.shift + p.right);
+}
+
+// Writes a thread's part of a gradient, rounded once: rows `row` and 8 below of those that exist.
+GEMS_DI void write_sums(const float (&sums)[kD / 2], float scale, Scalar *to, int64_t step, int row, int rows, int dim, int lane) {
+    GEMS_UNROLL for (int h = 0; h < 2; h++) {
+        const int r = row + h * 8;
+        GEMS_UNROLL for (int g = 0; g < kD / 32; g++) {
+            uint32_t w[4];
+            GEMS_UNROLL for (int i = 0; i < 4; i++) {
+                const int at = (g * 4 + i) * 4 + h * 2;
+                w[i] = round_pair<Scalar>(sums[at] * scale, sums[at + 1] * scale);
+            }
+            turn(w, lane);
+            const int column = (g * 4 + (lane & 3)) * 8;
+            if (r < rows && column < dim)
+                store<4>(reinterpret_cast<uint32_t *>(to + r * step + column), Vec<uint32_t, 4>{w[0], w[1], w[2], w[3]});
+        }
+    }
+}
+
+// mine: of the block's rows; other: of the tiles. The first are of what scores are made of, the second of dO and values.
+template <bool KEYS>
+GEMS_DI void gradients(const AttentionParams &p, unsigned char *given, const TensorMap &mine, const TensorMap &mine_v,
+                       const TensorMap &other, const TensorMap &other_v) {
+    typedef Pass<KEYS> P;
+    constexpr int kTileN = P::kTileN, kStages = P::kStages;
+    unsigned char *rows = given + (-shared_address(given) & 1023), *ring = rows + 2 * P::kRowBytes;
+    uint64_t *come = reinterpret_cast<uint64_t *>(ring + kStages * P::kStageBytes); // the rows
+    uint64_t *full = come + 1, *empty = full + kStages;
+    Line *lines = reinterpret_cast<Line *>(come + 32);
+    const int warp = shuffle_from((int)threadIdx.x >> 5, 0), lane = (int)threadIdx.x & 31;
+    if (threadIdx.x == 0) {
+        mbarrier_init(come, 1);
+        GEMS_UNROLL for (int i = 0; i < kStages; i++) mbarrier_init(full + i, 1), mbarrier_init(empty + i, P::kGroups * 4);
+        mbarrier_init_done();
+    }
+    __syncthreads();
+
+    const int group = KEYS ? p.group : 1, heads = p.heads / group;
+    const int x = (int)blockIdx.x, line = x / p.tiles, tile = KEYS ? x - line * p.tiles : p.tiles - 1 - (x - line * p.tiles);
+    const Sequence s(p, line / heads, (line - line / heads * heads) * group); // those that see most come first
+    const int first = tile * P::kTileM, end_rows = lesser(first + P::kTileM, KEYS ? s.keys : s.queries);
+    const int start = greater(first_seen<KEYS>(p, s, first), 0), end = last_seen<KEYS>(p, s, end_rows - 1) + 1;
+    const int tiles = end > start ? (end - start + kTileN - 1) / kTileN : 0, steps = tiles * group;
+    Place<kStages> at;
+    if (warp < 4) {
+        registers_down<P::kFew>();
+        if (warp == 0 && elect_one() && steps) {
+            mbarrier_expect(come, 2 * P::kRowBytes);
+            GEMS_UNROLL for (int c = 0; c < kChunks; c++) {
+                tensor_copy(rows + c * P::kRowChunk, mine, come, c * 64, first, KEYS ? s.kv : s.head, s.batch);
+                tensor_copy(rows + P::kRowBytes + c * P::kRowChunk, mine_v, come, c * 64, first, KEYS ? s.kv : s.head, s.batch);
+            }
+#pragma unroll 1
+            for (int h = 0; h < group; h++) {
+#pragma unroll 1
+                for (int begin = start; begin < end; begin += kTileN) {
+                    unsigned char *to = ring + at.stage * P::kStageBytes;
+                    mbarrier_await(empty + at.stage, at.parity ^ 1);
+                    mbarrier_expect(full + at.stage, P::kStageBytes);
+                    GEMS_UNROLL for (int c = 0; c < kChunks; c++)
+                        tensor_copy(to + c * P::kChunk, other, full + at.stage, c * 64, begin, KEYS ? s.head + h : s.kv, s.batch);
+                    GEMS_UNROLL for (int c = 0; c < kChunks; c++)
+                        tensor_copy(to + P::kTileBytes + c * P::kChunk, other_v, full + at.stage, c * 64, begin,
+                                    KEYS ? s.head + h : s.kv, s.batch);
+                    at.next();
+                }
+            }
+        }
+    } else {
+        registers_up<P::kMany>();
+        const int part = (warp >> 2) - 1, thread = (int)threadIdx.x & 127;
+        const int low = first + part * 64, row = (warp & 3) * 16 + (lane >> 2); // of the warpgroup's, of the thread's within
+        const float scale = (float)p.scale * kLog2E;
+        const uint64_t my_rows = tile_descriptor(shared_address(rows) + part * 8192), my_values = my_rows + (P::kRowBytes >> 4);
+        const uint64_t tile_rows = tile_descriptor(shared_address(ring));
+        const uint64_t tile_sums = chunk_descriptor(shared_address(ring), P::kChunk);
+        // Of a head that this one is `h` behind.
+        const auto line_at = [&](int h, int position) {
+            const Line nothing = {Limits<float>::inf(), 0.0f};
+            return position < s.queries
+                       ? static_cast<const Line *>(p.delta)[((int64_t)s.batch * p.heads + s.head + h) * p.queries + position]
+                       : nothing;
+        };
+        Line mine_at[2]; // of the thread's queries; where queries are the other side, they lie beside its tiles
+        float sums[kD / 2], sums_v[KEYS ? kD / 2 : 1];
+        GEMS_UNROLL for (int i = 0; i < kD / 2; i++) sums[i] = 0.0f;
+        GEMS_UNROLL for (int i = 0; i < (KEYS ? kD / 2 : 1); i++) sums_v[i] = 0.0f;
+        Line next = {};
+        if constexpr (KEYS) {
+            lines += part * 2 * kTileN;
+            if (thread < kTileN) next = line_at(0, start + thread);
+        } else {
+            GEMS_UNROLL for (int h = 0; h < 2; h++) mine_at[h] = line_at(0, low + row + h * 8);
+        }
+        if (steps) mbarrier_await(come, 0);
+        int begin = start, h = 0;
+#pragma unroll 1
+        for (int step = 0; step < steps; step++) {
+            const Line *beside = lines + (step & 1) * kTileN + (lane & 3) * 2;
+            const int here = begin;
+            const uint32_t offset = (uint32_t)(at.stage * P::kStageBytes) >> 4;
+            float score[kTileN / 2], change[kTileN / 2];
+            uint32_t weights[kTileN / 16][4];
+            mbarrier_await(full + at.stage, at.parity);
+            P::start_scores(score, my_rows, tile_rows + offset);
+            P::start_scores(change, my_values, tile_rows + (offset + (P::kTileBytes >> 4)));
+            begin += kTileN;
+            if (begin >= end) begin = start, h++;
+            if constexpr (KEYS) {
+                if (thread < kTileN) {
+                    lines[(step & 1) * kTileN + thread] = next;
+                    if (step + 1 < steps) next = line_at(h, begin + thread);
+                }
+                part_wait(1 + part, 128);
+            }
+            wgmma_wait<1>();
+            wgmma_keep(score);
+            // Unless every row of the warpgroup sees every row of the tile.
+            if (first_seen<KEYS>(p, s, low + 63) > here || last_seen<KEYS>(p, s, low) < here + kTileN - 1) {
+                GEMS_UNROLL for (int i = 0; i < 2; i++) {
+                    const int column = here + (lane & 3) * 2, from = first_seen<KEYS>(p, s, low + row + i * 8) - column;
+                    const int to = last_seen<KEYS>(p, s, low + row + i * 8) - column;
+                    GEMS_UNROLL for (int n = 0; n < kTileN / 8; n++)
+                        GEMS_UNROLL for (int e = 0; e < 2; e++)
+                            if (n * 8 + e > to || n * 8 + e < from) score[4 * n + 2 * i + e] = -Limits<float>::inf();
+                }
+            }
+            GEMS_UNROLL for (int n = 0; n < kTileN / 8; n++)
+                GEMS_UNROLL for (int e = 0; e < 2; e++)
+                    GEMS_UNROLL for (int i = 0; i < 2; i++) {
+                        float &v = score[4 * n + 2 * i + e];
+                        v = exp2_near(gems::fma(v, scale, -(KEYS ? beside[n * 8 + e].log : mine_at[i].log)));
+                    }
+            if constexpr (KEYS) {
+                P::round(weights, score);
+                P::start_sums(sums_v, weights, tile_sums + (offset + (P::kTileBytes >> 4)));
+                wgmma_wait<1>();
+            } else {
+                wgmma_wait<0>();
+            }
+            wgmma_keep(change);
+            GEMS_UNROLL for (int n = 0; n < kTileN / 8; n++)
+                GEMS_UNROLL for (int e = 0; e < 2; e++)
+                    GEMS_UNROLL for (int i = 0; i < 2; i++) {
+                        const int c = 4 * n + 2 * i + e;
+                        change[c] = score[c] * (change[c] - (KEYS ? beside[n * 8 + e].delta : mine_at[i].delta));
+                    }
+            uint32_t changes[kTileN / 16][4];
+            P::round(changes, change);
+            P::start_sums(sums, changes, tile_sums + offset);
+            wgmma_wait<0>();
+            wgmma_keep(sums);
+            if constexpr (KEYS) wgmma_keep(sums_v);
+            if (lane == 0) mbarrier_arrive(empty + at.stage);
+            at.next();
+        }
+        const Strides &strides = KEYS ? p.dks : p.dqs;
+        Scalar *to = static_cast<Scalar *>(KEYS ? p.dk : p.dq) + s.batch * strides.batch + (KEYS ? s.kv : s.head) * strides.head;
+        write_sums(sums, (float)p.scale, to, strides.row, low + row, end_rows, p.dim, lane);
+        if constexpr (KEYS) {
+            to = static_cast<Scalar *>(p.dv) + s.batch * p.dvs.batch + s.kv * p.dvs.head;
+            write_sums(sums_v, 1.0f, to, p.dvs.row, low + row, end_rows, p.dim_v, lane);
+        }
+    }
+}
+
+}  // namespace
+
+// What the passes need of each query. Some lanes have a row, 8 of its columns each.
+extern "C" __global__ void __launch_bounds__(256) attention_delta(const __grid_constant__ AttentionParams p) {
+    constexpr int kLanes = kD / 8, kRows = 256 / kLanes;
+    const int64_t rows = (int64_t)p.batch * p.heads * p.queries;
+    const int column = (int)threadIdx.x % kLanes * 8;
+    for (int64_t base = (int64_t)blockIdx.x * kRows; base < rows; base += (int64_t)gridDim.x * kRows) {
+        const int64_t row = base + threadIdx.x / kLanes;
+        const bool exists = row < rows;
+        const int position = exists ? (int)(row % p.queries) : 0, line = exists ? (int)(row / p.queries) : 0;
+        const int head = line % p.heads, batch = line / p.heads;
+        float sum = 0;
+        if (exists && column < p.dim_v) {
+            const auto g = load<8>(static_cast<const Scalar *>(p.grad) + batch * p.gs.batch + head * p.gs.head + position * p.gs.row + column);
+            const auto o = load<8>(static_cast<const Scalar *>(p.o) + batch * p.os.batch + head * p.os.head + position * p.os.row + column);
+            GEMS_UNROLL for (int i = 0; i < 8; i++) sum += to_op(g.v[i]) * to_op(o.v[i]);
+        }
+        GEMS_UNROLL for (int i = kLanes / 2; i; i /= 2) sum += shuffle_xor(sum, i);
+        if (exists && column == 0) {
+            const float log = static_cast<const float *>(p.lse)[batch * p.lse_batch + head * p.lse_head + position * p.lse_row];
+            static_cast<Line *>(const_cast<void *>(p.delta))[row] = {
+                log == -Limits<float>::inf() ? Limits<float>::inf() : log * kLog2E, sum};
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(Pass<false>::kThreads, 1)
+    attention_queries(const __grid_constant__ AttentionParams p, const __grid_constant__ TensorMap map_q,
+                      const __grid_constant__ TensorMap map_g, const __grid_constant__ TensorMap map_k,
+                      const __grid_constant__ TensorMap map_v) {
+    GEMS_DYN_SMEM(unsigned char, given);
+    gradients<false>(p, given, map_q, map_g, map_k, map_v);
+}
+
+extern "C" __global__ void __launch_bounds__(Pass<true>::kThreads, 1)
+    attention_keys(const __grid_constant__ AttentionParams p, const __grid_constant__ TensorMap map_k,
+                   const __grid_constant__ TensorMap map_v, const __grid_constant__ TensorMap map_q,
+                   const __grid_constant__ TensorMap map_g) {
+    GEMS_DYN_SMEM(unsigned char, given);
+    gradients<true>(p, given, map_k, map_v, map_q, map_g);
+}
