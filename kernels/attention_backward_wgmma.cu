@@ -160,13 +160,13 @@ GEMS_DI void gradients(const AttentionParams &p, unsigned char *given, const Ten
         }
         if (steps) mbarrier_await(come, 0);
         int begin = start, h = 0;
+        float score[kTileN / 2], change[kTileN / 2];
+        uint32_t weights[KEYS ? kTileN / 16 : 1][4], changes[kTileN / 16][4]; // what products read until they are complete
 #pragma unroll 1
         for (int step = 0; step < steps; step++) {
             const Line *beside = lines + (step & 1) * kTileN + (lane & 3) * 2;
             const int here = begin;
             const uint32_t offset = (uint32_t)(at.stage * P::kStageBytes) >> 4;
-            float score[kTileN / 2], change[kTileN / 2];
-            uint32_t weights[kTileN / 16][4];
             mbarrier_await(full + at.stage, at.parity);
             P::start_scores(score, my_rows, tile_rows + offset);
             P::start_scores(change, my_values, tile_rows + (offset + (P::kTileBytes >> 4)));
@@ -211,7 +211,6 @@ GEMS_DI void gradients(const AttentionParams &p, unsigned char *given, const Ten
                         const int c = 4 * n + 2 * i + e;
                         change[c] = score[c] * (change[c] - (KEYS ? beside[n * 8 + e].delta : mine_at[i].delta));
                     }
-            uint32_t changes[kTileN / 16][4];
             P::round(changes, change);
             P::start_sums(sums, changes, tile_sums + offset);
             wgmma_wait<0>();

@@ -76,6 +76,7 @@ static gems_status add(int op, const char *text) {
     entry->out_arg = -1;
     for (int i = 0; i < schema->nargs; i++) {
         entry->scalar |= schema->args[i].type == GEMS_T_SCALAR;
+        schema->args[i].undefined = gems_op_at(op)->undefined >> i & 1;
         if (schema->args[i].written && entry->out_arg < 0) entry->out_arg = (int8_t)i;
     }
     entry->variant = entry->out_arg < 0                          ? GEMS_FUNCTIONAL

@@ -139,10 +139,14 @@ bool gems_attention_back_warm(const gems_device_info *info, int dtype, int dim, 
 /* Whether they take a problem, as far as what is read says. */
 bool gems_attention_back_takes(const gems_device_info *info, const gems_attention_params *p,
                                int dtype, int mask, int flags);
+/* Whether ATen's kernel was measured slower than ours on an H200
+ * (benchmarks/results/nvidia_h200_attention.txt). */
+bool gems_attention_back_fills(const gems_device_info *info, const gems_attention_params *p);
 /* Launches them: outputs exist. GEMS_DECLINE: nothing was launched, and other kernels may do it. */
 gems_status gems_attention_back_launch(gems_call *call, gems_attention_params *p, int dtype);
 
 gems_status gems_attention_backward_run(gems_call *call);
+gems_status gems_attention_flash_backward_run(gems_call *call);
 gems_status gems_attention_varlen_run(gems_call *call);
 
 #endif

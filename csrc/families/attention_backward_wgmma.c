@@ -1,8 +1,9 @@
-/* The gradients of attention on sm_90a: which problems its kernels take, their tiles, and the launches. Twin of
- * kernels/attention_backward_wgmma.cu. */
+/* The gradients of attention on sm_90a: which problems its kernels take, their tiles, and the
+ * launches. Twin of kernels/attention_backward_wgmma.cu. */
 #include "attention.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #define SLACK 1024 /* to begin the tiles at a multiple of so many bytes */
 #define BARS  256  /* bytes of the barriers behind them */
@@ -30,17 +31,21 @@ bool gems_attention_back_configure(const gems_device_info *info, int dtype, int 
     if (!info->hopper || (dtype != GEMS_F16 && dtype != GEMS_BF16) || dim > 128) return false;
     c->dim = dim <= 64 ? 64 : 128;
     const int64_t room = info->shared_bytes;
-    return place(&c->queries, room, c->dim, 2, 128) &&
-           place(&c->keys, room, c->dim, 2, 64);
+    int v[6] = {2, 128, 4, 2, 64, 4};
+    const char *text = getenv(c->dim == 64 ? "GEMS_BACK64" : "GEMS_BACK128");
+    if (text) sscanf(text, "%d,%d,%d,%d,%d,%d", v, v + 1, v + 2, v + 3, v + 4, v + 5);
+    bool ok =
+        place(&c->queries, room, c->dim, v[0], v[1]) && place(&c->keys, room, c->dim, v[3], v[4]);
+    return ok;
 }
 
 static gems_key key_of(const gems_attention_back *c, int dtype) {
     return (gems_key){
         .kernel = GEMS_ATTENTION_BACK_WGMMA,
         .dtype = {(uint8_t)dtype, GEMS_NO_DTYPE},
-        .tune = {(uint8_t)(c->dim / 16), (uint8_t)c->queries.groups, (uint8_t)(c->queries.tile / 16),
-                 (uint8_t)c->queries.stages, (uint8_t)c->keys.groups, (uint8_t)(c->keys.tile / 16),
-                 (uint8_t)c->keys.stages},
+        .tune = {(uint8_t)(c->dim / 16), (uint8_t)c->queries.groups,
+                 (uint8_t)(c->queries.tile / 16), (uint8_t)c->queries.stages,
+                 (uint8_t)c->keys.groups, (uint8_t)(c->keys.tile / 16), (uint8_t)c->keys.stages},
     };
 }
 
@@ -52,8 +57,7 @@ void gems_attention_back_program(const gems_key *key, gems_program *p) {
                   tune[0] * 16, tune[1], tune[2] * 16, tune[3], tune[4], tune[5] * 16, tune[6]);
     static const char *const files[] = {"attention.cuh", "pair.cuh", "hopper.cuh",
                                         "attention_backward_wgmma.cu"};
-    static const char *const entries[] = {"attention_delta", "attention_queries",
-                                          "attention_keys"};
+    static const char *const entries[] = {"attention_delta", "attention_queries", "attention_keys"};
     for (int i = 0; i < 4; i++) p->files[i] = files[i];
     for (int i = 0; i < 3; i++) p->entries[i] = entries[i];
     p->entry_count = 3;
@@ -86,6 +90,10 @@ bool gems_attention_back_takes(const gems_device_info *info, const gems_attentio
            gems_attention_has_map(&p->gs, p->batch, p->heads, p->queries) &&
            gems_attention_has_map(&p->ks, p->batch, kv_heads, p->keys) &&
            gems_attention_has_map(&p->vs, p->batch, kv_heads, p->keys);
+}
+
+bool gems_attention_back_fills(const gems_device_info *info, const gems_attention_params *p) {
+    return info->hopper && p->queries >= 128;
 }
 
 gems_status gems_attention_back_launch(gems_call *call, gems_attention_params *p, int dtype) {
@@ -128,8 +136,7 @@ gems_status gems_attention_back_launch(gems_call *call, gems_attention_params *p
             GEMS_TRY(gems_attention_write_map(call, operands[i].data, operands[i].strides, dtype,
                                               operands[i].dim, operands[i].rows, operands[i].heads,
                                               p->batch, operands[i].box[pass], maps[pass][i]));
-    void *args[] = {p},
-         *by_queries[] = {p, maps[0][0], maps[0][1], maps[0][2], maps[0][3]},
+    void *args[] = {p}, *by_queries[] = {p, maps[0][0], maps[0][1], maps[0][2], maps[0][3]},
          *by_keys[] = {p, maps[1][2], maps[1][3], maps[1][0], maps[1][1]};
     const uint32_t block[3] = {256, 1, 1}, q_block[3] = {config.queries.threads, 1, 1},
                    k_block[3] = {config.keys.threads, 1, 1};

@@ -71,8 +71,9 @@ bool gems_attention_wgmma_takes(const gems_device_info *info, const gems_attenti
 }
 
 gems_status gems_attention_write_map(const gems_call *call, const void *data,
-                             const gems_attention_strides *s, int dtype, int64_t dim, int64_t rows,
-                             int64_t heads, int64_t batch, int box, unsigned char *map) {
+                                     const gems_attention_strides *s, int dtype, int64_t dim,
+                                     int64_t rows, int64_t heads, int64_t batch, int box,
+                                     unsigned char *map) {
     const int64_t some = ceil_div(dim, 8) * 16; /* where a stride says nothing */
     const gems_tensor_map of = {
         .data = data,
@@ -103,12 +104,12 @@ gems_status gems_attention_wgmma_launch(gems_call *call, gems_attention_params *
     _Alignas(64) unsigned char maps[3][GEMS_TENSOR_MAP_BYTES];
     const int64_t rows_q = p->cu_q ? p->rows_q : p->queries, batch_q = p->cu_q ? 1 : p->batch,
                   rows_k = p->cu_k ? p->rows_k : p->keys, batch_k = p->cu_k ? 1 : p->batch;
-    GEMS_TRY(gems_attention_write_map(call, p->q, &p->qs, dtype, p->dim, rows_q, p->heads, batch_q, config.tile_m,
-                       maps[0]));
-    GEMS_TRY(gems_attention_write_map(call, p->k, &p->ks, dtype, p->dim, rows_k, kv_heads, batch_k, config.tile_n,
-                       maps[1]));
-    GEMS_TRY(gems_attention_write_map(call, p->v, &p->vs, dtype, p->dim_v, rows_k, kv_heads, batch_k,
-                       config.tile_n, maps[2]));
+    GEMS_TRY(gems_attention_write_map(call, p->q, &p->qs, dtype, p->dim, rows_q, p->heads, batch_q,
+                                      config.tile_m, maps[0]));
+    GEMS_TRY(gems_attention_write_map(call, p->k, &p->ks, dtype, p->dim, rows_k, kv_heads, batch_k,
+                                      config.tile_n, maps[1]));
+    GEMS_TRY(gems_attention_write_map(call, p->v, &p->vs, dtype, p->dim_v, rows_k, kv_heads,
+                                      batch_k, config.tile_n, maps[2]));
     gems_key key = gems_attention_key(&config, dtype, GEMS_NO_DTYPE, 0);
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));

@@ -42,6 +42,7 @@ typedef struct gems_op {
     uint8_t gradient;          /* gems_gradient */
     uint8_t mode;              /* the family's own: which reduction, which norm ... */
     uint8_t nondeterministic;  /* needs no fixed bits (random) */
+    uint32_t undefined;        /* bit i: argument i, a Tensor, may be an undefined one (autograd passes them) */
     uint8_t masks;             /* elementwise: bit i: input i is a bool of its own, beside those called mask */
     int64_t gpu_most;          /* elements of the first tensor up to which a GPU takes it: ATen was measured faster
                                 * beyond (benchmarks/results); 0: any number */
