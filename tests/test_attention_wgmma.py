@@ -83,6 +83,7 @@ GROUPS = {
     "heads": lambda: across(2, 4, 2, 70, 129, 64, 64, dtype=F16),
     "middle": lambda: across(1, 2, 1, 129, 400, 128, 128),
     "wide": lambda: across(1, 1, 1, 66, 200, 256, 256),
+    "between": lambda: across(1, 1, 1, 66, 200, 192, 160),
     "padded": lambda: (across(1, 1, 1, 5, 130, 96, 72), across(1, 1, 1, 1, 1, 64, 64)),
     "packed": lambda: check_packed(BF16, (2, 1), (64, 64), [70, 0, 200, 1], [130, 5, 300, 40], causal=True),
     "window": lambda: check_packed(F16, (2, 1), (64, 64), [70, 3], [130, 300], window=(40, 20)),
@@ -164,7 +165,7 @@ def test_planted_mistakes_are_found(mistake: str, tmp_path: Path) -> None:
 
 # ---- machine code ----
 
-HEADS = [(64, 128), (128, 128), (128, 176), (256, 80)]
+HEADS = [(64, 128), (128, 128), (128, 176), (256, 80), (192, 112)]
 
 
 @pytest.mark.parametrize("i", range(len(HEADS)), ids=[f"{d}x{n}" for d, n in HEADS])
@@ -191,7 +192,7 @@ def test_machine_code(i: int) -> None:
 @pytest.mark.skipif(not HOPPER, reason="the kernel is that of sm_90a")
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
 def test_numbers_on_a_gpu(dtype: torch.dtype) -> None:
-    for dim in (64, 128, 256):
+    for dim in (64, 128, 192, 256):
         for queries, keys in ((128, 128), (64, 1), (127, 1000), (1000, 1000), (2048, 2048)):
             across(2, 4, 2, queries, keys, dim, dim, dtype=dtype)
     for group in GROUPS.values():

@@ -16,9 +16,11 @@ bool gems_attention_wgmma_configure(const gems_device_info *info, int dtype, int
     if (!info->hopper || (dtype != GEMS_F16 && dtype != GEMS_BF16) || dim > 256) return false;
     const int32_t d = dim <= 64    ? 64
                       : dim <= 128 ? 128
+                      : dim <= 192 ? 192
                                    : 256,
                   groups = d == 64 ? 3 : 2,
                   tile_n = d == 256              ? 80
+                           : d == 192            ? 112
                            : d == 128 && !narrow ? 176
                                                  : 128,
                   tile_m = groups * 64;
