@@ -105,6 +105,8 @@ bool gems_attention_wgmma_takes(const gems_device_info *info, const gems_attenti
 /* Whether a problem is so large that ATen's kernel was measured slower than ours on an H200
  * (benchmarks/results/nvidia_h200_attention.txt). */
 bool gems_attention_wgmma_fills(const gems_device_info *info, const gems_attention_params *p);
+/* The same of cuDNN's. */
+bool gems_attention_wgmma_beats_cudnn(const gems_device_info *info, const gems_attention_params *p);
 /* Launches it. GEMS_DECLINE: nothing was launched, and another kernel may do it. */
 gems_status gems_attention_wgmma_launch(gems_call *call, gems_attention_params *p, int dtype);
 
@@ -148,5 +150,6 @@ gems_status gems_attention_back_launch(gems_call *call, gems_attention_params *p
 gems_status gems_attention_backward_run(gems_call *call);
 gems_status gems_attention_flash_backward_run(gems_call *call);
 gems_status gems_attention_varlen_run(gems_call *call);
+gems_status gems_attention_cudnn_run(gems_call *call);
 
 #endif

@@ -54,6 +54,11 @@ bool gems_attention_wgmma_fills(const gems_device_info *info, const gems_attenti
     return p->queries >= 128 && blocks * (p->keys <= 1024 ? 3 : 2) >= wanted;
 }
 
+bool gems_attention_wgmma_beats_cudnn(const gems_device_info *info,
+                                      const gems_attention_params *p) {
+    return gems_attention_wgmma_fills(info, p);
+}
+
 bool gems_attention_wgmma_takes(const gems_device_info *info, const gems_attention_params *p,
                                 int dtype, int mask, int flags, int splits) {
     if (!info->hopper || (dtype != GEMS_F16 && dtype != GEMS_BF16)) return false;
