@@ -57,7 +57,10 @@ def scaled() -> None:
 GROUPS = {
     "few": lambda: check((1, 2, 1, 130, 200, 64, 64), F16, "causal", True),
     "many": lambda: check((1, 1, 1, 400, 410, 64, 64), BF16, "none", True),  # more tiles than the rings have places
-    "small": lambda: (check((2, 2, 2, 1, 1, 64, 64), F16, "none", True), check((1, 1, 1, 5, 70, 64, 64), F16, "none", True)),
+    "small": lambda: (
+        check((2, 2, 2, 1, 1, 64, 64), F16, "none", True),
+        check((1, 1, 1, 5, 70, 64, 64), F16, "none", True),
+    ),
     "heads": lambda: check((2, 4, 2, 70, 65, 64, 64), BF16, "causal", True),
     "wide": lambda: check((1, 2, 1, 150, 150, 128, 128), F16, "causal", True),
     "padded": lambda: check((1, 1, 1, 70, 140, 96, 72), F16, "none", True),
@@ -102,7 +105,8 @@ MISTAKES = {
     "scores read before they are complete": ("wgmma_wait<1>(); wgmma_keep(score);", "wgmma_keep(score);"),
     "a place left before its products are complete": (
         "P::start_sums(sums, changes, tile_sums + offset);",
-        "P::start_sums(sums, changes, tile_sums + offset); if (lane == 0) mbarrier_arrive(empty + at.stage); at.next(); continue;",
+        "P::start_sums(sums, changes, tile_sums + offset);"
+        "if (lane == 0) mbarrier_arrive(empty + at.stage); at.next(); continue;",
     ),
     "the wrong parity": ("stage = 0, parity ^= 1;", "stage = 0;"),
     "lines of one tile": ("lines + (step & 1) * kTileN + (lane & 3) * 2", "lines + (lane & 3) * 2"),
