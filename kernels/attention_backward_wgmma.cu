@@ -27,6 +27,7 @@ template <int STAGES> struct Place {
 // KEYS: rows are keys and values, and the sums are dk and dv; else rows are queries and dO, and the sum is dq.
 template <bool KEYS> struct Pass {
     static constexpr int kGroups = KEYS ? kKeyGroups : kQueryGroups, kTileN = KEYS ? kKeyTile : kQueryTile;
+    static constexpr bool kHeld = KEYS ? kKeyHeld : kQueryHeld;
     static constexpr int kStages = KEYS ? kKeyStages : kQueryStages;
     static constexpr int kTileM = kGroups * 64, kThreads = kGroups * 128 + 128;
     static constexpr int kRowChunk = kTileM * 128, kRowBytes = kRowChunk * kChunks; // of an operand of the block's rows
@@ -42,6 +43,21 @@ template <bool KEYS> struct Pass {
             wgmma<Scalar, kTileN, false, false>(score, rows + ((k / 4 * kRowChunk + k % 4 * 32) >> 4),
                                                 tile + ((k / 4 * kChunk + k % 4 * 32) >> 4), k);
         wgmma_commit();
+    }
+    // The same of rows that are held.
+    GEMS_DI static void start_scores(float (&score)[kTileN / 2], const uint32_t (&rows)[kD / 16][4], uint64_t tile) {
+        wgmma_keep(score);
+        wgmma_fence();
+        GEMS_UNROLL for (int k = 0; k < kD / 16; k++)
+            wgmma_registers<Scalar, kTileN, false>(score, rows[k], tile + ((k / 4 * kChunk + k % 4 * 32) >> 4), k);
+        wgmma_commit();
+    }
+    // Takes the warpgroup's rows of a tile to registers. row: of the thread, within the tile.
+    GEMS_DI static void hold(uint32_t (&held)[kD / 16][4], const unsigned char *rows, int row, int lane) {
+        GEMS_UNROLL for (int k = 0; k < kD / 16; k++)
+            GEMS_UNROLL for (int i = 0; i < 4; i++)
+                held[k][i] = *reinterpret_cast<const uint32_t *>(rows + k / 4 * kRowChunk + (row + i % 2 * 8) * 128 +
+                                                                 ((k % 4 * 2 + i / 2) ^ (row & 7)) * 16 + (lane & 3) * 4);
     }
     // Starts sums += weights times the rows of a tile.
     GEMS_DI static void start_sums(float (&sums)[kD / 2], const uint32_t (&weights)[kTileN / 16][4], uint64_t tile) {
@@ -83,6 +99,25 @@ GEMS_DI void write_sums(const float (&sums)[kD / 2], float scale, Scalar *to, in
     }
 }
 
+// What a block does between two results: a tile of rows of a head, and the rows of the other side that they see.
+template <bool KEYS> struct Unit : Sequence {
+    int first, rows_end, start, end, steps;
+    // Units go over the heads of a section, whose other side fits in the cache, tile by tile: those that see most first.
+    GEMS_DI static Unit at(const AttentionParams &p, uint32_t x) {
+        const int group = KEYS ? p.group : 1, heads = p.heads / group;
+        const uint32_t each = (uint32_t)p.tiles * p.section, section = x / each, within = x - section * each;
+        const uint32_t some = lesser(p.section, p.batch * heads - (int)section * p.section), tile = within / some;
+        const int line = (int)(section * p.section + within - tile * some), batch = line / heads;
+        return Unit(p, batch, (line - batch * heads) * group, (KEYS ? (int)tile : p.tiles - 1 - (int)tile) * Pass<KEYS>::kTileM);
+    }
+    GEMS_DI Unit(const AttentionParams &p, int batch, int head, int row) : Sequence(p, batch, head), first(row) {
+        constexpr int kTileN = Pass<KEYS>::kTileN;
+        rows_end = lesser(first + Pass<KEYS>::kTileM, KEYS ? keys : queries);
+        start = greater(first_seen<KEYS>(p, *this, first), 0), end = last_seen<KEYS>(p, *this, rows_end - 1) + 1;
+        steps = end > start ? (end - start + kTileN - 1) / kTileN * (KEYS ? p.group : 1) : 0;
+    }
+};
+
 // mine: of the block's rows; other: of the tiles. The first are of what scores are made of, the second of dO and values.
 template <bool KEYS>
 GEMS_DI void gradients(const AttentionParams &p, unsigned char *given, const TensorMap &mine, const TensorMap &mine_v,
@@ -90,141 +125,166 @@ GEMS_DI void gradients(const AttentionParams &p, unsigned char *given, const Ten
     typedef Pass<KEYS> P;
     constexpr int kTileN = P::kTileN, kStages = P::kStages;
     unsigned char *rows = given + (-shared_address(given) & 1023), *ring = rows + 2 * P::kRowBytes;
-    uint64_t *come = reinterpret_cast<uint64_t *>(ring + kStages * P::kStageBytes); // the rows
-    uint64_t *full = come + 1, *empty = full + kStages;
+    uint64_t *come = reinterpret_cast<uint64_t *>(ring + kStages * P::kStageBytes), *gone = come + 1; // the rows
+    uint64_t *full = come + 2, *empty = full + kStages;
     Line *lines = reinterpret_cast<Line *>(come + 32);
     const int warp = shuffle_from((int)threadIdx.x >> 5, 0), lane = (int)threadIdx.x & 31;
     if (threadIdx.x == 0) {
-        mbarrier_init(come, 1);
+        mbarrier_init(come, 1), mbarrier_init(gone, P::kGroups * 4);
         GEMS_UNROLL for (int i = 0; i < kStages; i++) mbarrier_init(full + i, 1), mbarrier_init(empty + i, P::kGroups * 4);
         mbarrier_init_done();
     }
     __syncthreads();
 
-    const int group = KEYS ? p.group : 1, heads = p.heads / group;
-    const int x = (int)blockIdx.x, line = x / p.tiles, tile = KEYS ? x - line * p.tiles : p.tiles - 1 - (x - line * p.tiles);
-    const Sequence s(p, line / heads, (line - line / heads * heads) * group); // those that see most come first
-    const int first = tile * P::kTileM, end_rows = lesser(first + P::kTileM, KEYS ? s.keys : s.queries);
-    const int start = greater(first_seen<KEYS>(p, s, first), 0), end = last_seen<KEYS>(p, s, end_rows - 1) + 1;
-    const int tiles = end > start ? (end - start + kTileN - 1) / kTileN : 0, steps = tiles * group;
+    const uint32_t units = (uint32_t)p.tiles * (p.batch * (p.heads / (KEYS ? p.group : 1)));
     Place<kStages> at;
+    uint32_t parity = 0; // of the rows
     if (warp < 4) {
         registers_down<P::kFew>();
-        if (warp == 0 && elect_one() && steps) {
-            mbarrier_expect(come, 2 * P::kRowBytes);
-            GEMS_UNROLL for (int c = 0; c < kChunks; c++) {
-                tensor_copy(rows + c * P::kRowChunk, mine, come, c * 64, first, KEYS ? s.kv : s.head, s.batch);
-                tensor_copy(rows + P::kRowBytes + c * P::kRowChunk, mine_v, come, c * 64, first, KEYS ? s.kv : s.head, s.batch);
-            }
+        if (warp == 0 && elect_one()) {
 #pragma unroll 1
-            for (int h = 0; h < group; h++) {
+            for (uint32_t x = blockIdx.x; x < units; x += gridDim.x) {
+                const Unit<KEYS> u = Unit<KEYS>::at(p, x);
+                if (!u.steps) continue;
+                mbarrier_await(gone, parity ^ 1);
+                parity ^= 1;
+                mbarrier_expect(come, 2 * P::kRowBytes);
+                GEMS_UNROLL for (int c = 0; c < kChunks; c++) {
+                    tensor_copy(rows + c * P::kRowChunk, mine, come, c * 64, u.first, KEYS ? u.kv : u.head, u.batch);
+                    tensor_copy(rows + P::kRowBytes + c * P::kRowChunk, mine_v, come, c * 64, u.first, KEYS ? u.kv : u.head, u.batch);
+                }
 #pragma unroll 1
-                for (int begin = start; begin < end; begin += kTileN) {
-                    unsigned char *to = ring + at.stage * P::kStageBytes;
-                    mbarrier_await(empty + at.stage, at.parity ^ 1);
-                    mbarrier_expect(full + at.stage, P::kStageBytes);
-                    GEMS_UNROLL for (int c = 0; c < kChunks; c++)
-                        tensor_copy(to + c * P::kChunk, other, full + at.stage, c * 64, begin, KEYS ? s.head + h : s.kv, s.batch);
-                    GEMS_UNROLL for (int c = 0; c < kChunks; c++)
-                        tensor_copy(to + P::kTileBytes + c * P::kChunk, other_v, full + at.stage, c * 64, begin,
-                                    KEYS ? s.head + h : s.kv, s.batch);
-                    at.next();
+                for (int h = 0; h < (KEYS ? p.group : 1); h++) {
+#pragma unroll 1
+                    for (int begin = u.start; begin < u.end; begin += kTileN) {
+                        unsigned char *to = ring + at.stage * P::kStageBytes;
+                        mbarrier_await(empty + at.stage, at.parity ^ 1);
+                        mbarrier_expect(full + at.stage, P::kStageBytes);
+                        GEMS_UNROLL for (int c = 0; c < kChunks; c++)
+                            tensor_copy(to + c * P::kChunk, other, full + at.stage, c * 64, begin, KEYS ? u.head + h : u.kv, u.batch);
+                        GEMS_UNROLL for (int c = 0; c < kChunks; c++)
+                            tensor_copy(to + P::kTileBytes + c * P::kChunk, other_v, full + at.stage, c * 64, begin,
+                                        KEYS ? u.head + h : u.kv, u.batch);
+                        at.next();
+                    }
                 }
             }
         }
     } else {
         registers_up<P::kMany>();
         const int part = (warp >> 2) - 1, thread = (int)threadIdx.x & 127;
-        const int low = first + part * 64, row = (warp & 3) * 16 + (lane >> 2); // of the warpgroup's, of the thread's within
+        const int row = part * 64 + (warp & 3) * 16 + (lane >> 2); // the thread's first, of the block's
         const float scale = (float)p.scale * kLog2E;
         const uint64_t my_rows = tile_descriptor(shared_address(rows) + part * 8192), my_values = my_rows + (P::kRowBytes >> 4);
         const uint64_t tile_rows = tile_descriptor(shared_address(ring));
         const uint64_t tile_sums = chunk_descriptor(shared_address(ring), P::kChunk);
-        // Of a head that this one is `h` behind.
-        const auto line_at = [&](int h, int position) {
-            const Line nothing = {Limits<float>::inf(), 0.0f};
-            return position < s.queries
-                       ? static_cast<const Line *>(p.delta)[((int64_t)s.batch * p.heads + s.head + h) * p.queries + position]
-                       : nothing;
-        };
-        Line mine_at[2]; // of the thread's queries; where queries are the other side, they lie beside its tiles
-        float sums[kD / 2], sums_v[KEYS ? kD / 2 : 1];
-        GEMS_UNROLL for (int i = 0; i < kD / 2; i++) sums[i] = 0.0f;
-        GEMS_UNROLL for (int i = 0; i < (KEYS ? kD / 2 : 1); i++) sums_v[i] = 0.0f;
-        Line next = {};
-        if constexpr (KEYS) {
-            lines += part * 2 * kTileN;
-            if (thread < kTileN) next = line_at(0, start + thread);
-        } else {
-            GEMS_UNROLL for (int h = 0; h < 2; h++) mine_at[h] = line_at(0, low + row + h * 8);
-        }
-        if (steps) mbarrier_await(come, 0);
-        int begin = start, h = 0;
-        float score[kTileN / 2], change[kTileN / 2];
-        uint32_t weights[KEYS ? kTileN / 16 : 1][4], changes[kTileN / 16][4]; // what products read until they are complete
+        if constexpr (KEYS) lines += part * 2 * kTileN;
+        int side = 0; // of two, where the lines of a tile lie
 #pragma unroll 1
-        for (int step = 0; step < steps; step++) {
-            const Line *beside = lines + (step & 1) * kTileN + (lane & 3) * 2;
-            const int here = begin;
-            const uint32_t offset = (uint32_t)(at.stage * P::kStageBytes) >> 4;
-            mbarrier_await(full + at.stage, at.parity);
-            P::start_scores(score, my_rows, tile_rows + offset);
-            P::start_scores(change, my_values, tile_rows + (offset + (P::kTileBytes >> 4)));
-            begin += kTileN;
-            if (begin >= end) begin = start, h++;
+        for (uint32_t x = blockIdx.x; x < units; x += gridDim.x) {
+            const Unit<KEYS> s = Unit<KEYS>::at(p, x);
+            const int low = s.first + part * 64; // the warpgroup's first row
+            // Of a head that is `h` behind the first.
+            const auto line_at = [&](int h, int position) {
+                const Line nothing = {Limits<float>::inf(), 0.0f};
+                return position < s.queries
+                           ? static_cast<const Line *>(p.delta)[((int64_t)s.batch * p.heads + s.head + h) * p.queries + position]
+                           : nothing;
+            };
+            Line mine_at[2]; // of the thread's queries; where queries are the other side, they lie beside its tiles
+            Line next = {};
             if constexpr (KEYS) {
-                if (thread < kTileN) {
-                    lines[(step & 1) * kTileN + thread] = next;
-                    if (step + 1 < steps) next = line_at(h, begin + thread);
-                }
-                part_wait(1 + part, 128);
-            }
-            wgmma_wait<1>();
-            wgmma_keep(score);
-            // Unless every row of the warpgroup sees every row of the tile.
-            if (first_seen<KEYS>(p, s, low + 63) > here || last_seen<KEYS>(p, s, low) < here + kTileN - 1) {
-                GEMS_UNROLL for (int i = 0; i < 2; i++) {
-                    const int column = here + (lane & 3) * 2, from = first_seen<KEYS>(p, s, low + row + i * 8) - column;
-                    const int to = last_seen<KEYS>(p, s, low + row + i * 8) - column;
-                    GEMS_UNROLL for (int n = 0; n < kTileN / 8; n++)
-                        GEMS_UNROLL for (int e = 0; e < 2; e++)
-                            if (n * 8 + e > to || n * 8 + e < from) score[4 * n + 2 * i + e] = -Limits<float>::inf();
-                }
-            }
-            GEMS_UNROLL for (int n = 0; n < kTileN / 8; n++)
-                GEMS_UNROLL for (int e = 0; e < 2; e++)
-                    GEMS_UNROLL for (int i = 0; i < 2; i++) {
-                        float &v = score[4 * n + 2 * i + e];
-                        v = exp2_near(gems::fma(v, scale, -(KEYS ? beside[n * 8 + e].log : mine_at[i].log)));
-                    }
-            if constexpr (KEYS) {
-                P::round(weights, score);
-                P::start_sums(sums_v, weights, tile_sums + (offset + (P::kTileBytes >> 4)));
-                wgmma_wait<1>();
+                if (thread < kTileN) next = line_at(0, s.start + thread);
             } else {
-                wgmma_wait<0>();
+                GEMS_UNROLL for (int i = 0; i < 2; i++) mine_at[i] = line_at(0, s.first + row + i * 8);
             }
-            wgmma_keep(change);
-            GEMS_UNROLL for (int n = 0; n < kTileN / 8; n++)
-                GEMS_UNROLL for (int e = 0; e < 2; e++)
-                    GEMS_UNROLL for (int i = 0; i < 2; i++) {
-                        const int c = 4 * n + 2 * i + e;
-                        change[c] = score[c] * (change[c] - (KEYS ? beside[n * 8 + e].delta : mine_at[i].delta));
+            float sums[kD / 2], sums_v[KEYS ? kD / 2 : 1];
+            GEMS_UNROLL for (int i = 0; i < kD / 2; i++) sums[i] = 0.0f;
+            GEMS_UNROLL for (int i = 0; i < (KEYS ? kD / 2 : 1); i++) sums_v[i] = 0.0f;
+            float score[kTileN / 2], change[kTileN / 2];
+            uint32_t weights[KEYS ? kTileN / 16 : 1][4], changes[kTileN / 16][4]; // what products read until they are complete
+            uint32_t held[P::kHeld ? kD / 16 : 1][4], held_v[P::kHeld ? kD / 16 : 1][4];
+            if (s.steps) {
+                mbarrier_await(come, parity);
+                parity ^= 1;
+                if constexpr (P::kHeld) {
+                    P::hold(held, rows, row, lane);
+                    P::hold(held_v, rows + P::kRowBytes, row, lane);
+                    __syncwarp();
+                    if (lane == 0) mbarrier_arrive(gone);
+                }
+            }
+            int begin = s.start, h = 0;
+#pragma unroll 1
+            for (int step = 0; step < s.steps; step++, side ^= 1) {
+                const Line *beside = lines + side * kTileN + (lane & 3) * 2;
+                const int here = begin;
+                const uint32_t offset = (uint32_t)(at.stage * P::kStageBytes) >> 4;
+                mbarrier_await(full + at.stage, at.parity);
+                if constexpr (P::kHeld) {
+                    P::start_scores(score, held, tile_rows + offset);
+                    P::start_scores(change, held_v, tile_rows + (offset + (P::kTileBytes >> 4)));
+                } else {
+                    P::start_scores(score, my_rows, tile_rows + offset);
+                    P::start_scores(change, my_values, tile_rows + (offset + (P::kTileBytes >> 4)));
+                }
+                begin += kTileN;
+                if (begin >= s.end) begin = s.start, h++;
+                if constexpr (KEYS) {
+                    if (thread < kTileN) {
+                        lines[side * kTileN + thread] = next;
+                        if (step + 1 < s.steps) next = line_at(h, begin + thread);
                     }
-            P::round(changes, change);
-            P::start_sums(sums, changes, tile_sums + offset);
-            wgmma_wait<0>();
-            wgmma_keep(sums);
-            if constexpr (KEYS) wgmma_keep(sums_v);
-            if (lane == 0) mbarrier_arrive(empty + at.stage);
-            at.next();
-        }
-        const Strides &strides = KEYS ? p.dks : p.dqs;
-        Scalar *to = static_cast<Scalar *>(KEYS ? p.dk : p.dq) + s.batch * strides.batch + (KEYS ? s.kv : s.head) * strides.head;
-        write_sums(sums, (float)p.scale, to, strides.row, low + row, end_rows, p.dim, lane);
-        if constexpr (KEYS) {
-            to = static_cast<Scalar *>(p.dv) + s.batch * p.dvs.batch + s.kv * p.dvs.head;
-            write_sums(sums_v, 1.0f, to, p.dvs.row, low + row, end_rows, p.dim_v, lane);
+                    part_wait(1 + part, 128);
+                }
+                wgmma_wait<1>();
+                wgmma_keep(score);
+                // Unless every row of the warpgroup sees every row of the tile.
+                if (first_seen<KEYS>(p, s, low + 63) > here || last_seen<KEYS>(p, s, low) < here + kTileN - 1) {
+                    GEMS_UNROLL for (int i = 0; i < 2; i++) {
+                        const int column = here + (lane & 3) * 2, from = first_seen<KEYS>(p, s, s.first + row + i * 8) - column;
+                        const int to = last_seen<KEYS>(p, s, s.first + row + i * 8) - column;
+                        GEMS_UNROLL for (int n = 0; n < kTileN / 8; n++)
+                            GEMS_UNROLL for (int e = 0; e < 2; e++)
+                                if (n * 8 + e > to || n * 8 + e < from) score[4 * n + 2 * i + e] = -Limits<float>::inf();
+                    }
+                }
+                GEMS_UNROLL for (int n = 0; n < kTileN / 8; n++)
+                    GEMS_UNROLL for (int e = 0; e < 2; e++)
+                        GEMS_UNROLL for (int i = 0; i < 2; i++) {
+                            float &v = score[4 * n + 2 * i + e];
+                            v = exp2_near(gems::fma(v, scale, -(KEYS ? beside[n * 8 + e].log : mine_at[i].log)));
+                        }
+                if constexpr (KEYS) {
+                    P::round(weights, score);
+                    P::start_sums(sums_v, weights, tile_sums + (offset + (P::kTileBytes >> 4)));
+                    wgmma_wait<1>();
+                } else {
+                    wgmma_wait<0>();
+                }
+                wgmma_keep(change);
+                GEMS_UNROLL for (int n = 0; n < kTileN / 8; n++)
+                    GEMS_UNROLL for (int e = 0; e < 2; e++)
+                        GEMS_UNROLL for (int i = 0; i < 2; i++) {
+                            const int c = 4 * n + 2 * i + e;
+                            change[c] = score[c] * (change[c] - (KEYS ? beside[n * 8 + e].delta : mine_at[i].delta));
+                        }
+                P::round(changes, change);
+                P::start_sums(sums, changes, tile_sums + offset);
+                if (!P::kHeld && step + 1 == s.steps && lane == 0) mbarrier_arrive(gone);
+                wgmma_wait<0>();
+                wgmma_keep(sums);
+                if constexpr (KEYS) wgmma_keep(sums_v);
+                if (lane == 0) mbarrier_arrive(empty + at.stage);
+                at.next();
+            }
+            const Strides &strides = KEYS ? p.dks : p.dqs;
+            Scalar *to = static_cast<Scalar *>(KEYS ? p.dk : p.dq) + s.batch * strides.batch + (KEYS ? s.kv : s.head) * strides.head;
+            write_sums(sums, (float)p.scale, to, strides.row, s.first + row, s.rows_end, p.dim, lane);
+            if constexpr (KEYS) {
+                to = static_cast<Scalar *>(p.dv) + s.batch * p.dvs.batch + s.kv * p.dvs.head;
+                write_sums(sums_v, 1.0f, to, p.dvs.row, s.first + row, s.rows_end, p.dim_v, lane);
+            }
         }
     }
 }

@@ -181,6 +181,7 @@ GEMS_DI void wgmma(float (&d)[N / 2], uint64_t first, uint64_t second, int add) 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(second), "r"(add), "n"((int)LINES_B))
 #define GEMS_WGMMA_A_N_(type)                                                            \
     if constexpr (N == 64) GEMS_WGMMA_A_(type, 64, 32, 32, 33, 34, 35, 36, 37, 38);      \
+    else if constexpr (N == 96) GEMS_WGMMA_A_(type, 96, 48, 48, 49, 50, 51, 52, 53, 54); \
     else if constexpr (N == 128) GEMS_WGMMA_A_(type, 128, 64, 64, 65, 66, 67, 68, 69, 70); \
     else if constexpr (N == 192) GEMS_WGMMA_A_(type, 192, 96, 96, 97, 98, 99, 100, 101, 102); \
     else GEMS_WGMMA_A_(type, 256, 128, 128, 129, 130, 131, 132, 133, 134)
@@ -198,7 +199,7 @@ GEMS_DI void wgmma(float (&d)[N / 2], uint64_t first, uint64_t second, int add) 
 // is row 16 w + l / 4 + 8 h, columns 8 j + l % 4 * 2 and behind it; of float (tf32, LINES_B false) column 4 j + l % 4 alone.
 template <class T, int N, bool LINES_B>
 GEMS_DI void wgmma_registers(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t second, int add) {
-    static_assert(N == 64 || N == 128 || (N == 192 && !is_same<T, float>) || N == 256, "no such product");
+    static_assert(N == 64 || N == 128 || ((N == 96 || N == 192) && !is_same<T, float>) || N == 256, "no such product");
     if constexpr (is_same<T, float>) { GEMS_WGMMA_R_N_; }
     else if constexpr (is_same<T, bf16>) { GEMS_WGMMA_A_N_("bf16"); }
     else { GEMS_WGMMA_A_N_("f16"); }

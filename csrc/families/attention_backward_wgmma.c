@@ -10,6 +10,16 @@
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Heads whose other side fits in half of the cache, `each` of which share it; all sections are of a size. */
+static int32_t section_of(const gems_device_info *info, int64_t heads, int64_t bytes, int64_t each) {
+    int64_t fit = info->l2_bytes / 2 / bytes * each;
+    if (fit < each) fit = each;
+    const int64_t sections = ceil_div(heads, least(fit, heads));
+    return (int32_t)least(ceil_div(ceil_div(heads, sections), each) * each, heads);
+}
+
 static bool place(gems_attention_pass *pass, int64_t room, int dim, int groups, int tile) {
     const int64_t lines = groups * 2 * tile * 8, rows = 2 * 2 * groups * 64 * dim,
                   stage = 2 * 2 * tile * dim;
@@ -31,11 +41,12 @@ bool gems_attention_back_configure(const gems_device_info *info, int dtype, int 
     if (!info->hopper || (dtype != GEMS_F16 && dtype != GEMS_BF16) || dim > 128) return false;
     c->dim = dim <= 64 ? 64 : 128;
     const int64_t room = info->shared_bytes;
-    int v[6] = {2, 128, 4, 2, 64, 4};
+    int v[6] = {2, 128, 0, 2, 64, 0};
     const char *text = getenv(c->dim == 64 ? "GEMS_BACK64" : "GEMS_BACK128");
     if (text) sscanf(text, "%d,%d,%d,%d,%d,%d", v, v + 1, v + 2, v + 3, v + 4, v + 5);
     bool ok =
         place(&c->queries, room, c->dim, v[0], v[1]) && place(&c->keys, room, c->dim, v[3], v[4]);
+    c->queries.held = v[2], c->keys.held = v[5];
     return ok;
 }
 
@@ -45,7 +56,7 @@ static gems_key key_of(const gems_attention_back *c, int dtype) {
         .dtype = {(uint8_t)dtype, GEMS_NO_DTYPE},
         .tune = {(uint8_t)(c->dim / 16), (uint8_t)c->queries.groups,
                  (uint8_t)(c->queries.tile / 16), (uint8_t)c->queries.stages,
-                 (uint8_t)c->keys.groups, (uint8_t)(c->keys.tile / 16), (uint8_t)c->keys.stages},
+                 (uint8_t)c->keys.groups, (uint8_t)(c->keys.tile / 16), (uint8_t)c->keys.stages, c->queries.held, c->keys.held},
     };
 }
 
@@ -55,6 +66,8 @@ void gems_attention_back_program(const gems_key *key, gems_program *p) {
                   "constexpr int kD = %d, kQueryGroups = %d, kQueryTile = %d, kQueryStages = %d, "
                   "kKeyGroups = %d, kKeyTile = %d, kKeyStages = %d;\n",
                   tune[0] * 16, tune[1], tune[2] * 16, tune[3], tune[4], tune[5] * 16, tune[6]);
+    gems_text_add(&p->head, "constexpr bool kQueryHeld = %s, kKeyHeld = %s;\n",
+                  tune[7] ? "true" : "false", tune[8] ? "true" : "false");
     static const char *const files[] = {"attention.cuh", "pair.cuh", "hopper.cuh",
                                         "attention_backward_wgmma.cu"};
     static const char *const entries[] = {"attention_delta", "attention_queries", "attention_keys"};
@@ -140,11 +153,16 @@ gems_status gems_attention_back_launch(gems_call *call, gems_attention_params *p
          *by_keys[] = {p, maps[1][2], maps[1][3], maps[1][0], maps[1][1]};
     const uint32_t block[3] = {256, 1, 1}, q_block[3] = {config.queries.threads, 1, 1},
                    k_block[3] = {config.keys.threads, 1, 1};
+    const bool all = getenv("GEMS_BACKGRID") != NULL;
     const uint32_t grid[3] = {gems_grid_for(info, lines, 2048 / config.dim), 1, 1},
-                   q_grid[3] = {(uint32_t)q_blocks, 1, 1}, k_grid[3] = {(uint32_t)k_blocks, 1, 1};
+                   q_grid[3] = {(uint32_t)(all ? q_blocks : least(q_blocks, info->processors)), 1, 1},
+                   k_grid[3] = {(uint32_t)(all ? k_blocks : least(k_blocks, info->processors)), 1, 1};
+    const int64_t width = (int64_t)(p->dim + p->dim_v) * 2;
     GEMS_TRY(gems_call_launch(call, plan, 0, grid, block, 0, args));
     p->tiles = (int32_t)ceil_div(p->keys, config.keys.rows);
+    p->section = section_of(info, p->batch * kv_heads, p->queries * width * p->group, 1);
     GEMS_TRY(gems_call_launch(call, plan, 2, k_grid, k_block, config.keys.shared, by_keys));
     p->tiles = (int32_t)ceil_div(p->queries, config.queries.rows);
+    p->section = section_of(info, (int64_t)p->batch * p->heads, p->keys * width, p->group);
     return gems_call_launch(call, plan, 1, q_grid, q_block, config.queries.shared, by_queries);
 }
