@@ -4,7 +4,7 @@
 // go on from registers: as they lie behind a product, so the next one takes them. No sum has another order from run to run.
 //
 // The head gives, beside what attention.cuh needs: kD (head dimension, rounded up), kQueryGroups and kKeyGroups (warpgroups that
-// multiply), kQueryTile and kKeyTile (rows of the other side), kQueryStages and kKeyStages (of the rings).
+// multiply), kQueryTile and kKeyTile (rows of the other side), kQueryStages and kKeyStages (of the rings). Has run on an H200.
 namespace {
 
 constexpr int kChunks = kD / 64; // of 64 columns
@@ -27,7 +27,6 @@ template <int STAGES> struct Place {
 // KEYS: rows are keys and values, and the sums are dk and dv; else rows are queries and dO, and the sum is dq.
 template <bool KEYS> struct Pass {
     static constexpr int kGroups = KEYS ? kKeyGroups : kQueryGroups, kTileN = KEYS ? kKeyTile : kQueryTile;
-    static constexpr bool kHeld = KEYS ? kKeyHeld : kQueryHeld;
     static constexpr int kStages = KEYS ? kKeyStages : kQueryStages;
     static constexpr int kTileM = kGroups * 64, kThreads = kGroups * 128 + 128;
     static constexpr int kRowChunk = kTileM * 128, kRowBytes = kRowChunk * kChunks; // of an operand of the block's rows
@@ -44,20 +43,13 @@ template <bool KEYS> struct Pass {
                                                 tile + ((k / 4 * kChunk + k % 4 * 32) >> 4), k);
         wgmma_commit();
     }
-    // The same of rows that are held.
-    GEMS_DI static void start_scores(float (&score)[kTileN / 2], const uint32_t (&rows)[kD / 16][4], uint64_t tile) {
-        wgmma_keep(score);
-        wgmma_fence();
-        GEMS_UNROLL for (int k = 0; k < kD / 16; k++)
-            wgmma_registers<Scalar, kTileN, false>(score, rows[k], tile + ((k / 4 * kChunk + k % 4 * 32) >> 4), k);
-        wgmma_commit();
-    }
-    // Takes the warpgroup's rows of a tile to registers. row: of the thread, within the tile.
-    GEMS_DI static void hold(uint32_t (&held)[kD / 16][4], const unsigned char *rows, int row, int lane) {
-        GEMS_UNROLL for (int k = 0; k < kD / 16; k++)
-            GEMS_UNROLL for (int i = 0; i < 4; i++)
-                held[k][i] = *reinterpret_cast<const uint32_t *>(rows + k / 4 * kRowChunk + (row + i % 2 * 8) * 128 +
-                                                                 ((k % 4 * 2 + i / 2) ^ (row & 7)) * 16 + (lane & 3) * 4);
+    // The rows of a tile behind the end of a sequence, which are those of another one, become 0: a weight of 0 would not hide a NaN.
+    GEMS_DI static void clear(unsigned char *tile, int rows, int thread) {
+        constexpr Vec<uint32_t, 4> kZero = {};
+        for (int i = rows * 8 + thread; i < kTileN * 8; i += kGroups * 128)
+            GEMS_UNROLL for (int c = 0; c < 2 * kChunks; c++) store<4>(reinterpret_cast<uint32_t *>(tile + c * kChunk + i * 16), kZero);
+        copy_fence();
+        part_sync<8>(kGroups * 128);
     }
     // Starts sums += weights times the rows of a tile.
     GEMS_DI static void start_sums(float (&sums)[kD / 2], const uint32_t (&weights)[kTileN / 16][4], uint64_t tile) {
@@ -79,6 +71,11 @@ template <bool KEYS> GEMS_DI int first_seen(const AttentionParams &p, const Sequ
 }
 template <bool KEYS> GEMS_DI int last_seen(const AttentionParams &p, const Sequence &s, int row) {
     return KEYS ? lesser(s.queries - 1, row - s.shift + p.left) : lesser(s.keys - 1, row + s.shift + p.right);
+}
+
+// Where the line of a query is.
+GEMS_DI int64_t line_place(const AttentionParams &p, const Sequence &s, int head, int position) {
+    return p.cu_q ? head * p.rows_q + s.first_q + position : ((int64_t)s.batch * p.heads + head) * p.queries + position;
 }
 
 // Writes a thread's part of a gradient, rounded once: rows `row` and 8 below of those that exist.
@@ -114,7 +111,7 @@ template <bool KEYS> struct Unit : Sequence {
         constexpr int kTileN = Pass<KEYS>::kTileN;
         rows_end = lesser(first + Pass<KEYS>::kTileM, KEYS ? keys : queries);
         start = greater(first_seen<KEYS>(p, *this, first), 0), end = last_seen<KEYS>(p, *this, rows_end - 1) + 1;
-        steps = end > start ? (end - start + kTileN - 1) / kTileN * (KEYS ? p.group : 1) : 0;
+        steps = end > start && first < rows_end ? (end - start + kTileN - 1) / kTileN * (KEYS ? p.group : 1) : 0;
     }
 };
 
@@ -126,11 +123,14 @@ GEMS_DI void gradients(const AttentionParams &p, unsigned char *given, const Ten
     constexpr int kTileN = P::kTileN, kStages = P::kStages;
     unsigned char *rows = given + (-shared_address(given) & 1023), *ring = rows + 2 * P::kRowBytes;
     uint64_t *come = reinterpret_cast<uint64_t *>(ring + kStages * P::kStageBytes), *gone = come + 1; // the rows
-    uint64_t *full = come + 2, *empty = full + kStages;
+    uint64_t *told = come + 2, *heard = come + 3; // of the next unit
+    uint64_t *full = come + 4, *empty = full + kStages;
+    uint32_t *unit = reinterpret_cast<uint32_t *>(empty + kStages);
     Line *lines = reinterpret_cast<Line *>(come + 32);
     const int warp = shuffle_from((int)threadIdx.x >> 5, 0), lane = (int)threadIdx.x & 31;
     if (threadIdx.x == 0) {
         mbarrier_init(come, 1), mbarrier_init(gone, P::kGroups * 4);
+        mbarrier_init(told, 1), mbarrier_init(heard, P::kGroups * 4);
         GEMS_UNROLL for (int i = 0; i < kStages; i++) mbarrier_init(full + i, 1), mbarrier_init(empty + i, P::kGroups * 4);
         mbarrier_init_done();
     }
@@ -138,36 +138,47 @@ GEMS_DI void gradients(const AttentionParams &p, unsigned char *given, const Ten
 
     const uint32_t units = (uint32_t)p.tiles * (p.batch * (p.heads / (KEYS ? p.group : 1)));
     Place<kStages> at;
-    uint32_t parity = 0; // of the rows
+    uint32_t parity = 0, turn_parity = 0; // of the rows, of the units
     if (warp < 4) {
         registers_down<P::kFew>();
         if (warp == 0 && elect_one()) {
 #pragma unroll 1
-            for (uint32_t x = blockIdx.x; x < units; x += gridDim.x) {
+            for (uint32_t x = blockIdx.x, next; x < units; x = next, turn_parity ^= 1) {
                 const Unit<KEYS> u = Unit<KEYS>::at(p, x);
-                if (!u.steps) continue;
-                mbarrier_await(gone, parity ^ 1);
-                parity ^= 1;
-                mbarrier_expect(come, 2 * P::kRowBytes);
-                GEMS_UNROLL for (int c = 0; c < kChunks; c++) {
-                    tensor_copy(rows + c * P::kRowChunk, mine, come, c * 64, u.first, KEYS ? u.kv : u.head, u.batch);
-                    tensor_copy(rows + P::kRowBytes + c * P::kRowChunk, mine_v, come, c * 64, u.first, KEYS ? u.kv : u.head, u.batch);
-                }
+                next = gridDim.x + (p.counter ? atomicAdd(p.counter, 1u) : x);
+                if (u.steps) {
+                    const int q_batch = p.cu_q ? 0 : u.batch, k_batch = p.cu_k ? 0 : u.batch;
+                    const int mine_batch = KEYS ? k_batch : q_batch, other_batch = KEYS ? q_batch : k_batch;
+                    const int mine_row = (int)(KEYS ? u.first_k : u.first_q) + u.first;
+                    const int other_row = (int)(KEYS ? u.first_q : u.first_k);
+                    mbarrier_await(gone, parity ^ 1);
+                    parity ^= 1;
+                    mbarrier_expect(come, 2 * P::kRowBytes);
+                    GEMS_UNROLL for (int c = 0; c < kChunks; c++) {
+                        unsigned char *to = rows + c * P::kRowChunk;
+                        tensor_copy(to, mine, come, c * 64, mine_row, KEYS ? u.kv : u.head, mine_batch);
+                        tensor_copy(to + P::kRowBytes, mine_v, come, c * 64, mine_row, KEYS ? u.kv : u.head, mine_batch);
+                    }
 #pragma unroll 1
-                for (int h = 0; h < (KEYS ? p.group : 1); h++) {
+                    for (int h = 0; h < (KEYS ? p.group : 1); h++) {
+                        const int head = KEYS ? u.head + h : u.kv;
 #pragma unroll 1
-                    for (int begin = u.start; begin < u.end; begin += kTileN) {
-                        unsigned char *to = ring + at.stage * P::kStageBytes;
-                        mbarrier_await(empty + at.stage, at.parity ^ 1);
-                        mbarrier_expect(full + at.stage, P::kStageBytes);
-                        GEMS_UNROLL for (int c = 0; c < kChunks; c++)
-                            tensor_copy(to + c * P::kChunk, other, full + at.stage, c * 64, begin, KEYS ? u.head + h : u.kv, u.batch);
-                        GEMS_UNROLL for (int c = 0; c < kChunks; c++)
-                            tensor_copy(to + P::kTileBytes + c * P::kChunk, other_v, full + at.stage, c * 64, begin,
-                                        KEYS ? u.head + h : u.kv, u.batch);
-                        at.next();
+                        for (int begin = u.start; begin < u.end; begin += kTileN) {
+                            unsigned char *to = ring + at.stage * P::kStageBytes;
+                            mbarrier_await(empty + at.stage, at.parity ^ 1);
+                            mbarrier_expect(full + at.stage, P::kStageBytes);
+                            GEMS_UNROLL for (int c = 0; c < kChunks; c++)
+                                tensor_copy(to + c * P::kChunk, other, full + at.stage, c * 64, other_row + begin, head, other_batch);
+                            GEMS_UNROLL for (int c = 0; c < kChunks; c++)
+                                tensor_copy(to + P::kTileBytes + c * P::kChunk, other_v, full + at.stage, c * 64, other_row + begin,
+                                            head, other_batch);
+                            at.next();
+                        }
                     }
                 }
+                mbarrier_await(heard, turn_parity ^ 1);
+                atomicExch(unit, next);
+                mbarrier_arrive(told);
             }
         }
     } else {
@@ -181,15 +192,13 @@ GEMS_DI void gradients(const AttentionParams &p, unsigned char *given, const Ten
         if constexpr (KEYS) lines += part * 2 * kTileN;
         int side = 0; // of two, where the lines of a tile lie
 #pragma unroll 1
-        for (uint32_t x = blockIdx.x; x < units; x += gridDim.x) {
+        for (uint32_t x = blockIdx.x; x < units; turn_parity ^= 1) {
             const Unit<KEYS> s = Unit<KEYS>::at(p, x);
             const int low = s.first + part * 64; // the warpgroup's first row
             // Of a head that is `h` behind the first.
             const auto line_at = [&](int h, int position) {
                 const Line nothing = {Limits<float>::inf(), 0.0f};
-                return position < s.queries
-                           ? static_cast<const Line *>(p.delta)[((int64_t)s.batch * p.heads + s.head + h) * p.queries + position]
-                           : nothing;
+                return position < s.queries ? static_cast<const Line *>(p.delta)[line_place(p, s, s.head + h, position)] : nothing;
             };
             Line mine_at[2]; // of the thread's queries; where queries are the other side, they lie beside its tiles
             Line next = {};
@@ -203,16 +212,9 @@ GEMS_DI void gradients(const AttentionParams &p, unsigned char *given, const Ten
             GEMS_UNROLL for (int i = 0; i < (KEYS ? kD / 2 : 1); i++) sums_v[i] = 0.0f;
             float score[kTileN / 2], change[kTileN / 2];
             uint32_t weights[KEYS ? kTileN / 16 : 1][4], changes[kTileN / 16][4]; // what products read until they are complete
-            uint32_t held[P::kHeld ? kD / 16 : 1][4], held_v[P::kHeld ? kD / 16 : 1][4];
             if (s.steps) {
                 mbarrier_await(come, parity);
                 parity ^= 1;
-                if constexpr (P::kHeld) {
-                    P::hold(held, rows, row, lane);
-                    P::hold(held_v, rows + P::kRowBytes, row, lane);
-                    __syncwarp();
-                    if (lane == 0) mbarrier_arrive(gone);
-                }
             }
             int begin = s.start, h = 0;
 #pragma unroll 1
@@ -221,13 +223,10 @@ GEMS_DI void gradients(const AttentionParams &p, unsigned char *given, const Ten
                 const int here = begin;
                 const uint32_t offset = (uint32_t)(at.stage * P::kStageBytes) >> 4;
                 mbarrier_await(full + at.stage, at.parity);
-                if constexpr (P::kHeld) {
-                    P::start_scores(score, held, tile_rows + offset);
-                    P::start_scores(change, held_v, tile_rows + (offset + (P::kTileBytes >> 4)));
-                } else {
-                    P::start_scores(score, my_rows, tile_rows + offset);
-                    P::start_scores(change, my_values, tile_rows + (offset + (P::kTileBytes >> 4)));
-                }
+                if ((p.cu_q || p.cu_k) && here + kTileN > (KEYS ? s.queries : s.keys))
+                    P::clear(ring + at.stage * P::kStageBytes, (KEYS ? s.queries : s.keys) - here, (int)threadIdx.x - 128);
+                P::start_scores(score, my_rows, tile_rows + offset);
+                P::start_scores(change, my_values, tile_rows + (offset + (P::kTileBytes >> 4)));
                 begin += kTileN;
                 if (begin >= s.end) begin = s.start, h++;
                 if constexpr (KEYS) {
@@ -271,7 +270,7 @@ GEMS_DI void gradients(const AttentionParams &p, unsigned char *given, const Ten
                         }
                 P::round(changes, change);
                 P::start_sums(sums, changes, tile_sums + offset);
-                if (!P::kHeld && step + 1 == s.steps && lane == 0) mbarrier_arrive(gone);
+                if (step + 1 == s.steps && lane == 0) mbarrier_arrive(gone);
                 wgmma_wait<0>();
                 wgmma_keep(sums);
                 if constexpr (KEYS) wgmma_keep(sums_v);
@@ -279,27 +278,33 @@ GEMS_DI void gradients(const AttentionParams &p, unsigned char *given, const Ten
                 at.next();
             }
             const Strides &strides = KEYS ? p.dks : p.dqs;
-            Scalar *to = static_cast<Scalar *>(KEYS ? p.dk : p.dq) + s.batch * strides.batch + (KEYS ? s.kv : s.head) * strides.head;
+            Scalar *to = s.rows(static_cast<Scalar *>(KEYS ? p.dk : p.dq), strides, KEYS ? s.kv : s.head, KEYS ? s.first_k : s.first_q);
             write_sums(sums, (float)p.scale, to, strides.row, s.first + row, s.rows_end, p.dim, lane);
             if constexpr (KEYS) {
-                to = static_cast<Scalar *>(p.dv) + s.batch * p.dvs.batch + s.kv * p.dvs.head;
+                to = s.rows(static_cast<Scalar *>(p.dv), p.dvs, s.kv, s.first_k);
                 write_sums(sums_v, 1.0f, to, p.dvs.row, s.first + row, s.rows_end, p.dim_v, lane);
             }
+            mbarrier_await(told, turn_parity);
+            x = shuffle_from(lane == 0 ? atomicAdd(unit, 0u) : 0u, 0);
+            if (lane == 0) mbarrier_arrive(heard);
         }
     }
 }
 
 }  // namespace
 
-// What the passes need of each query. Some lanes have a row, 8 of its columns each.
+// What the passes need of each query, and the counters from which their blocks draw. Some lanes have a row, 8 of its columns each.
 extern "C" __global__ void __launch_bounds__(256) attention_delta(const __grid_constant__ AttentionParams p) {
     constexpr int kLanes = kD / 8, kRows = 256 / kLanes;
     const int64_t rows = (int64_t)p.batch * p.heads * p.queries;
     const int column = (int)threadIdx.x % kLanes * 8;
+    if (p.counter && blockIdx.x == 0 && threadIdx.x < 2) p.counter[threadIdx.x] = 0;
     for (int64_t base = (int64_t)blockIdx.x * kRows; base < rows; base += (int64_t)gridDim.x * kRows) {
         const int64_t row = base + threadIdx.x / kLanes;
         const bool exists = row < rows;
-        const int position = exists ? (int)(row % p.queries) : 0, line = exists ? (int)(row / p.queries) : 0;
+        // Most have so few rows that they need no division of 64 bits.
+        const int line = !exists ? 0 : rows <= Limits<int32_t>::max() ? (int)row / p.queries : (int)(row / p.queries);
+        const int position = exists ? (int)(row - (int64_t)line * p.queries) : 0;
         const int head = line % p.heads, batch = line / p.heads;
         float sum = 0;
         if (exists && column < p.dim_v) {

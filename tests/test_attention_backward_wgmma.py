@@ -6,6 +6,7 @@ their waits allow.
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from flag_gems import _C
 
 import native
 import sass
-from attention_cases import check, close, draw, operands, reference
+from attention_cases import DEVICE, check, close, draw, of_sequence, operands, reference
 from cpu_modes import run_program
 
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
@@ -54,6 +55,47 @@ def scaled() -> None:
         close(mine, theirs, 4)
 
 
+def packed(
+    queries: list[int], keys: list[int], heads: tuple[int, int], causal: bool, poison: int | None = None
+) -> None:
+    """_flash_attention_backward of packed sequences; one is full of NaN, which does not touch the others."""
+    q, grad = (draw(sum(queries), heads[0], 64, dtype=F16, seed=i) for i in (0, 5))
+    k, v = (draw(sum(keys), heads[1], 64, dtype=F16, seed=i) for i in (1, 2))
+    starts = [torch.tensor([0, *itertools.accumulate(n)], dtype=torch.int32, device=DEVICE) for n in (queries, keys)]
+    parts = [[slice(*pair) for pair in itertools.pairwise(s.tolist())] for s in starts]
+    if poison is not None:
+        for t, side in ((q, 0), (grad, 0), (k, 1), (v, 1)):
+            t[parts[side][poison]] = torch.nan
+    sizes = (*starts, max(queries), max(keys), 0.0, causal)
+    out, lse, seed, offset, _ = flag_gems.flash_attention_forward(q, k, v, *sizes, False)
+    made = flag_gems.flash_attention_backward(grad, q, k, v, out, lse, *sizes, seed, offset)
+    for i, (rows, seen) in enumerate(zip(*parts, strict=True)):
+        if i == poison:
+            assert made[0][rows].isnan().all()
+            continue
+        wide = [t.double().requires_grad_() for t in (q[rows], k[seen], v[seen])]
+        exact = of_sequence(*wide, causal, (-1, -1), 0, None)[0]
+        expected = torch.autograd.grad(torch.where(exact.isnan(), 0, exact), wide, grad[rows].double())
+        for mine, theirs in zip((made[0][rows], made[1][seen], made[2][seen]), expected, strict=True):
+            close(mine, theirs, 4)
+
+
+def operator_of_aten() -> None:
+    """_flash_attention_backward of [batch, length, heads, dim], the last query at the last key: it lies as ATen's."""
+    q, grad = (draw(2, 4, 70, 64, dtype=F16, seed=i).transpose(1, 2) for i in (0, 5))
+    k, v = (draw(2, 90, 2, 64, dtype=F16, seed=i) for i in (1, 2))
+    sizes = (None, None, 70, 90, 0.0, True)
+    out, lse, seed, offset, _ = flag_gems.flash_attention_forward(q, k, v, *sizes, False)
+    with flag_gems.use_gems():
+        made = torch.ops.aten._flash_attention_backward(grad, q, k, v, out, lse, *sizes, seed, offset)
+    wide = [t.double().requires_grad_() for t in (q, k, v)]
+    exact = torch.stack([of_sequence(*(t[i] for t in wide), True, (-1, -1), 0, None)[0] for i in range(2)])
+    for mine, theirs, t in zip(made, torch.autograd.grad(exact, wide, grad.double()), (q, k, v), strict=True):
+        close(mine, theirs, 4)
+        assert mine.stride() == t.stride()
+    assert flag_gems.stats()["_flash_attention_backward"]["fallback"] == 0
+
+
 GROUPS = {
     "few": lambda: check((1, 2, 1, 130, 200, 64, 64), F16, "causal", True),
     "many": lambda: check((1, 1, 1, 400, 410, 64, 64), BF16, "none", True),  # more tiles than the rings have places
@@ -66,6 +108,9 @@ GROUPS = {
     "padded": lambda: check((1, 1, 1, 70, 140, 96, 72), F16, "none", True),
     "unseen": unseen,
     "scaled": scaled,
+    "aten": operator_of_aten,
+    "packed": lambda: packed([70, 1, 130], [130, 5, 200], (2, 1), True),
+    "isolated": lambda: packed([70, 150, 30], [90, 40, 140], (2, 2), False, poison=1),
 }
 
 
@@ -85,7 +130,7 @@ def passed(done: subprocess.CompletedProcess[str]) -> bool:
 
 
 def test_every_access_is_checked(tmp_path: Path) -> None:
-    done = run("checked", ["few", "small", "heads", "padded", "unseen", "scaled"], tmp_path)
+    done = run("checked", ["few", "small", "padded", "unseen", "aten", "packed", "isolated"], tmp_path)
     assert passed(done), done.stdout + done.stderr
 
 
@@ -99,7 +144,7 @@ def test_threads_in_any_order(order: str, tmp_path: Path) -> None:
 FILE = "attention_backward_wgmma.cu"
 MISTAKES = {
     "no wait for a tile": ("mbarrier_await(full + at.stage, at.parity);", ""),
-    "no wait for the rows": ("if (steps) mbarrier_await(come, 0);", ""),
+    "no wait for the rows": ("mbarrier_await(come, parity);", ""),
     "no wait for a place": ("mbarrier_await(empty + at.stage, at.parity ^ 1);", ""),
     "too few bytes": ("expect(full + at.stage, P::kStageBytes)", "expect(full + at.stage, P::kTileBytes)"),
     "scores read before they are complete": ("wgmma_wait<1>(); wgmma_keep(score);", "wgmma_keep(score);"),
@@ -109,8 +154,11 @@ MISTAKES = {
         "if (lane == 0) mbarrier_arrive(empty + at.stage); at.next(); continue;",
     ),
     "the wrong parity": ("stage = 0, parity ^= 1;", "stage = 0;"),
-    "lines of one tile": ("lines + (step & 1) * kTileN + (lane & 3) * 2", "lines + (lane & 3) * 2"),
+    "lines of one tile": ("lines + side * kTileN + (lane & 3) * 2", "lines + (lane & 3) * 2"),
     "lines that nobody waits for": ("part_wait(1 + part, 128);", ""),
+    "a unit that nobody has heard of": ("mbarrier_await(heard, turn_parity ^ 1);", ""),
+    "no wait for the rows before": ("mbarrier_await(gone, parity ^ 1);", ""),
+    "rows of another sequence": ("copy_fence(); part_sync<8>(kGroups * 128);", "copy_fence();"),
     "sums of other rows": ("tile + (k * 2048 >> 4)", "tile + (k * 1024 >> 4)"),
     "what is behind the end is seen": ("n * 8 + e > to ||", ""),
 }
@@ -128,7 +176,7 @@ def test_planted_mistakes_are_found(mistake: str, tmp_path: Path) -> None:
     text, count = re.subn(r"\s+".join(map(re.escape, right.split())), lambda _: wrong, text)
     assert count, "the text to change is not there"
     (texts / FILE).write_text(text)
-    done = run("checked", ["few", "many"], tmp_path, GEMS_KERNEL_DIR=str(texts))
+    done = run("checked", ["few", "many", "isolated"], tmp_path, GEMS_KERNEL_DIR=str(texts))
     assert not passed(done)
     found = ("AssertionError", "a box is copied", "more arrivals", "deadlock", "race", "not been waited for")
     assert any(text in done.stderr for text in found), done.stderr

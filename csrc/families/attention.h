@@ -125,7 +125,6 @@ gems_status gems_attention_write_map(const gems_call *call, const void *data,
  * side, and how many of those lie in shared memory. */
 typedef struct gems_attention_pass {
     int groups, rows, tile, stages;
-    bool held; /* the block's rows are in registers */
     uint32_t threads, shared;
 } gems_attention_pass;
 

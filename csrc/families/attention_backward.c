@@ -146,49 +146,70 @@ gems_status gems_attention_backward_run(gems_call *call) {
 /* ---- _flash_attention_backward: [batch, length, heads, dim] ---- */
 
 typedef struct turned {
-    gems_tensor t; /* [batch, heads, length, dim] */
+    gems_tensor t; /* [batch, heads, length, dim]; packed sequences as one */
     int64_t sizes[4], strides[4];
 } turned;
 
 static void heads_first(const gems_tensor *t, turned *to) {
     static const int order[] = {0, 2, 1, 3};
+    const int packed = t->ndim == 3;
     to->t = *t;
-    for (int d = 0; d < 4; d++)
-        to->sizes[d] = t->sizes[order[d]], to->strides[d] = t->strides[order[d]];
-    to->t.sizes = to->sizes, to->t.strides = to->strides;
+    to->sizes[0] = 1, to->strides[0] = 0;
+    for (int d = packed; d < 4; d++)
+        to->sizes[d] = t->sizes[order[d] - packed], to->strides[d] = t->strides[order[d] - packed];
+    to->t.ndim = 4, to->t.sizes = to->sizes, to->t.strides = to->strides;
+}
+
+/* The logsumexp of packed sequences, [heads, length], as of one. */
+static void logs_of_one(const gems_tensor *lse, turned *to) {
+    to->t = *lse;
+    to->sizes[0] = 1, to->strides[0] = 0;
+    for (int d = 0; d < 2; d++)
+        to->sizes[d + 1] = lse->sizes[d], to->strides[d + 1] = lse->strides[d];
+    to->t.ndim = 3, to->t.sizes = to->sizes, to->t.strides = to->strides;
 }
 
 static gems_status make_like(gems_call *call, int i, const gems_tensor *t, void **data,
                              gems_attention_strides *s) {
+    const int n = t->ndim;
     int64_t strides[4];
-    gems_output_strides(t->sizes, 4, &t->strides, 1, strides);
-    GEMS_TRY(gems_output(call, i, 4, t->sizes, strides, t->dtype));
+    gems_output_strides(t->sizes, n, &t->strides, 1, strides);
+    GEMS_TRY(gems_output(call, i, n, t->sizes, strides, t->dtype));
     const int64_t *made = call->out[i].strides;
     *data = call->out[i].data;
-    *s = (gems_attention_strides){made[0], made[2], made[1]};
+    *s = (gems_attention_strides){n == 4 ? made[0] : 0, made[n - 2], made[n - 3]};
     return GEMS_OK;
 }
 
+static bool is_starts(const gems_tensor *t) {
+    return t && t->dtype == GEMS_I32 && t->ndim == 1 && t->numel > 1 && t->strides[0] == 1;
+}
+
 gems_status gems_attention_flash_backward_run(gems_call *call) {
-    turned inside[5]; /* grad, query, key, value, out */
+    const gems_tensor *cu_q = gems_arg_tensor(call, 6), *cu_k = gems_arg_tensor(call, 7),
+                      *lse = gems_arg_tensor(call, 5);
+    const bool packed = cu_q || cu_k;
+    if (packed && (!is_starts(cu_q) || !is_starts(cu_k) || cu_q->numel != cu_k->numel))
+        return gems_decline("cu_seqlens are int32, one more than sequences");
+    turned inside[5], logs; /* grad, query, key, value, out */
     for (int i = 0; i < 5; i++) {
         const gems_tensor *t = gems_arg_tensor(call, i);
         if (!t) return gems_decline("an argument is no tensor");
-        if (t->ndim != 4) return gems_decline("packed sequences");
-        if (t->sizes[3] > 1 && t->strides[3] != 1)
+        if (t->ndim != (packed ? 3 : 4)) return gems_decline("dimensions of the tensors");
+        if (t->strides[t->ndim - 1] != 1 && t->sizes[t->ndim - 1] > 1)
             return gems_decline("a last dimension that is not contiguous");
         heads_first(t, inside + i);
     }
-    if (!gems_arg_none(call, 6) || !gems_arg_none(call, 7)) return gems_decline("packed sequences");
     if (gems_arg_double(call, 10) != 0) return gems_decline("dropout");
     for (int i = 15; i < 17; i++)
         if (!gems_arg_none(call, i) && gems_arg_int(call, i) >= 0) return gems_decline("a window");
+    if (packed && lse && lse->ndim == 2) logs_of_one(lse, &logs), lse = &logs.t;
     const arguments a = {.grad = &inside[0].t,
                          .q = &inside[1].t,
                          .k = &inside[2].t,
                          .v = &inside[3].t,
                          .out = &inside[4].t,
-                         .lse = gems_arg_tensor(call, 5)};
+                         .lse = lse};
     gems_attention_params p;
     GEMS_TRY(gems_attention_read(call, a.q, a.k, a.v, NULL, true, &p));
     GEMS_TRY(check(&a, &p));
@@ -205,10 +226,19 @@ gems_status gems_attention_flash_backward_run(gems_call *call) {
     GEMS_TRY(gems_attention_operand(call, a.grad, &p.grad, &p.gs));
     GEMS_TRY(gems_attention_operand(call, a.out, &out, &p.os));
     p.o = (void *)(uintptr_t)out;
+    if (packed) {
+        const int64_t max_q = gems_arg_int(call, 8), max_k = gems_arg_int(call, 9);
+        if (max_q < 1 || max_k < 1 || max_q > p.queries || max_k > p.keys)
+            return gems_decline("max_seqlen");
+        p.rows_q = p.queries, p.rows_k = p.keys;
+        p.queries = (int32_t)max_q, p.keys = (int32_t)max_k;
+        p.batch = (int32_t)(cu_q->numel - 1);
+        p.cu_q = cu_q->data, p.cu_k = cu_k->data;
+    }
     const gems_device_info *info = gems_device_information(call->device);
-    if (call->device_type != GEMS_CPU &&
-        !(gems_attention_back_takes(info, &p, dtype, GEMS_NO_DTYPE, 0) &&
-          gems_attention_back_fills(info, &p)))
+    const bool taken = gems_attention_back_takes(info, &p, dtype, GEMS_NO_DTYPE, 0);
+    if (packed && !taken) return gems_decline("packed sequences");
+    if (call->device_type != GEMS_CPU && !(taken && gems_attention_back_fills(info, &p)))
         return gems_decline("a case in which ATen is faster on a GPU");
     gems_attention_config config;
     GEMS_TRY(gems_attention_configure_backward(info, dtype, p.dim, p.dim_v, &config));
@@ -217,5 +247,6 @@ gems_status gems_attention_flash_backward_run(gems_call *call) {
     GEMS_TRY(make_like(call, 2, gems_arg_tensor(call, 3), &p.dv, &p.dvs));
     if (!call->nonempty) return GEMS_OK;
     read_logs(&p, a.lse);
-    return launch(call, &p, dtype, GEMS_NO_DTYPE);
+    return packed ? gems_attention_back_launch(call, &p, dtype)
+                  : launch(call, &p, dtype, GEMS_NO_DTYPE);
 }

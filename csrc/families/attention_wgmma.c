@@ -56,7 +56,14 @@ bool gems_attention_wgmma_fills(const gems_device_info *info, const gems_attenti
 
 bool gems_attention_wgmma_beats_cudnn(const gems_device_info *info,
                                       const gems_attention_params *p) {
-    return gems_attention_wgmma_fills(info, p);
+    const int64_t dim = most(p->dim, p->dim_v), keys = p->keys;
+    const bool causal = p->right < keys;
+    if (!gems_attention_wgmma_fills(info, p)) return false;
+    if (dim <= 48) return keys >= 2048;
+    if (dim <= 64) return keys >= 4096;
+    if (dim <= 128) return keys >= (causal ? 1024 : 8192);
+    if (dim <= 192) return keys >= 2048;
+    return causal && keys >= 1024 && keys <= 2048;
 }
 
 bool gems_attention_wgmma_takes(const gems_device_info *info, const gems_attention_params *p,
