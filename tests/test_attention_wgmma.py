@@ -201,13 +201,15 @@ def test_numbers_on_a_gpu(dtype: torch.dtype) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not HOPPER, reason="the kernel is that of sm_90a")
-def test_behind_the_flash_kernel_of_torch() -> None:
-    """The gradients are ATen's, of our result and logsumexp; small problems are ATen's altogether."""
-    q, k, v, grad = (draw(2, 8, 700, 128, dtype=BF16, seed=i) for i in range(4))
+@pytest.mark.parametrize("kernel", ["FLASH_ATTENTION", "CUDNN_ATTENTION"])
+def test_behind_the_kernels_of_torch(kernel: str) -> None:
+    """What torch picks lands in our kernel. cuDNN's gradients are its own, of our result and logsumexp; small problems
+    are ATen's altogether."""
+    q, k, v, grad = (draw(2, 8, 1100, 128, dtype=BF16, seed=i) for i in range(4))
 
     def run_it() -> list[torch.Tensor]:
         args = [t.detach().requires_grad_() for t in (q, k, v)]
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+        with torch.nn.attention.sdpa_kernel(getattr(torch.nn.attention.SDPBackend, kernel)):
             out = torch.nn.functional.scaled_dot_product_attention(*args, is_causal=True)
             small = torch.nn.functional.scaled_dot_product_attention(q[:, :, :9], k, v)
         return [out, small, *torch.autograd.grad(out, args, grad)]
@@ -217,7 +219,11 @@ def test_behind_the_flash_kernel_of_torch() -> None:
     with flag_gems.use_gems():
         found = run_it()
         again = run_it()
-    assert flag_gems.stats()["_flash_attention_forward"] == {"kernel": 2, "fallback": 2}
+    name = kernel.split("_")[0].lower()
+    assert flag_gems.stats()[f"_{name}_attention_forward"] == {"kernel": 2, "fallback": 2}
+    if name == "flash":
+        assert flag_gems.stats()["_flash_attention_backward"] == {"kernel": 2, "fallback": 0}
+        assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=2e-2, atol=2e-2)
         assert mine.stride() == theirs.stride()
