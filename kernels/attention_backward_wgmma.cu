@@ -7,8 +7,8 @@
 // multiply), kQueryTile and kKeyTile (rows of the other side), kQueryStages and kKeyStages (of the rings). Has run on an H200.
 namespace {
 
-constexpr int kChunks = kD / 64; // of 64 columns
-static_assert(kD == 64 || kD == 128, "what a thread sums has its place in registers");
+constexpr int kChunks = (kD + 63) / 64; // of 64 columns
+static_assert(kD == 64 || kD == 96 || kD == 128, "what a thread sums has its place in registers");
 
 // logsumexp as an exponent of 2, and delta, of each query; of what does not exist the first is infinite, so that weights are 0.
 struct Line {
@@ -295,7 +295,7 @@ GEMS_DI void gradients(const AttentionParams &p, unsigned char *given, const Ten
 
 // What the passes need of each query, and the counters from which their blocks draw. Some lanes have a row, 8 of its columns each.
 extern "C" __global__ void __launch_bounds__(256) attention_delta(const __grid_constant__ AttentionParams p) {
-    constexpr int kLanes = kD / 8, kRows = 256 / kLanes;
+    constexpr int kLanes = kChunks * 8, kRows = 256 / kLanes;
     const int64_t rows = (int64_t)p.batch * p.heads * p.queries;
     const int column = (int)threadIdx.x % kLanes * 8;
     if (p.counter && blockIdx.x == 0 && threadIdx.x < 2) p.counter[threadIdx.x] = 0;

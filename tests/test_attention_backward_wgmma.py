@@ -105,7 +105,10 @@ GROUPS = {
     ),
     "heads": lambda: check((2, 4, 2, 70, 65, 64, 64), BF16, "causal", True),
     "wide": lambda: check((1, 2, 1, 150, 150, 128, 128), F16, "causal", True),
-    "padded": lambda: check((1, 1, 1, 70, 140, 96, 72), F16, "none", True),
+    "padded": lambda: (
+        check((1, 1, 1, 70, 140, 96, 72), F16, "none", True),
+        check((1, 1, 1, 140, 70, 104, 104), F16, "none", True),
+    ),
     "unseen": unseen,
     "scaled": scaled,
     "aten": operator_of_aten,
@@ -185,10 +188,10 @@ def test_planted_mistakes_are_found(mistake: str, tmp_path: Path) -> None:
 # ---- machine code ----
 
 
-@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("dim", [64, 96, 128])
 def test_machine_code(dim: int) -> None:
     """Nothing is spilled, and no product waits for the one before it: three waits, as the text has them."""
-    text = _C.program_text("attention_backward", "bfloat16", 2 + (dim == 128), "sm_90a", "cuda")
+    text = _C.program_text("attention_backward", "bfloat16", 2 + [64, 128, 96].index(dim), "sm_90a", "cuda")
     queries, keys = (int(n) for n in re.search(r"kQueryTile = (\d+).*kKeyTile = (\d+)", text).groups())
     kernels = sass.kernels(text, ["attention_queries", "attention_keys"], "sm_90a")
     for name, tile, sums in (("attention_queries", queries, 1), ("attention_keys", keys, 2)):
@@ -196,7 +199,7 @@ def test_machine_code(dim: int) -> None:
         assert kernel.spill_bytes == 0 and not kernel.has("LDL") and not kernel.has("STL")
         assert kernel.count("HGMMA") == 2 * dim // 16 + sums * tile // 16 and not kernel.has("HMMA")
         assert kernel.count("WARPGROUP.DEPBAR") == 3
-        assert kernel.count("UTMALDG") == 4 * dim // 64 and kernel.has("USETMAXREG", "SYNCS", "STG.128")
+        assert kernel.count("UTMALDG") == 4 * -(-dim // 64) and kernel.has("USETMAXREG", "SYNCS", "STG.128")
 
 
 # ---- a GPU ----
@@ -206,7 +209,7 @@ def test_machine_code(dim: int) -> None:
 @pytest.mark.skipif(not HOPPER, reason="the kernels are those of sm_90a")
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
 def test_numbers_on_a_gpu(dtype: torch.dtype) -> None:
-    for dim in (64, 128):
+    for dim in (64, 80, 128):
         for queries, keys in ((128, 128), (64, 1), (127, 1000), (1000, 1000), (2048, 2048)):
             for kind in ("none", "causal"):
                 check((2, 4, 2, queries, keys, dim, dim), dtype, kind, True)

@@ -84,7 +84,12 @@ GROUPS = {
     "middle": lambda: across(1, 2, 1, 129, 400, 128, 128),
     "wide": lambda: across(1, 1, 1, 66, 200, 256, 256),
     "between": lambda: across(1, 1, 1, 66, 200, 192, 160),
-    "padded": lambda: (across(1, 1, 1, 5, 130, 96, 72), across(1, 1, 1, 1, 1, 64, 64)),
+    "padded": lambda: (
+        across(1, 1, 1, 5, 130, 96, 72),
+        across(1, 1, 1, 70, 130, 80, 80),
+        across(1, 1, 1, 5, 130, 104, 120),
+        across(1, 1, 1, 1, 1, 64, 64),
+    ),
     "packed": lambda: check_packed(BF16, (2, 1), (64, 64), [70, 0, 200, 1], [130, 5, 300, 40], causal=True),
     "window": lambda: check_packed(F16, (2, 1), (64, 64), [70, 3], [130, 300], window=(40, 20)),
     "isolated": isolated,
@@ -165,7 +170,7 @@ def test_planted_mistakes_are_found(mistake: str, tmp_path: Path) -> None:
 
 # ---- machine code ----
 
-HEADS = [(64, 128), (128, 128), (128, 176), (256, 80), (192, 112)]
+HEADS = [(64, 128), (128, 128), (128, 176), (256, 80), (192, 112), (96, 128), (96, 176)]
 
 
 @pytest.mark.parametrize("i", range(len(HEADS)), ids=[f"{d}x{n}" for d, n in HEADS])
@@ -178,7 +183,7 @@ def test_machine_code(i: int) -> None:
     assert kernel.spill_bytes == 0 and not kernel.has("LDL") and not kernel.has("STL")
     assert kernel.registers == (128 if dim == 64 else 168)  # what setmaxnreg divides
     assert kernel.count("HGMMA") == 2 * (dim // 16 + keys // 16) and not kernel.has("HMMA")
-    assert kernel.count("UTMALDG") == 3 * dim // 64 and kernel.has("USETMAXREG", "SYNCS", "STG.128")
+    assert kernel.count("UTMALDG") == 3 * -(-dim // 64) and kernel.has("USETMAXREG", "SYNCS", "STG.128")
     # Each product does not wait for the one before it.
     assert kernel.count("WARPGROUP.DEPBAR") == 4
     last = [at for at, op in enumerate(kernel.opcodes) if op.startswith("WARPGROUP.DEPBAR")][1:3]
@@ -192,7 +197,7 @@ def test_machine_code(i: int) -> None:
 @pytest.mark.skipif(not HOPPER, reason="the kernel is that of sm_90a")
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
 def test_numbers_on_a_gpu(dtype: torch.dtype) -> None:
-    for dim in (64, 128, 192, 256):
+    for dim in (64, 96, 128, 192, 256):
         for queries, keys in ((128, 128), (64, 1), (127, 1000), (1000, 1000), (2048, 2048)):
             across(2, 4, 2, queries, keys, dim, dim, dtype=dtype)
     for group in GROUPS.values():

@@ -22,8 +22,8 @@ static int32_t section_of(const gems_device_info *info, int64_t heads, int64_t b
 }
 
 static bool place(gems_attention_pass *pass, int64_t room, int dim, int groups, int tile) {
-    const int64_t lines = groups * 2 * tile * 8, rows = 2 * 2 * groups * 64 * dim,
-                  stage = 2 * 2 * tile * dim;
+    const int64_t wide = ceil_div(dim, 64) * 64, lines = groups * 2 * tile * 8,
+                  rows = 2 * 2 * groups * 64 * wide, stage = 2 * 2 * tile * wide;
     int64_t stages = (room - SLACK - BARS - lines - rows) / stage;
     if (stages > 4) stages = 4;
     *pass = (gems_attention_pass){
@@ -40,7 +40,7 @@ static bool place(gems_attention_pass *pass, int64_t room, int dim, int groups, 
 bool gems_attention_back_configure(const gems_device_info *info, int dtype, int dim,
                                    gems_attention_back *c) {
     if (!info->hopper || (dtype != GEMS_F16 && dtype != GEMS_BF16) || dim > 128) return false;
-    c->dim = dim <= 64 ? 64 : 128;
+    c->dim = dim <= 64 ? 64 : dim <= 96 ? 96 : 128;
     const int64_t room = info->shared_bytes;
     return place(&c->queries, room, c->dim, 2, 128) && place(&c->keys, room, c->dim, 2, 64);
 }
@@ -155,7 +155,7 @@ gems_status gems_attention_back_launch(gems_call *call, gems_attention_params *p
          *by_keys[] = {p, maps[1][2], maps[1][3], maps[1][0], maps[1][1]};
     const uint32_t block[3] = {256, 1, 1}, q_block[3] = {config.queries.threads, 1, 1},
                    k_block[3] = {config.keys.threads, 1, 1};
-    const uint32_t grid[3] = {gems_grid_for(info, lines, 2048 / config.dim), 1, 1},
+    const uint32_t grid[3] = {gems_grid_for(info, lines, config.dim <= 64 ? 32 : 16), 1, 1},
                    q_grid[3] = {(uint32_t)least(q_blocks, info->processors), 1, 1},
                    k_grid[3] = {(uint32_t)least(k_blocks, info->processors), 1, 1};
     /* Tiles of unequal length are drawn by the block that is ready for one. */

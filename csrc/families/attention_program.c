@@ -271,9 +271,11 @@ bool gems_attention_warm(const gems_op *op, int dtype, int i, const gems_device_
     uint16_t row = key->op;
     if (i >= count) {
         /* Those of sm_90a. */
-        static const uint16_t sizes[][2] = {{64, 1}, {128, 1}, {128, 0}, {256, 1}, {192, 1}};
+        static const uint16_t sizes[][2] = {{64, 1},  {128, 1}, {128, 0}, {256, 1},
+                                            {192, 1}, {96, 1},  {96, 0}};
         i -= count;
-        if (back && i < 2) return gems_attention_back_warm(info, dtype, dims[i], key);
+        if (back && i < 3)
+            return gems_attention_back_warm(info, dtype, sizes[i == 2 ? 5 : i][0], key);
         if (back || varlen || i >= (int)(sizeof sizes / sizeof *sizes)) return false;
         if (!gems_attention_wgmma_configure(info, dtype, sizes[i][0], sizes[i][1], &config))
             return false;

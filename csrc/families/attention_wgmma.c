@@ -15,16 +15,18 @@ bool gems_attention_wgmma_configure(const gems_device_info *info, int dtype, int
                                     gems_attention_config *c) {
     if (!info->hopper || (dtype != GEMS_F16 && dtype != GEMS_BF16) || dim > 256) return false;
     const int32_t d = dim <= 64    ? 64
+                      : dim <= 96  ? 96
                       : dim <= 128 ? 128
                       : dim <= 192 ? 192
                                    : 256,
                   groups = d == 64 ? 3 : 2,
-                  tile_n = d == 256              ? 80
-                           : d == 192            ? 112
-                           : d == 128 && !narrow ? 176
-                                                 : 128,
+                  tile_n = d == 256                        ? 80
+                           : d == 192                      ? 112
+                           : d <= 128 && d > 64 && !narrow ? 176
+                                                           : 128,
                   tile_m = groups * 64;
-    const int64_t stage = 4 * tile_n * d, queries = 2 * tile_m * d;
+    const int64_t wide = ceil_div(d, 64) * 64, stage = 4 * tile_n * wide,
+                  queries = 2 * tile_m * wide;
     const int64_t stages = least((info->shared_bytes - SLACK - BARS - queries) / stage, 3);
     *c = (gems_attention_config){
         .kernel = GEMS_ATTENTION_WGMMA,
