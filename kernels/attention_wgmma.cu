@@ -8,11 +8,11 @@
 // multiply), kStages (tiles of keys, and of values, in shared memory). Has run on an H200.
 namespace {
 
-constexpr int kTileM = kGroups * 64, kThreads = kGroups * 128 + 128, kChunks = kD / 64; // of 64 columns
-constexpr int kQueryBytes = kTileM * kD * 2, kTileBytes = kTileN * kD * 2;
+constexpr int kTileM = kGroups * 64, kThreads = kGroups * 128 + 128, kChunks = (kD + 63) / 64; // of 64 columns
 constexpr int kQueryChunk = kTileM * 128, kChunk = kTileN * 128; // bytes of 64 columns of a tile
-constexpr int kFewRegisters = kGroups == 3 ? 32 : 40, kManyRegisters = kGroups == 3 ? 160 : 232;
-static_assert(kD % 64 == 0 && kTileN % 16 == 0, "a tile has rows of 128 bytes, and 16 keys are multiplied at a time");
+constexpr int kQueryBytes = kQueryChunk * kChunks, kTileBytes = kChunk * kChunks;
+constexpr int kFewRegisters = kGroups == 3 ? 32 : 24, kManyRegisters = kGroups == 3 ? 160 : 240;
+static_assert(kD % 32 == 0 && kTileN % 16 == 0, "a tile has rows of 128 bytes, and 16 keys are multiplied at a time");
 
 // A place in a ring, and the parity of its barriers' phase there.
 struct Place {

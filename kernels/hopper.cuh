@@ -124,10 +124,15 @@ template <int N> GEMS_DI void wgmma_keep(int32_t (&d)[N]) {
 #define GEMS_NAMES_16_ GEMS_ONES_ ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define GEMS_NAMES_32_ GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) "%30,%31"
 #define GEMS_NAMES_40_ GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) "%30,%31,%32,%33,%34,%35,%36,%37,%38,%39"
+#define GEMS_NAMES_48_ GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) GEMS_TEN_(3) "%40,%41,%42,%43,%44,%45,%46,%47"
+#define GEMS_NAMES_56_ GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) GEMS_TEN_(3) GEMS_TEN_(4) "%50,%51,%52,%53,%54,%55"
 #define GEMS_NAMES_64_ GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) GEMS_TEN_(3) GEMS_TEN_(4) GEMS_TEN_(5) "%60,%61,%62,%63"
 #define GEMS_NAMES_88_                                                                                                      \
     GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) GEMS_TEN_(3) GEMS_TEN_(4) GEMS_TEN_(5) GEMS_TEN_(6) GEMS_TEN_(7)           \
         "%80,%81,%82,%83,%84,%85,%86,%87"
+#define GEMS_NAMES_96_                                                                                                      \
+    GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) GEMS_TEN_(3) GEMS_TEN_(4) GEMS_TEN_(5) GEMS_TEN_(6) GEMS_TEN_(7)           \
+        GEMS_TEN_(8) "%90,%91,%92,%93,%94,%95"
 #define GEMS_NAMES_128_                                                                                                     \
     GEMS_ONES_ ",%8,%9," GEMS_TEN_(1) GEMS_TEN_(2) GEMS_TEN_(3) GEMS_TEN_(4) GEMS_TEN_(5) GEMS_TEN_(6) GEMS_TEN_(7) GEMS_TEN_(8) \
         GEMS_TEN_(9) GEMS_TEN_(10) GEMS_TEN_(11) "%120,%121,%122,%123,%124,%125,%126,%127"
@@ -136,8 +141,11 @@ template <int N> GEMS_DI void wgmma_keep(int32_t (&d)[N]) {
 #define GEMS_REGS_16_(i) GEMS_REGS_8_(i), GEMS_REGS_8_(i + 8)
 #define GEMS_REGS_32_(i) GEMS_REGS_16_(i), GEMS_REGS_16_(i + 16)
 #define GEMS_REGS_40_(i) GEMS_REGS_32_(i), GEMS_REGS_8_(i + 32)
+#define GEMS_REGS_48_(i) GEMS_REGS_32_(i), GEMS_REGS_16_(i + 32)
+#define GEMS_REGS_56_(i) GEMS_REGS_48_(i), GEMS_REGS_8_(i + 48)
 #define GEMS_REGS_64_(i) GEMS_REGS_32_(i), GEMS_REGS_32_(i + 32)
 #define GEMS_REGS_88_(i) GEMS_REGS_64_(i), GEMS_REGS_16_(i + 64), GEMS_REGS_8_(i + 80)
+#define GEMS_REGS_96_(i) GEMS_REGS_64_(i), GEMS_REGS_32_(i + 64)
 #define GEMS_REGS_128_(i) GEMS_REGS_64_(i), GEMS_REGS_64_(i + 64)
 // n: columns; count: accumulators of a thread; a, b, keep, ta, tb: numbers of the operands behind them.
 #define GEMS_WGMMA_(type, n, count, a, b, keep, ta, tb)                                                                     \
@@ -149,6 +157,8 @@ template <int N> GEMS_DI void wgmma_keep(int32_t (&d)[N]) {
     else if constexpr (N == 32) GEMS_WGMMA_(type, 32, 16, 16, 17, 18, 19, 20); \
     else if constexpr (N == 64) GEMS_WGMMA_(type, 64, 32, 32, 33, 34, 35, 36); \
     else if constexpr (N == 80) GEMS_WGMMA_(type, 80, 40, 40, 41, 42, 43, 44); \
+    else if constexpr (N == 96) GEMS_WGMMA_(type, 96, 48, 48, 49, 50, 51, 52); \
+    else if constexpr (N == 112) GEMS_WGMMA_(type, 112, 56, 56, 57, 58, 59, 60); \
     else if constexpr (N == 176) GEMS_WGMMA_(type, 176, 88, 88, 89, 90, 91, 92); \
     else if constexpr (N == 128) GEMS_WGMMA_(type, 128, 64, 64, 65, 66, 67, 68); \
     else GEMS_WGMMA_(type, 256, 128, 128, 129, 130, 131, 132)
@@ -158,7 +168,7 @@ template <int N> GEMS_DI void wgmma_keep(int32_t (&d)[N]) {
 // lane l of the warpgroup's warp w.
 template <class T, int N, bool LINES_A, bool LINES_B>
 GEMS_DI void wgmma(float (&d)[N / 2], uint64_t first, uint64_t second, int add) {
-    static_assert(N == 16 || N == 32 || N == 64 || N == 80 || N == 128 || N == 176 || N == 256, "no such product");
+    static_assert(N == 16 || N == 32 || N == 64 || N == 80 || N == 96 || N == 112 || N == 128 || N == 176 || N == 256, "no such product");
     if constexpr (is_same<T, bf16>) { GEMS_WGMMA_N_("bf16"); }
     else { GEMS_WGMMA_N_("f16"); }
 }
@@ -171,7 +181,9 @@ GEMS_DI void wgmma(float (&d)[N / 2], uint64_t first, uint64_t second, int add) 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(second), "r"(add), "n"((int)LINES_B))
 #define GEMS_WGMMA_A_N_(type)                                                            \
     if constexpr (N == 64) GEMS_WGMMA_A_(type, 64, 32, 32, 33, 34, 35, 36, 37, 38);      \
+    else if constexpr (N == 96) GEMS_WGMMA_A_(type, 96, 48, 48, 49, 50, 51, 52, 53, 54); \
     else if constexpr (N == 128) GEMS_WGMMA_A_(type, 128, 64, 64, 65, 66, 67, 68, 69, 70); \
+    else if constexpr (N == 192) GEMS_WGMMA_A_(type, 192, 96, 96, 97, 98, 99, 100, 101, 102); \
     else GEMS_WGMMA_A_(type, 256, 128, 128, 129, 130, 131, 132, 133, 134)
 
 #define GEMS_WGMMA_R_(n, count, a0, a1, a2, a3, b, keep)                                                                   \
@@ -187,7 +199,7 @@ GEMS_DI void wgmma(float (&d)[N / 2], uint64_t first, uint64_t second, int add) 
 // is row 16 w + l / 4 + 8 h, columns 8 j + l % 4 * 2 and behind it; of float (tf32, LINES_B false) column 4 j + l % 4 alone.
 template <class T, int N, bool LINES_B>
 GEMS_DI void wgmma_registers(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t second, int add) {
-    static_assert(N == 64 || N == 128 || N == 256, "no such product");
+    static_assert(N == 64 || N == 128 || ((N == 96 || N == 192) && !is_same<T, float>) || N == 256, "no such product");
     if constexpr (is_same<T, float>) { GEMS_WGMMA_R_N_; }
     else if constexpr (is_same<T, bf16>) { GEMS_WGMMA_A_N_("bf16"); }
     else { GEMS_WGMMA_A_N_("f16"); }

@@ -103,11 +103,13 @@ def attention(x: Callable[..., Tensor]) -> dict[str, list[Any]]:
     """The same for attention. Scores are small, so that gradients are no differences of like numbers."""
     q, k, v = (t / 40 for t in (x(2, 3, 5, 8), x(2, 3, 9, 8), x(2, 3, 9, 8)))
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
-    inside = [x(2, n, 3, 8) for n in (5, 9, 9)]
+    inside, nothing = [x(2, n, 3, 8) / 40 for n in (5, 9, 9)], [None, None]
     return {
         "_scaled_dot_product_flash_attention_for_cpu": [q, k, v, 0.0, True],
         "_scaled_dot_product_flash_attention_for_cpu_backward": [q, q, k, v, out, lse, 0.0, False],
         "_flash_attention_forward": [*inside, None, None, 5, 9, 0.0, False, False],
+        "_flash_attention_backward": [inside[0], *inside, inside[0], lse, *nothing, 5, 9, 0.0, False, *nothing],
+        "_cudnn_attention_forward": [q, k, v, None, *nothing, 5, 9, True, 0.0, False, False],
     }
 
 

@@ -83,7 +83,13 @@ GROUPS = {
     "heads": lambda: across(2, 4, 2, 70, 129, 64, 64, dtype=F16),
     "middle": lambda: across(1, 2, 1, 129, 400, 128, 128),
     "wide": lambda: across(1, 1, 1, 66, 200, 256, 256),
-    "padded": lambda: (across(1, 1, 1, 5, 130, 96, 72), across(1, 1, 1, 1, 1, 64, 64)),
+    "between": lambda: across(1, 1, 1, 66, 200, 192, 160),
+    "padded": lambda: (
+        across(1, 1, 1, 5, 130, 96, 72),
+        across(1, 1, 1, 70, 130, 80, 80),
+        across(1, 1, 1, 5, 130, 104, 120),
+        across(1, 1, 1, 1, 1, 64, 64),
+    ),
     "packed": lambda: check_packed(BF16, (2, 1), (64, 64), [70, 0, 200, 1], [130, 5, 300, 40], causal=True),
     "window": lambda: check_packed(F16, (2, 1), (64, 64), [70, 3], [130, 300], window=(40, 20)),
     "isolated": isolated,
@@ -164,7 +170,7 @@ def test_planted_mistakes_are_found(mistake: str, tmp_path: Path) -> None:
 
 # ---- machine code ----
 
-HEADS = [(64, 128), (128, 128), (128, 176), (256, 80)]
+HEADS = [(64, 128), (128, 128), (128, 176), (256, 80), (192, 112), (96, 128), (96, 176)]
 
 
 @pytest.mark.parametrize("i", range(len(HEADS)), ids=[f"{d}x{n}" for d, n in HEADS])
@@ -177,7 +183,7 @@ def test_machine_code(i: int) -> None:
     assert kernel.spill_bytes == 0 and not kernel.has("LDL") and not kernel.has("STL")
     assert kernel.registers == (128 if dim == 64 else 168)  # what setmaxnreg divides
     assert kernel.count("HGMMA") == 2 * (dim // 16 + keys // 16) and not kernel.has("HMMA")
-    assert kernel.count("UTMALDG") == 3 * dim // 64 and kernel.has("USETMAXREG", "SYNCS", "STG.128")
+    assert kernel.count("UTMALDG") == 3 * -(-dim // 64) and kernel.has("USETMAXREG", "SYNCS", "STG.128")
     # Each product does not wait for the one before it.
     assert kernel.count("WARPGROUP.DEPBAR") == 4
     last = [at for at, op in enumerate(kernel.opcodes) if op.startswith("WARPGROUP.DEPBAR")][1:3]
@@ -191,7 +197,7 @@ def test_machine_code(i: int) -> None:
 @pytest.mark.skipif(not HOPPER, reason="the kernel is that of sm_90a")
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
 def test_numbers_on_a_gpu(dtype: torch.dtype) -> None:
-    for dim in (64, 128, 256):
+    for dim in (64, 96, 128, 192, 256):
         for queries, keys in ((128, 128), (64, 1), (127, 1000), (1000, 1000), (2048, 2048)):
             across(2, 4, 2, queries, keys, dim, dim, dtype=dtype)
     for group in GROUPS.values():
@@ -200,13 +206,15 @@ def test_numbers_on_a_gpu(dtype: torch.dtype) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not HOPPER, reason="the kernel is that of sm_90a")
-def test_behind_the_flash_kernel_of_torch() -> None:
-    """The gradients are ATen's, of our result and logsumexp; small problems are ATen's altogether."""
-    q, k, v, grad = (draw(2, 8, 700, 128, dtype=BF16, seed=i) for i in range(4))
+@pytest.mark.parametrize("kernel", ["FLASH_ATTENTION", "CUDNN_ATTENTION"])
+def test_behind_the_kernels_of_torch(kernel: str) -> None:
+    """What torch picks lands in our kernel. cuDNN's gradients are its own, of our result and logsumexp; small problems
+    are ATen's altogether."""
+    q, k, v, grad = (draw(2, 8, 1100, 128, dtype=BF16, seed=i) for i in range(4))
 
     def run_it() -> list[torch.Tensor]:
         args = [t.detach().requires_grad_() for t in (q, k, v)]
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+        with torch.nn.attention.sdpa_kernel(getattr(torch.nn.attention.SDPBackend, kernel)):
             out = torch.nn.functional.scaled_dot_product_attention(*args, is_causal=True)
             small = torch.nn.functional.scaled_dot_product_attention(q[:, :, :9], k, v)
         return [out, small, *torch.autograd.grad(out, args, grad)]
@@ -216,7 +224,11 @@ def test_behind_the_flash_kernel_of_torch() -> None:
     with flag_gems.use_gems():
         found = run_it()
         again = run_it()
-    assert flag_gems.stats()["_flash_attention_forward"] == {"kernel": 2, "fallback": 2}
+    name = kernel.split("_")[0].lower()
+    assert flag_gems.stats()[f"_{name}_attention_forward"] == {"kernel": 2, "fallback": 2}
+    if name == "flash":
+        assert flag_gems.stats()["_flash_attention_backward"] == {"kernel": 2, "fallback": 0}
+        assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=2e-2, atol=2e-2)
         assert mine.stride() == theirs.stride()

@@ -17,6 +17,7 @@ typedef struct gems_arg {
     bool list_of_optional; /* Tensor?[] */
     bool keyword_only;
     bool written;          /* (a!) */
+    bool undefined;        /* a Tensor that may be an undefined one, which is read as None: the row says so */
     bool has_default;
     int8_t list_size;      /* int[2] -> 2; 0 when free */
     gems_value fallback;   /* the default value */

@@ -71,11 +71,17 @@ static gems_status add(int op, const char *text) {
     entry->gate = schema->own; /* nothing else would run */
     entry->op = (uint16_t)op;
     entry->index = (uint16_t)entry_total;
-    entry->nouts = (uint8_t)schema->nreturns;
+    entry->nouts = entry->nresults = (uint8_t)schema->nreturns;
+    const char *results = gems_op_at(op)->results;
+    if (results) {
+        entry->nouts = 0;
+        for (const char *r = results; *r; r++) entry->nouts += *r >= '0' && *r <= '9';
+    }
     entry->inputs = (uint8_t)schema->nargs;
     entry->out_arg = -1;
     for (int i = 0; i < schema->nargs; i++) {
         entry->scalar |= schema->args[i].type == GEMS_T_SCALAR;
+        schema->args[i].undefined = gems_op_at(op)->undefined >> i & 1;
         if (schema->args[i].written && entry->out_arg < 0) entry->out_arg = (int8_t)i;
     }
     entry->variant = entry->out_arg < 0                          ? GEMS_FUNCTIONAL

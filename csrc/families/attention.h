@@ -15,7 +15,8 @@ enum {
     GEMS_ATTENTION_BACK, /* the gradients, multiply and add */
     GEMS_ATTENTION_BACK_FAST,
     GEMS_ATTENTION_BACK_MMA,
-    GEMS_ATTENTION_WGMMA /* sm_90a: 16-bit floats */
+    GEMS_ATTENTION_WGMMA, /* sm_90a: 16-bit floats */
+    GEMS_ATTENTION_BACK_WGMMA
 };
 
 /* gems_key.flags */
@@ -104,10 +105,51 @@ bool gems_attention_wgmma_takes(const gems_device_info *info, const gems_attenti
 /* Whether a problem is so large that ATen's kernel was measured slower than ours on an H200
  * (benchmarks/results/nvidia_h200_attention.txt). */
 bool gems_attention_wgmma_fills(const gems_device_info *info, const gems_attention_params *p);
+/* The same of cuDNN's. */
+bool gems_attention_wgmma_beats_cudnn(const gems_device_info *info, const gems_attention_params *p);
 /* Launches it. GEMS_DECLINE: nothing was launched, and another kernel may do it. */
 gems_status gems_attention_wgmma_launch(gems_call *call, gems_attention_params *p, int dtype);
 
+/* Whether a map can be made of rows: no stride is 0. */
+bool gems_attention_has_map(const gems_attention_strides *s, int64_t batch, int64_t heads,
+                            int64_t rows);
+/* The map of an operand. rows: of a sequence, or of all of them one behind another; box: rows of a
+ * copy. */
+gems_status gems_attention_write_map(const gems_call *call, const void *data,
+                                     const gems_attention_strides *s, int dtype, int64_t dim,
+                                     int64_t rows, int64_t heads, int64_t batch, int box,
+                                     unsigned char *map);
+
+/* ---- attention_backward_wgmma.c ---- */
+/* A pass of the gradients: warpgroups that multiply, rows of a block, rows of a tile of the other
+ * side, and how many of those lie in shared memory. */
+typedef struct gems_attention_pass {
+    int groups, rows, tile, stages;
+    uint32_t threads, shared;
+} gems_attention_pass;
+
+typedef struct gems_attention_back {
+    int dim; /* rounded up */
+    gems_attention_pass queries, keys;
+} gems_attention_back;
+
+/* The kernels of sm_90a for a head dimension. false: none. */
+bool gems_attention_back_configure(const gems_device_info *info, int dtype, int dim,
+                                   gems_attention_back *config);
+void gems_attention_back_program(const gems_key *key, gems_program *program);
+bool gems_attention_back_warm(const gems_device_info *info, int dtype, int dim, gems_key *key);
+/* Whether they take a problem, as far as what is read says. */
+bool gems_attention_back_takes(const gems_device_info *info, const gems_attention_params *p,
+                               int dtype, int mask, int flags);
+/* Whether ATen's kernel was measured slower than ours on an H200
+ * (benchmarks/results/nvidia_h200_attention.txt). */
+bool gems_attention_back_fills(const gems_device_info *info, const gems_attention_params *p);
+/* Launches them: outputs exist. GEMS_DECLINE: nothing was launched, and other kernels may do it. */
+gems_status gems_attention_back_launch(gems_call *call, gems_attention_params *p, int dtype);
+
 gems_status gems_attention_backward_run(gems_call *call);
+gems_status gems_attention_flash_backward_run(gems_call *call);
 gems_status gems_attention_varlen_run(gems_call *call);
+gems_status gems_attention_cudnn_run(gems_call *call);
 
 #endif

@@ -55,6 +55,59 @@ static gems_status make(gems_call *call, int i, const gems_tensor *t, bool for_c
     return GEMS_OK;
 }
 
+/* Launches the kernels of a problem whose outputs exist. */
+static gems_status launch(gems_call *call, gems_attention_params *p, int dtype, int mask) {
+    const gems_device_info *info = gems_device_information(call->device);
+    const int flags = p->keep != 1 ? GEMS_ATTENTION_DROPOUT : 0;
+    if (gems_attention_back_takes(info, p, dtype, mask, flags)) {
+        gems_status status = gems_attention_back_launch(call, p, dtype);
+        if (status != GEMS_DECLINE) return status;
+    }
+    gems_attention_config config;
+    GEMS_TRY(gems_attention_configure_backward(info, dtype, p->dim, p->dim_v, &config));
+    const int64_t lines = (int64_t)p->batch * p->heads * p->queries;
+    const int64_t q_tiles = (p->queries + config.tile_m - 1) / config.tile_m,
+                  k_tiles = (p->keys + config.tile_m - 1) / config.tile_m;
+    p->wide = gems_attention_aligned(p->q, &p->qs, dtype) &&
+              gems_attention_aligned(p->k, &p->ks, dtype) &&
+              gems_attention_aligned(p->v, &p->vs, dtype) &&
+              gems_attention_aligned(p->grad, &p->gs, dtype);
+    p->wide_o = gems_attention_aligned(p->dq, &p->dqs, dtype) &&
+                gems_attention_aligned(p->dk, &p->dks, dtype) &&
+                gems_attention_aligned(p->dv, &p->dvs, dtype);
+    gems_key key =
+        gems_attention_key(&config, dtype, mask, flags | (p->wide ? GEMS_ATTENTION_ALIGNED : 0));
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &key, &plan));
+    void *delta;
+    GEMS_TRY(gems_scratch(call, (size_t)lines * (dtype == GEMS_F64 ? 8 : 4), &delta));
+    p->delta = delta;
+    void *args[] = {p};
+    const uint32_t block[3] = {config.threads, 1, 1};
+    const uint32_t by_rows[3] = {gems_grid_for(info, lines, info->fast ? 256 : config.threads / 32),
+                                 1, 1};
+    GEMS_TRY(gems_call_launch(call, plan, 0, by_rows, block, 0, args));
+    p->tiles = (int32_t)q_tiles;
+    const uint32_t by_queries[3] = {(uint32_t)(q_tiles * p->heads * p->batch), 1, 1};
+    GEMS_TRY(gems_call_launch(call, plan, 1, by_queries, block, config.shared, args));
+    p->tiles = (int32_t)k_tiles;
+    const uint32_t by_keys[3] = {(uint32_t)(k_tiles * (p->heads / p->group) * p->batch), 1, 1};
+    return gems_call_launch(call, plan, 2, by_keys, block, config.shared, args);
+}
+
+/* Whether every kernel has a grid for a problem. */
+static gems_status check_grid(const gems_attention_params *p) {
+    const int64_t most = p->queries > p->keys ? p->queries : p->keys;
+    return (most + 15) / 16 * p->heads * p->batch > INT32_MAX
+               ? gems_decline("more tiles than a grid takes")
+               : GEMS_OK;
+}
+
+static void read_logs(gems_attention_params *p, const gems_tensor *lse) {
+    p->lse = lse->data;
+    p->lse_batch = lse->strides[0], p->lse_head = lse->strides[1], p->lse_row = lse->strides[2];
+}
+
 gems_status gems_attention_backward_run(gems_call *call) {
     const bool for_cpu = call->op->mode == GEMS_ATTENTION_MODE_FOR_CPU_BACKWARD;
     const arguments a = arguments_of(call, for_cpu);
@@ -74,47 +127,126 @@ gems_status gems_attention_backward_run(gems_call *call) {
     const int dtype = a.q->dtype;
     gems_attention_config config;
     GEMS_TRY(gems_attention_configure_backward(info, dtype, p.dim, p.dim_v, &config));
-    const int64_t lines = (int64_t)p.batch * p.heads * p.queries;
-    const int64_t q_tiles = (p.queries + config.tile_m - 1) / config.tile_m,
-                  k_tiles = (p.keys + config.tile_m - 1) / config.tile_m;
-    if (q_tiles * p.heads * p.batch > INT32_MAX || k_tiles * p.heads * p.batch > INT32_MAX)
-        return gems_decline("more tiles than a grid takes");
+    GEMS_TRY(check_grid(&p));
     const void *out;
     GEMS_TRY(gems_attention_operand(call, a.q, &p.q, &p.qs));
     GEMS_TRY(gems_attention_operand(call, a.k, &p.k, &p.ks));
     GEMS_TRY(gems_attention_operand(call, a.v, &p.v, &p.vs));
     GEMS_TRY(gems_attention_operand(call, a.grad, &p.grad, &p.gs));
     GEMS_TRY(gems_attention_operand(call, a.out, &out, &p.os));
-    p.wide =
-        gems_attention_aligned(p.q, &p.qs, dtype) && gems_attention_aligned(p.k, &p.ks, dtype) &&
-        gems_attention_aligned(p.v, &p.vs, dtype) && gems_attention_aligned(p.grad, &p.gs, dtype);
-    gems_key key = gems_attention_key(&config, dtype, a.mask ? a.mask->dtype : GEMS_NO_DTYPE,
-                                      (p.keep != 1 ? GEMS_ATTENTION_DROPOUT : 0) |
-                                          (p.wide ? GEMS_ATTENTION_ALIGNED : 0));
-    const gems_plan *plan;
-    GEMS_TRY(gems_call_plan(call, &key, &plan));
     GEMS_TRY(make(call, 0, a.q, for_cpu, &p.dq, &p.dqs));
     GEMS_TRY(make(call, 1, a.k, for_cpu, &p.dk, &p.dks));
     GEMS_TRY(make(call, 2, a.v, for_cpu, &p.dv, &p.dvs));
     if (!call->nonempty) return GEMS_OK;
-    void *delta;
-    GEMS_TRY(gems_scratch(call, (size_t)lines * (dtype == GEMS_F64 ? 8 : 4), &delta));
     p.o = (void *)(uintptr_t)out;
-    p.lse = a.lse->data;
-    p.lse_batch = a.lse->strides[0], p.lse_head = a.lse->strides[1], p.lse_row = a.lse->strides[2];
-    p.delta = delta;
-    p.wide_o = gems_attention_aligned(p.dq, &p.dqs, dtype) &&
-               gems_attention_aligned(p.dk, &p.dks, dtype) &&
-               gems_attention_aligned(p.dv, &p.dvs, dtype);
-    void *args[] = {&p};
-    const uint32_t block[3] = {config.threads, 1, 1};
-    const uint32_t by_rows[3] = {gems_grid_for(info, lines, info->fast ? 256 : config.threads / 32),
-                                 1, 1};
-    GEMS_TRY(gems_call_launch(call, plan, 0, by_rows, block, 0, args));
-    p.tiles = (int32_t)q_tiles;
-    const uint32_t by_queries[3] = {(uint32_t)(q_tiles * p.heads * p.batch), 1, 1};
-    GEMS_TRY(gems_call_launch(call, plan, 1, by_queries, block, config.shared, args));
-    p.tiles = (int32_t)k_tiles;
-    const uint32_t by_keys[3] = {(uint32_t)(k_tiles * (p.heads / p.group) * p.batch), 1, 1};
-    return gems_call_launch(call, plan, 2, by_keys, block, config.shared, args);
+    read_logs(&p, a.lse);
+    return launch(call, &p, dtype, a.mask ? a.mask->dtype : GEMS_NO_DTYPE);
+}
+
+/* ---- _flash_attention_backward: [batch, length, heads, dim] ---- */
+
+typedef struct turned {
+    gems_tensor t; /* [batch, heads, length, dim]; packed sequences as one */
+    int64_t sizes[4], strides[4];
+} turned;
+
+static void heads_first(const gems_tensor *t, turned *to) {
+    static const int order[] = {0, 2, 1, 3};
+    const int packed = t->ndim == 3;
+    to->t = *t;
+    to->sizes[0] = 1, to->strides[0] = 0;
+    for (int d = packed; d < 4; d++)
+        to->sizes[d] = t->sizes[order[d] - packed], to->strides[d] = t->strides[order[d] - packed];
+    to->t.ndim = 4, to->t.sizes = to->sizes, to->t.strides = to->strides;
+}
+
+/* The logsumexp of packed sequences, [heads, length], as of one. */
+static void logs_of_one(const gems_tensor *lse, turned *to) {
+    to->t = *lse;
+    to->sizes[0] = 1, to->strides[0] = 0;
+    for (int d = 0; d < 2; d++)
+        to->sizes[d + 1] = lse->sizes[d], to->strides[d + 1] = lse->strides[d];
+    to->t.ndim = 3, to->t.sizes = to->sizes, to->t.strides = to->strides;
+}
+
+static gems_status make_like(gems_call *call, int i, const gems_tensor *t, void **data,
+                             gems_attention_strides *s) {
+    const int n = t->ndim;
+    int64_t strides[4];
+    gems_output_strides(t->sizes, n, &t->strides, 1, strides);
+    GEMS_TRY(gems_output(call, i, n, t->sizes, strides, t->dtype));
+    const int64_t *made = call->out[i].strides;
+    *data = call->out[i].data;
+    *s = (gems_attention_strides){n == 4 ? made[0] : 0, made[n - 2], made[n - 3]};
+    return GEMS_OK;
+}
+
+static bool is_starts(const gems_tensor *t) {
+    return t && t->dtype == GEMS_I32 && t->ndim == 1 && t->numel > 1 && t->strides[0] == 1;
+}
+
+gems_status gems_attention_flash_backward_run(gems_call *call) {
+    const gems_tensor *cu_q = gems_arg_tensor(call, 6), *cu_k = gems_arg_tensor(call, 7),
+                      *lse = gems_arg_tensor(call, 5);
+    const bool packed = cu_q || cu_k;
+    if (packed && (!is_starts(cu_q) || !is_starts(cu_k) || cu_q->numel != cu_k->numel))
+        return gems_decline("cu_seqlens are int32, one more than sequences");
+    turned inside[5], logs; /* grad, query, key, value, out */
+    for (int i = 0; i < 5; i++) {
+        const gems_tensor *t = gems_arg_tensor(call, i);
+        if (!t) return gems_decline("an argument is no tensor");
+        if (t->ndim != (packed ? 3 : 4)) return gems_decline("dimensions of the tensors");
+        if (t->strides[t->ndim - 1] != 1 && t->sizes[t->ndim - 1] > 1)
+            return gems_decline("a last dimension that is not contiguous");
+        heads_first(t, inside + i);
+    }
+    if (gems_arg_double(call, 10) != 0) return gems_decline("dropout");
+    for (int i = 15; i < 17; i++)
+        if (!gems_arg_none(call, i) && gems_arg_int(call, i) >= 0) return gems_decline("a window");
+    if (packed && lse && lse->ndim == 2) logs_of_one(lse, &logs), lse = &logs.t;
+    const arguments a = {.grad = &inside[0].t,
+                         .q = &inside[1].t,
+                         .k = &inside[2].t,
+                         .v = &inside[3].t,
+                         .out = &inside[4].t,
+                         .lse = lse};
+    gems_attention_params p;
+    GEMS_TRY(gems_attention_read(call, a.q, a.k, a.v, NULL, true, &p));
+    GEMS_TRY(check(&a, &p));
+    if (p.dim != p.dim_v) return gems_decline("head dimensions differ");
+    GEMS_TRY(check_grid(&p));
+    if (!gems_arg_none(call, 14)) p.scale = gems_arg_double(call, 14);
+    if (gems_arg_int(call, 11)) p.right = 0;
+    p.from_end = 1;
+    const void *out;
+    const int dtype = a.q->dtype;
+    GEMS_TRY(gems_attention_operand(call, a.q, &p.q, &p.qs));
+    GEMS_TRY(gems_attention_operand(call, a.k, &p.k, &p.ks));
+    GEMS_TRY(gems_attention_operand(call, a.v, &p.v, &p.vs));
+    GEMS_TRY(gems_attention_operand(call, a.grad, &p.grad, &p.gs));
+    GEMS_TRY(gems_attention_operand(call, a.out, &out, &p.os));
+    p.o = (void *)(uintptr_t)out;
+    if (packed) {
+        const int64_t max_q = gems_arg_int(call, 8), max_k = gems_arg_int(call, 9);
+        if (max_q < 1 || max_k < 1 || max_q > p.queries || max_k > p.keys)
+            return gems_decline("max_seqlen");
+        p.rows_q = p.queries, p.rows_k = p.keys;
+        p.queries = (int32_t)max_q, p.keys = (int32_t)max_k;
+        p.batch = (int32_t)(cu_q->numel - 1);
+        p.cu_q = cu_q->data, p.cu_k = cu_k->data;
+    }
+    const gems_device_info *info = gems_device_information(call->device);
+    const bool taken = gems_attention_back_takes(info, &p, dtype, GEMS_NO_DTYPE, 0);
+    if (packed && !taken) return gems_decline("packed sequences");
+    if (call->device_type != GEMS_CPU && !(taken && gems_attention_back_fills(info, &p)))
+        return gems_decline("a case in which ATen is faster on a GPU");
+    gems_attention_config config;
+    GEMS_TRY(gems_attention_configure_backward(info, dtype, p.dim, p.dim_v, &config));
+    GEMS_TRY(make_like(call, 0, gems_arg_tensor(call, 1), &p.dq, &p.dqs));
+    GEMS_TRY(make_like(call, 1, gems_arg_tensor(call, 2), &p.dk, &p.dks));
+    GEMS_TRY(make_like(call, 2, gems_arg_tensor(call, 3), &p.dv, &p.dvs));
+    if (!call->nonempty) return GEMS_OK;
+    read_logs(&p, a.lse);
+    return packed ? gems_attention_back_launch(call, &p, dtype)
+                  : launch(call, &p, dtype, GEMS_NO_DTYPE);
 }

@@ -214,6 +214,10 @@ gems_status gems_attention_program(const gems_op *op, const gems_key *key, gems_
                  gems_dtype_name(key->dtype[0]), tune[DIM] * 16, tune[TILE_N] * 16);
         return GEMS_OK;
     }
+    if (key->kernel == GEMS_ATTENTION_BACK_WGMMA) {
+        gems_attention_back_program(key, p);
+        return GEMS_OK;
+    }
     if (fast) {
         gems_text_add(&p->head, "constexpr int kTileM = %d, kTileN = %d;\n", tune[TILE_M] * 16,
                       tune[TILE_N] * 16);
@@ -258,7 +262,8 @@ bool gems_attention_warm(const gems_op *op, int dtype, int i, const gems_device_
                          gems_key *key) {
     static const int dims[] = {64, 128};
     const bool back = op->mode == GEMS_ATTENTION_MODE_BACKWARD ||
-                      op->mode == GEMS_ATTENTION_MODE_FOR_CPU_BACKWARD;
+                      op->mode == GEMS_ATTENTION_MODE_FOR_CPU_BACKWARD ||
+                      op->mode == GEMS_ATTENTION_MODE_FLASH_BACKWARD;
     const bool varlen = op->mode == GEMS_ATTENTION_MODE_VARLEN;
     const int kinds = back || info->fast || !is_half(dtype) ? 1 : 2; /* many queries, few */
     const int count = (info->fast ? 1 : 2) * kinds;
@@ -266,8 +271,11 @@ bool gems_attention_warm(const gems_op *op, int dtype, int i, const gems_device_
     uint16_t row = key->op;
     if (i >= count) {
         /* Those of sm_90a. */
-        static const uint16_t sizes[][2] = {{64, 1}, {128, 1}, {128, 0}, {256, 1}};
+        static const uint16_t sizes[][2] = {{64, 1},  {128, 1}, {128, 0}, {256, 1},
+                                            {192, 1}, {96, 1},  {96, 0}};
         i -= count;
+        if (back && i < 3)
+            return gems_attention_back_warm(info, dtype, sizes[i == 2 ? 5 : i][0], key);
         if (back || varlen || i >= (int)(sizeof sizes / sizeof *sizes)) return false;
         if (!gems_attention_wgmma_configure(info, dtype, sizes[i][0], sizes[i][1], &config))
             return false;

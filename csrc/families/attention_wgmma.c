@@ -15,14 +15,18 @@ bool gems_attention_wgmma_configure(const gems_device_info *info, int dtype, int
                                     gems_attention_config *c) {
     if (!info->hopper || (dtype != GEMS_F16 && dtype != GEMS_BF16) || dim > 256) return false;
     const int32_t d = dim <= 64    ? 64
+                      : dim <= 96  ? 96
                       : dim <= 128 ? 128
+                      : dim <= 192 ? 192
                                    : 256,
                   groups = d == 64 ? 3 : 2,
-                  tile_n = d == 256              ? 80
-                           : d == 128 && !narrow ? 176
-                                                 : 128,
+                  tile_n = d == 256                        ? 80
+                           : d == 192                      ? 112
+                           : d <= 128 && d > 64 && !narrow ? 176
+                                                           : 128,
                   tile_m = groups * 64;
-    const int64_t stage = 4 * tile_n * d, queries = 2 * tile_m * d;
+    const int64_t wide = ceil_div(d, 64) * 64, stage = 4 * tile_n * wide,
+                  queries = 2 * tile_m * wide;
     const int64_t stages = least((info->shared_bytes - SLACK - BARS - queries) / stage, 3);
     *c = (gems_attention_config){
         .kernel = GEMS_ATTENTION_WGMMA,
@@ -38,8 +42,8 @@ bool gems_attention_wgmma_configure(const gems_device_info *info, int dtype, int
     return stages >= 2;
 }
 
-/* Whether a map can be made of rows: no stride is 0. */
-static bool has_map(const gems_attention_strides *s, int64_t batch, int64_t heads, int64_t rows) {
+bool gems_attention_has_map(const gems_attention_strides *s, int64_t batch, int64_t heads,
+                            int64_t rows) {
     return (batch == 1 || s->batch > 0) && (heads == 1 || s->head > 0) && (rows == 1 || s->row > 0);
 }
 
@@ -52,6 +56,18 @@ bool gems_attention_wgmma_fills(const gems_device_info *info, const gems_attenti
     return p->queries >= 128 && blocks * (p->keys <= 1024 ? 3 : 2) >= wanted;
 }
 
+bool gems_attention_wgmma_beats_cudnn(const gems_device_info *info,
+                                      const gems_attention_params *p) {
+    const int64_t dim = most(p->dim, p->dim_v), keys = p->keys;
+    const bool causal = p->right < keys;
+    if (!gems_attention_wgmma_fills(info, p)) return false;
+    if (dim <= 48) return keys >= 2048;
+    if (dim <= 64) return keys >= 4096;
+    if (dim <= 128) return keys >= (causal ? 1024 : 8192);
+    if (dim <= 192) return keys >= 2048;
+    return causal && keys >= 1024 && keys <= 2048;
+}
+
 bool gems_attention_wgmma_takes(const gems_device_info *info, const gems_attention_params *p,
                                 int dtype, int mask, int flags, int splits) {
     if (!info->hopper || (dtype != GEMS_F16 && dtype != GEMS_BF16)) return false;
@@ -61,19 +77,19 @@ bool gems_attention_wgmma_takes(const gems_device_info *info, const gems_attenti
         !gems_attention_aligned(p->k, &p->ks, dtype) ||
         !gems_attention_aligned(p->v, &p->vs, dtype))
         return false;
-    if (!has_map(&p->qs, p->cu_q ? 1 : p->batch, p->heads, p->queries) ||
-        !has_map(&p->ks, p->cu_k ? 1 : p->batch, p->heads / p->group, p->keys) ||
-        !has_map(&p->vs, p->cu_k ? 1 : p->batch, p->heads / p->group, p->keys))
+    if (!gems_attention_has_map(&p->qs, p->cu_q ? 1 : p->batch, p->heads, p->queries) ||
+        !gems_attention_has_map(&p->ks, p->cu_k ? 1 : p->batch, p->heads / p->group, p->keys) ||
+        !gems_attention_has_map(&p->vs, p->cu_k ? 1 : p->batch, p->heads / p->group, p->keys))
         return false;
     if (!info->arch) return true; /* a CPU that plays the device */
     /* Few blocks would go over many keys: a kernel that parts the keys is faster. */
     return p->queries >= FEW && (blocks_of(p) * 2 >= info->processors || p->keys <= 1024);
 }
 
-/* rows: of a sequence, or of all of them one behind another. */
-static gems_status write_map(const gems_call *call, const void *data,
-                             const gems_attention_strides *s, int dtype, int64_t dim, int64_t rows,
-                             int64_t heads, int64_t batch, int box, unsigned char *map) {
+gems_status gems_attention_write_map(const gems_call *call, const void *data,
+                                     const gems_attention_strides *s, int dtype, int64_t dim,
+                                     int64_t rows, int64_t heads, int64_t batch, int box,
+                                     unsigned char *map) {
     const int64_t some = ceil_div(dim, 8) * 16; /* where a stride says nothing */
     const gems_tensor_map of = {
         .data = data,
@@ -104,12 +120,12 @@ gems_status gems_attention_wgmma_launch(gems_call *call, gems_attention_params *
     _Alignas(64) unsigned char maps[3][GEMS_TENSOR_MAP_BYTES];
     const int64_t rows_q = p->cu_q ? p->rows_q : p->queries, batch_q = p->cu_q ? 1 : p->batch,
                   rows_k = p->cu_k ? p->rows_k : p->keys, batch_k = p->cu_k ? 1 : p->batch;
-    GEMS_TRY(write_map(call, p->q, &p->qs, dtype, p->dim, rows_q, p->heads, batch_q, config.tile_m,
-                       maps[0]));
-    GEMS_TRY(write_map(call, p->k, &p->ks, dtype, p->dim, rows_k, kv_heads, batch_k, config.tile_n,
-                       maps[1]));
-    GEMS_TRY(write_map(call, p->v, &p->vs, dtype, p->dim_v, rows_k, kv_heads, batch_k,
-                       config.tile_n, maps[2]));
+    GEMS_TRY(gems_attention_write_map(call, p->q, &p->qs, dtype, p->dim, rows_q, p->heads, batch_q,
+                                      config.tile_m, maps[0]));
+    GEMS_TRY(gems_attention_write_map(call, p->k, &p->ks, dtype, p->dim, rows_k, kv_heads, batch_k,
+                                      config.tile_n, maps[1]));
+    GEMS_TRY(gems_attention_write_map(call, p->v, &p->vs, dtype, p->dim_v, rows_k, kv_heads,
+                                      batch_k, config.tile_n, maps[2]));
     gems_key key = gems_attention_key(&config, dtype, GEMS_NO_DTYPE, 0);
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));

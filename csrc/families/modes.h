@@ -296,7 +296,9 @@ enum gems_attention_mode {
     GEMS_ATTENTION_MODE_FOR_CPU,
     GEMS_ATTENTION_MODE_FOR_CPU_BACKWARD,
     GEMS_ATTENTION_MODE_VARLEN,
-    GEMS_ATTENTION_MODE_FLASH /* as ATen's for a GPU: [batch, length, heads, dim], or packed */
+    GEMS_ATTENTION_MODE_FLASH, /* as ATen's for a GPU: [batch, length, heads, dim], or packed */
+    GEMS_ATTENTION_MODE_FLASH_BACKWARD,
+    GEMS_ATTENTION_MODE_CUDNN
 };
 
 #endif

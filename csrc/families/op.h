@@ -42,6 +42,9 @@ typedef struct gems_op {
     uint8_t gradient;          /* gems_gradient */
     uint8_t mode;              /* the family's own: which reduction, which norm ... */
     uint8_t nondeterministic;  /* needs no fixed bits (random) */
+    const char *results;       /* what is returned, where that is not the family's outputs in their order, a character each:
+                                * '0' .. an output, 'a' .. the number that is argument 0 .., '-' an undefined tensor */
+    uint32_t undefined;        /* bit i: argument i, a Tensor, may be an undefined one (autograd passes them) */
     uint8_t masks;             /* elementwise: bit i: input i is a bool of its own, beside those called mask */
     int64_t gpu_most;          /* elements of the first tensor up to which a GPU takes it: ATen was measured faster
                                 * beyond (benchmarks/results); 0: any number */
@@ -56,7 +59,8 @@ typedef enum gems_variant { GEMS_FUNCTIONAL, GEMS_INPLACE, GEMS_OUT } gems_varia
 typedef struct gems_entry {
     uint16_t op, index;        /* row, own index */
     uint8_t variant;           /* gems_variant */
-    uint8_t nouts;             /* results */
+    uint8_t nouts;             /* outputs of the family */
+    uint8_t nresults;          /* what is returned: as the row's `results` say, else the outputs */
     int8_t out_arg;            /* index of the first written argument; -1 for functional */
     uint8_t inputs;            /* arguments without the out ones: those that the family sees */
     uint8_t lacks;             /* arguments behind them that this torch does not know: the family sees None */

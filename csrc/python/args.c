@@ -246,7 +246,7 @@ static gems_match read_argument(gems_frame *frame, const gems_arg *arg, PyObject
                                 gems_value *value) {
     if (object == Py_None) {
         value->kind = GEMS_NONE;
-        return arg->optional ? GEMS_MATCH : GEMS_MISMATCH;
+        return arg->optional || arg->undefined ? GEMS_MATCH : GEMS_MISMATCH;
     }
     switch (arg->type) {
     case GEMS_T_TENSOR: {

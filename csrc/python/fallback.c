@@ -182,7 +182,8 @@ static PyObject *optional_object(const gems_arg *arg, uint64_t word, bool option
 
 /* Puts the results of ATen's kernel on the stack; false with an error set. */
 static bool give_results(const gems_entry *entry, PyObject *result, uint64_t *stack) {
-    int count = entry->nouts;
+    int count = entry->nresults;
+    const char *results = gems_op_at(entry->op)->results;
     if (count > 1 && (!PyTuple_Check(result) || PyTuple_GET_SIZE(result) != count)) {
         PyErr_Format(PyExc_RuntimeError, "aten::%s: unexpected results of ATen's kernel",
                      entry->qualified);
@@ -191,12 +192,17 @@ static bool give_results(const gems_entry *entry, PyObject *result, uint64_t *st
     for (int i = 0; i < count; i++) {
         PyObject *item = count == 1 ? result : PyTuple_GET_ITEM(result, i);
         void *handle = NULL;
+        if (results && results[i] >= 'a') {
+            stack[i] = (uint64_t)PyLong_AsLongLong(item);
+            continue;
+        }
         if (item == Py_None && gems_torch.undefined)
             gems_torch.undefined(&handle);
         else
             handle = gems_unwrap(item);
         if (!handle) {
-            while (i) gems_torch.delete_handle(pointer(stack[--i]));
+            while (i--)
+                if (!results || results[i] < 'a') gems_torch.delete_handle(pointer(stack[i]));
             return false;
         }
         stack[i] = (uint64_t)(uintptr_t)handle;

@@ -103,7 +103,7 @@ gems_status gems_frame_run(gems_frame *frame) {
 }
 
 /* Output i as an object: a new tensor or array, or None for one that the operator leaves out. */
-static PyObject *result(gems_frame *frame, int i) {
+static PyObject *output(gems_frame *frame, int i) {
     if (frame->has_numpy) {
         PyObject *array = frame->numpy_out[i];
         frame->numpy_out[i] = NULL;
@@ -115,15 +115,24 @@ static PyObject *result(gems_frame *frame, int i) {
     return gems_wrap(handle);
 }
 
+/* What is returned at place i. */
+static PyObject *result(gems_frame *frame, int i) {
+    const char *results = gems_op_at(frame->call.entry->op)->results;
+    if (!results) return output(frame, i);
+    if (results[i] == '-') return Py_NewRef(Py_None);
+    if (results[i] >= 'a') return PyLong_FromLongLong(frame->call.args[results[i] - 'a'].i);
+    return output(frame, results[i] - '0');
+}
+
 PyObject *gems_results(gems_frame *frame) {
     const gems_entry *entry = frame->call.entry;
     bool passed = entry->variant != GEMS_FUNCTIONAL;
-    if (entry->nouts == 1)
+    if (entry->nresults == 1)
         return passed ? Py_NewRef(frame->objects[entry->out_arg]) : result(frame, 0);
-    if (!entry->nouts) Py_RETURN_NONE;
-    PyObject *tuple = PyTuple_New(entry->nouts);
+    if (!entry->nresults) Py_RETURN_NONE;
+    PyObject *tuple = PyTuple_New(entry->nresults);
     if (!tuple) return NULL;
-    for (int i = 0; i < entry->nouts; i++) {
+    for (int i = 0; i < entry->nresults; i++) {
         PyObject *item = passed ? Py_NewRef(frame->objects[entry->out_arg + i]) : result(frame, i);
         if (!item) {
             Py_DECREF(tuple);

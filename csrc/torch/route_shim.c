@@ -63,9 +63,17 @@ static void release(const gems_entry *entry, const uint64_t *stack, int first, i
     }
 }
 
-static void give_new(const gems_torch_call *made, int count, uint64_t *stack) {
-    for (int i = 0; i < count; i++) {
-        void *handle = made->out[i];
+/* Argument i of a call whose arguments are released is numbers[i]. */
+static void give_new(const gems_entry *entry, const gems_torch_call *made,
+                     const gems_value *numbers, uint64_t *stack) {
+    const char *results = gems_op_at(entry->op)->results;
+    for (int i = 0; i < entry->nresults; i++) {
+        const char of = results ? results[i] : (char)('0' + i);
+        if (of >= 'a') {
+            stack[i] = (uint64_t)numbers[of - 'a'].i;
+            continue;
+        }
+        void *handle = of == '-' ? NULL : made->out[of - '0'];
         if (!handle && gems_torch.undefined) gems_torch.undefined(&handle);
         stack[i] = (uint64_t)(uintptr_t)handle;
     }
@@ -77,7 +85,7 @@ static void give(gems_call *call, uint64_t *stack) {
     gems_torch_call *made = call->host_data;
     if (entry->variant == GEMS_FUNCTIONAL) {
         release(entry, stack, 0, 0);
-        give_new(made, entry->nouts, stack);
+        give_new(entry, made, call->args, stack);
     } else {
         uint64_t results[GEMS_MAX_OUTS];
         int count = entry->nouts;
@@ -157,7 +165,7 @@ static bool run_kept(gems_entry *entry, uint64_t *stack) {
     __atomic_fetch_add(&entry->kernels, 1, __ATOMIC_RELAXED);
     for (uint32_t bits = owning[entry->index]; bits; bits &= bits - 1)
         gems_torch.delete_handle((void *)(uintptr_t)stack[__builtin_ctz(bits)]);
-    give_new(&made, entry->nouts, stack);
+    give_new(entry, &made, NULL, stack);
     return true;
 }
 

@@ -38,6 +38,11 @@ def arguments(name: str, tensor: Callable[..., Tensor], n: int, columns: int) ->
         q, k, v = (tensor(*heads) for _ in range(3))
         return [tensor(*heads), q, k, v, *aten._scaled_dot_product_flash_attention_for_cpu(q, k, v), 0.0, False]
 
+    def flash_backward() -> list[Any]:
+        inside = [tensor(*heads).transpose(1, 2) for _ in range(5)]
+        lse = torch.zeros(*heads[:3], device=inside[0].device)
+        return [*inside, lse, None, None, length, length, 0.0, False, None, None]
+
     larger = [2 * side, 2 * side]
     made: dict[str, Callable[[], list[Any]]] = {
         "avg_pool2d": lambda: [tensor(*image), *window(False, True, None)],
@@ -58,6 +63,11 @@ def arguments(name: str, tensor: Callable[..., Tensor], n: int, columns: int) ->
         "_flash_attention_forward": lambda: [
             *(tensor(*heads).transpose(1, 2) for _ in range(3)),
             *(None, None, length, length, 0.0, False, False),
+        ],
+        "_flash_attention_backward": flash_backward,
+        "_cudnn_attention_forward": lambda: [
+            *(tensor(*heads) for _ in range(3)),
+            *(None, None, None, length, length, True, 0.0, False, False),
         ],
     }
     for kind in ("upsample_nearest2d", "_upsample_nearest_exact2d"):
