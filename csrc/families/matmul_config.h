@@ -45,6 +45,7 @@ typedef struct gems_matmul_parts {
     int32_t group;                     /* rows of tiles that are walked together */
     int32_t batches;                   /* fast mode: matrices of a block */
     int32_t panel_m, panel_n, panel_k; /* fast mode: what is packed at a time */
+    int32_t share;                     /* WGMMA, thin: blocks of a cluster, each with a part of k of the same tile */
 } gems_matmul_parts;
 
 typedef struct gems_matmul_config {

@@ -80,8 +80,7 @@ static bool tile_at(const gems_matmul_shape *s, const gems_device_info *info,
                     gems_matmul_route route, int i, gems_matmul_config *c, bool *allowed) {
     if (route == GEMS_MATMUL_HOPPER) {
         if (!gems_matmul_wgmma_candidate(info, s->dtype, i, c)) return false;
-        /* Parts of k in a cluster have no division of their own to choose. */
-        *allowed = gems_matmul_wgmma_allows(s, info, c) && !(c->thin && c->cluster > 1);
+        *allowed = gems_matmul_wgmma_allows(s, info, c);
     } else {
         if (!gems_matmul_candidate(s->dtype, info->arch, i, c)) return false;
         *allowed = s->dtype != GEMS_F32 || (c->kernel == GEMS_MATMUL_WIDE) == s->tf32;
@@ -95,6 +94,8 @@ static bool tile_at(const gems_matmul_shape *s, const gems_device_info *info,
 static bool divide(const gems_matmul_shape *s, const gems_device_info *info,
                    gems_matmul_route route, int split, int group, gems_matmul_config *c) {
     if (split < 1 || group < 1) return false;
+    /* Blocks of a cluster have their parts of k by themselves. */
+    if (split > 1 && c->thin && c->cluster > 1) return false;
     if (split > 1 && (split > splits[COUNT(splits) - 1] || s->k / split < 256 ||
                       s->batch * s->m * s->n > INT32_MAX / 2))
         return false;

@@ -105,9 +105,11 @@ gems_status gems_matmul_program(const gems_op *op, const gems_key *key, gems_pro
         program->files[4] = "matmul_wgmma.cu";
         program->entries[0] = "matmul_wgmma";
         gems_text_add(&program->head,
-                      "constexpr int kTileN = %d, kStages = %d, kCluster = %d, kBuffers = %d;\n"
+                      "constexpr int kTileM = %d, kTileN = %d, kStages = %d, kCluster = %d, "
+                      "kBuffers = %d, kBlocks = %d;\n"
                       "constexpr bool kThin = %s, kLinesA = %s, kLinesB = %s;\n",
-                      tile_n, tune[STAGES], tune[ACROSS_M], tune[PAD], words[tune[ACROSS_N] & 1],
+                      tune[ACROSS_N] ? tile_m : tile_m / tune[ACROSS_M], tile_n, tune[STAGES],
+                      tune[ACROSS_M], tune[PAD], tune[BLOCKS], words[tune[ACROSS_N] & 1],
                       words[lines_a], words[lines_b]);
         snprintf(program->name, sizeof program->name, "matmul wgmma %dx%dx%d %s %s %s", tile_m,
                  tile_n, tune[ACROSS_M], feeds[tune[FEED_A] & 3] + 1, feeds[tune[FEED_B] & 3] + 1,
@@ -166,7 +168,7 @@ bool gems_matmul_warm(const gems_op *op, int dtype, int i, const gems_device_inf
     } else if (bytes && info->arch && info->arch < (dtype == GEMS_I8 ? 80 : 89)) {
         return false;
     } else if (!candidate(dtype, info, bytes ? i : i / LAYOUTS, &config) ||
-               config.shared > info->shared_bytes) {
+               config.shared > info->shared_bytes || (config.thin && config.cluster > 2)) {
         return false;
     }
     /* A tile of less than 64 columns cannot lie along them, nor one of other than 16 bits on
