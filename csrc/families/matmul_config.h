@@ -12,7 +12,8 @@ typedef enum gems_matmul_kernel {
     GEMS_MATMUL_THIN,  /* fast cpu mode: at most GEMS_MATMUL_THIN_ROWS rows */
     GEMS_MATMUL_WGMMA, /* sm_90a: by warpgroups and tensor maps; what has not 16 bits lies along k */
     GEMS_MATMUL_WIDE,  /* tensor cores: tf32, float64, int8, fp8 */
-    GEMS_MATMUL_BYTES  /* fast cpu mode: packed panels of int8 and fp8 */
+    GEMS_MATMUL_BYTES, /* fast cpu mode: packed panels of int8 and fp8 */
+    GEMS_MATMUL_ONE    /* a GPU: a matrix and a column (matmul_one.c) */
 } gems_matmul_kernel;
 
 #define GEMS_MATMUL_THIN_ROWS 4
