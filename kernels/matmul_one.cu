@@ -13,7 +13,7 @@ constexpr int kVec = vec_n<Scalar>, kThreads = 256, kWarps = kThreads / 32;
 constexpr int kOwn = 2;                                     // lines of a warp
 constexpr int kAhead = kLines ? 8 : 4;                      // loads of a line under way
 constexpr int kOutputs = kLines ? kShare * kVec : kWarps / kShare * kOwn; // of a block
-static_assert(kLines ? kShare == 8 || kShare == 16 : kShare <= kWarps, "");
+static_assert(kLines ? kShare == 4 || kShare == 8 || kShare == 16 : kShare <= kWarps, "");
 
 // Sums of a warp's lines over k from `first` to `last`, of this lane.
 GEMS_DI void along_k(const MatmulParams &p, const Scalar *a, const Scalar *b, int row, int first, int last, Op (&sum)[kOwn]) {

@@ -1,12 +1,14 @@
 // The matrix product on sm_90a, of 16-bit floats, fp8, int8 and of float32 rounded to tf32: one warpgroup starts copies by tensor maps, two multiply. A block does one tile of
-// 128 x kTileN after another, and copies of the next tile run while a tile is written. Blocks of a cluster lie below each other
+// 128 x kTileN (64 x kTileN, of thin ones alone, where one multiplies) after another, and copies of the next tile run while a tile is written. Blocks of a cluster lie below each other
 // and bring B together. Where tiles are few or narrow (kThin) they take a part of k each for the same tile instead, and add their
 // sums in the order of the parts.
 //
+// Of a cluster that shares k each block has one tile, and none ends before the others have read its sums.
+//
 // The head of the program gives: Scalar (storage type of C and D), InputA, InputB (of A and B, of one size), kPromotes (sums of 128
-// bytes of k are added up in float32, as those of fp8 lose digits in the tensor cores), kTileN,
-// kStages (tiles in shared memory), kCluster (of a thin product: 2 stands for any number), kBuffers (boxes of results of each warp), kThin, kLinesA, kLinesB (the operand is contiguous along its
-// lines, not along k: 16-bit floats, and float32 for A). Clusters of thin products have not been tested on a GPU.
+// bytes of k are added up in float32, as those of fp8 lose digits in the tensor cores), kTileM, kTileN,
+// kStages (tiles in shared memory), kBlocks (blocks that shall be resident on a processor), kCluster (of a thin product: 2 stands for any number, p.share), kBuffers (boxes of results of each warp), kThin, kLinesA, kLinesB (the operand is contiguous along its
+// lines, not along k: 16-bit floats, and float32 for A).
 namespace {
 
 typedef typename Accumulator<InputA>::type Acc;
@@ -27,6 +29,12 @@ static_assert(!kLinesB || kLoadB % 64 == 0, "a tile that lies along lines has 64
 constexpr bool kTurned = kLinesA && sizeof(InputA) == 4; // A is read to registers, which turns it around
 constexpr int kBoxLines = 128 / (int)sizeof(InputA);      // of a box that lies along lines
 static_assert(sizeof(InputA) == 2 || (!kThin && (!kLinesA || kTurned) && !kLinesB), "elements that have not 16 bits lie along k");
+
+// All threads of the cluster: what each wrote to shared memory before is seen behind.
+GEMS_DI void meet() {
+    cluster_arrive();
+    cluster_wait();
+}
 
 // A place in the ring, and the parity of its barriers' phase there.
 struct Place {
@@ -341,10 +349,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
             }
         }
         __syncwarp();
-        if constexpr (kParted) {
-            cluster_arrive();
-            cluster_wait();
-        }
+        if constexpr (kParted) meet();
     } else {
         if constexpr (kDivides) registers_up<232>();
         const int group = (warp >> 2) - 1;
@@ -403,12 +408,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
                 const int line = group * 64 + (warp & 3) * 16 + (lane >> 2);
                 GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++)
                     sums_of_tile[(i / 4 * 8 + (lane & 3) * 2 + (i & 1)) * kPitch + line + (i & 2) * 4] = acc[i];
-                if constexpr (kParted) {
-                    cluster_arrive();
-                    cluster_wait();
-                } else {
-                    part_sync<1>(kMultiplying);
-                }
+                if constexpr (kParted) meet();
+                else part_sync<1>(kMultiplying);
                 write_thin(p, c, d, sums_of_tile, unit.row, unit.col, rank);
                 if constexpr (kParted) break; // the only unit
                 part_sync<1>(kMultiplying);
@@ -429,10 +430,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
     // What was stored has been read.
     if (!kThin && warp >= 4 && lane == 0) tensor_store_wait<0>();
     // No block ends while another one of its cluster may still arrive at its barriers or read its sums.
-    if constexpr (kParted) {
-        cluster_arrive();
-        cluster_wait();
-    } else if constexpr (kCluster > 1) {
-        cluster_sync();
-    }
+    if constexpr (kParted) meet();
+    else if constexpr (kCluster > 1) cluster_sync();
 }

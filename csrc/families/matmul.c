@@ -327,14 +327,17 @@ static gems_status compute_wgmma(gems_call *call, product *t) {
 /* Turns a product so that its second side is a column; false: it has none, or the kernel does not
  * take it. *feed: how the matrix lies. */
 static bool make_one(const gems_device_info *info, product *t, int *feed) {
-    if (t->p.n != 1 && t->p.m != 1) return false;
+    if (t->p.n > GEMS_MATMUL_FEW_COLUMNS && t->p.m > GEMS_MATMUL_FEW_COLUMNS) return false;
     if (watching && watching->forced[GEMS_MATMUL_HOPPER][0]) return false;
-    if (t->p.n != 1) transpose(t);
+    if (t->p.m < t->p.n) transpose(t);
     params *p = &t->p;
     if (p->batch == 1) p->a_batch = p->b_batch = p->c_batch = p->d_batch = 0;
     *feed = (int)gems_matmul_choose_feed(p->a, gems_dtype_size(t->types.a), p->batch, p->a_batch,
                                          p->m, p->a_row, p->k, p->a_k);
-    return gems_matmul_one_takes(info, t, *feed);
+    if (p->n == 1) return gems_matmul_one_takes(info, t, *feed);
+    const int other = (int)gems_matmul_choose_feed(p->b, gems_dtype_size(t->types.b), p->batch,
+                                                   p->b_batch, p->n, p->b_col, p->k, p->b_k);
+    return gems_matmul_few_takes(info, t, *feed, other);
 }
 
 gems_status gems_matmul_compute(gems_call *call, const product *t, bool wgmma) {

@@ -36,6 +36,8 @@ gems_status gems_matmul_compute(gems_call *call, const gems_matmul_product *prod
 
 /* ---- matmul_one.c: a matrix and a column ---- */
 bool gems_matmul_one_takes(const gems_device_info *info, const gems_matmul_product *product, int feed);
+#define GEMS_MATMUL_FEW_COLUMNS 16
+bool gems_matmul_few_takes(const gems_device_info *info, const gems_matmul_product *product, int feed_a, int feed_b);
 gems_status gems_matmul_one(gems_call *call, gems_matmul_params *p, int dtype, int feed);
 
 /* ---- matmul_bytes.c: _int_mm and _scaled_mm ---- */

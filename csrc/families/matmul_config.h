@@ -13,7 +13,8 @@ typedef enum gems_matmul_kernel {
     GEMS_MATMUL_WGMMA, /* sm_90a: by warpgroups and tensor maps; what has not 16 bits lies along k */
     GEMS_MATMUL_WIDE,  /* tensor cores: tf32, float64, int8, fp8 */
     GEMS_MATMUL_BYTES, /* fast cpu mode: packed panels of int8 and fp8 */
-    GEMS_MATMUL_ONE    /* a GPU: a matrix and a column (matmul_one.c) */
+    GEMS_MATMUL_ONE,   /* a GPU: a matrix and a column (matmul_one.c) */
+    GEMS_MATMUL_FEW    /* a GPU: a matrix and at most 16 columns */
 } gems_matmul_kernel;
 
 #define GEMS_MATMUL_THIN_ROWS 4
@@ -67,6 +68,9 @@ typedef struct gems_matmul_config {
 
 /* Picks the kernel and its tiles. Sizes are at least 1, k may be 0; every device has a configuration. */
 void gems_matmul_configure(const gems_matmul_shape *shape, const gems_device_info *info, gems_matmul_config *config);
+
+/* Whether a tile has the registers to gather operands as they lie; tile sizes: of gems_matmul_parts. */
+bool gems_matmul_gathers(int dtype, int kernel, int tile_m, int tile_n, int feed_a, int feed_b);
 
 /* Whether float32 has a kernel that rounds it to tf32, on a device of this arch. */
 bool gems_matmul_has_tf32(int arch);

@@ -54,7 +54,7 @@ void gems_matmul_key_types(gems_key *key, const gems_matmul_types *types) {
 
 /* ---- a matrix and a column ---- */
 
-enum { LINES, SHARE, CLUSTERS }; /* gems_key.tune */
+enum { LINES, SHARE, CLUSTERS, TALL, COLUMNS }; /* gems_key.tune */
 
 void gems_matmul_one_key(int dtype, bool lines, int share, bool clusters, gems_key *key) {
     *key = (gems_key){.kernel = GEMS_MATMUL_ONE,
@@ -62,6 +62,34 @@ void gems_matmul_one_key(int dtype, bool lines, int share, bool clusters, gems_k
     key->tune[LINES] = lines;
     key->tune[SHARE] = (uint8_t)share;
     key->tune[CLUSTERS] = clusters;
+}
+
+void gems_matmul_few_key(int dtype, int columns, int tall, int share, bool clusters,
+                         gems_key *key) {
+    gems_matmul_one_key(dtype, false, share, clusters, key);
+    key->kernel = GEMS_MATMUL_FEW;
+    key->tune[TALL] = (uint8_t)tall;
+    key->tune[COLUMNS] = (uint8_t)columns;
+}
+
+static gems_status few_program(const gems_key *key, gems_program *program) {
+    const uint8_t *tune = key->tune;
+    gems_text_add(&program->head,
+                  "typedef %s Scalar;\nconstexpr bool kScaled = false;\n"
+                  "constexpr int kShare = %d, kTall = %d, kColumns = %d;\n"
+                  "#define GEMS_CLUSTERS %d\n",
+                  gems_dtype_kernel(key->dtype[0]), tune[SHARE], tune[TALL], tune[COLUMNS],
+                  tune[CLUSTERS]);
+    int file = 0;
+    program->files[file++] = "matmul.cuh";
+    program->files[file++] = "matmul_end.cuh";
+    if (tune[CLUSTERS]) program->files[file++] = "cluster.cuh";
+    program->files[file++] = "matmul_few.cu";
+    program->entries[0] = "matmul_few";
+    program->entry_count = 1;
+    snprintf(program->name, sizeof program->name, "matmul few %d of %dx%d %s", tune[SHARE],
+             tune[TALL] * 16, tune[COLUMNS], gems_dtype_name(key->dtype[0]));
+    return GEMS_OK;
 }
 
 static gems_status one_program(const gems_key *key, gems_program *program) {
@@ -83,7 +111,7 @@ static gems_status one_program(const gems_key *key, gems_program *program) {
 }
 
 /* What warmup compiles: along lines?, share. */
-static const uint8_t ones[][2] = {{0, 1}, {0, 2}, {0, 4}, {0, 8}, {1, 8}, {1, 16}};
+static const uint8_t ones[][2] = {{0, 1}, {0, 2}, {0, 4}, {0, 8}, {1, 4}, {1, 8}, {1, 16}};
 #define ONES ((int)(sizeof ones / sizeof *ones))
 
 /* ---- the others ---- */
@@ -96,6 +124,7 @@ gems_status gems_matmul_program(const gems_op *op, const gems_key *key, gems_pro
     const int tile_m = tune[TILE_M] * 8, tile_n = tune[TILE_N] * 8, tile_k = tune[TILE_K] * 8;
     const char *dtype = gems_dtype_name(key->dtype[1]);
     if (key->kernel == GEMS_MATMUL_ONE) return one_program(key, program);
+    if (key->kernel == GEMS_MATMUL_FEW) return few_program(key, program);
     static const char *const words[] = {"false", "true"};
     if (key->kernel == GEMS_MATMUL_BYTES)
         gems_text_add(&program->head,

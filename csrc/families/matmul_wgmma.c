@@ -96,7 +96,7 @@ static const tile tiles[] = {
     {128, 64, 1, true, 1},   {128, 64, 2, true, 1},   {128, 32, 1, true, 1},
     {128, 32, 2, true, 1},   {128, 16, 1, true, 1},   {128, 16, 2, true, 1},
     {64, 64, 2, true, 2},    {64, 32, 2, true, 2},    {64, 16, 2, true, 2},
-    {128, 64, 2, true, 2},   {128, 32, 2, true, 2},   {128, 16, 2, true, 2}};
+    {64, 64, 1, true, 2},    {64, 32, 1, true, 2},    {64, 16, 1, true, 2}};
 #define TILES ((int)(sizeof tiles / sizeof *tiles))
 
 /* Whether a tile is one of those of a dtype. */
@@ -107,12 +107,13 @@ static bool fits(bool thin, int tile_n, int dtype, bool promotes) {
 bool gems_matmul_wgmma_candidate(const gems_device_info *info, int dtype, int i,
                                  gems_matmul_config *config) {
     if (!info->hopper || i < 0) return false;
-    for (int cluster = 0; cluster <= 8; cluster += 4) {
+    /* Then those of any cluster in the others. */
+    for (int cluster = 2; cluster <= 8; cluster++) {
         for (int t = 0; t < TILES; t++) {
             if (!fits(tiles[t].thin, tiles[t].tile_n, dtype, false)) continue;
-            if (cluster && (!tiles[t].thin || tiles[t].cluster == 1)) continue;
+            if (cluster > 2 && (!tiles[t].thin || tiles[t].cluster == 1)) continue;
             if (i-- == 0) {
-                take(info, dtype, &tiles[t], cluster ? cluster : tiles[t].cluster, config);
+                take(info, dtype, &tiles[t], cluster > 2 ? cluster : tiles[t].cluster, config);
                 return true;
             }
         }
@@ -139,7 +140,7 @@ void gems_matmul_wgmma_divide(const gems_matmul_shape *s, const gems_device_info
         return;
     }
     const int64_t blocks = c->thin ? 1 : c->cluster, count = divide(s, parts, c) * c->parts.split;
-    c->grid = least(count, most(info->processors / blocks, 1)) * blocks;
+    c->grid = least(count, most(info->processors * c->blocks / blocks, 1)) * blocks;
 }
 
 bool gems_matmul_wgmma_allows(const gems_matmul_shape *s, const gems_device_info *info,
@@ -158,34 +159,31 @@ static int64_t parts_of(const gems_matmul_shape *s, int64_t tiles_count, int64_t
     return most(least(least(slots / tiles_count, s->k / 256), 32), 1);
 }
 
-/* Cycles of a thin product that is divided. In a step a processor brings its part of A and B (64
- * bytes a cycle), and all bring A from memory (20 bytes a cycle and processor), each tile of A once
- * for the tiles of columns beside each other; what is shorter is hidden but for a quarter. Then
- * what it takes to write parts of k and to add them. Fitted to times of an
- * H200, on which the choices that follow have not been run as such. */
+/* Cycles of a thin product. The memory brings A, and the second cache A again for every further
+ * tile of columns and B for every tile of rows, at twice the speed; less where blocks are few, or
+ * where some processors have one more than others. No block takes more than 64 bytes a cycle. Then
+ * a start and an end, and what it takes to write parts of k and to add them, in a cluster or by a
+ * second launch. Clusters whose blocks are not all there at the same time are never taken. Fitted
+ * to times of an H200. */
 static int64_t thin_cycles(const gems_matmul_shape *s, const gems_device_info *info,
                            const gems_matmul_config *c) {
     const int64_t processors = most(info->processors, 1), outputs = s->batch * s->m * s->n,
-                  parts = c->parts.split,
-                  units = s->batch * c->parts.tiles_m * c->parts.tiles_n * parts,
-                  active = least(units, processors);
-    const int64_t brought = (TILE_M + c->parts.tile_n) * STEP / 64,
-                  read = ceil_div(active, c->parts.tiles_n) * TILE_M * STEP / (processors * 20),
-                  step = most(brought, read) + least(brought, read) / 4;
-    return ceil_div(units, processors) * (c->parts.split_k / c->tile_k * step + 1500) +
-           (parts > 1 ? 3000 + (outputs * parts * 3 / 4 + outputs * 3) / processors : 0);
-}
-
-/* The same of a product whose parts of k are the blocks of a cluster: one launch, in which all
- * blocks have their share of the memory's speed as long as all are there. */
-static int64_t cluster_cycles(const gems_device_info *info, const gems_matmul_config *c) {
-    const int64_t processors = most(info->processors / 8 * 8, 1),
-                  beside = least(ceil_div(c->grid, processors), c->blocks),
-                  rounds = ceil_div(c->grid, processors * beside),
-                  steps = c->parts.split_k / c->tile_k, tile_m = c->parts.tile_m;
-    const int64_t brought = (tile_m + c->parts.tile_n) * STEP / 64 * beside,
-                  read = ceil_div(c->grid, c->parts.tiles_n) * tile_m * STEP / (processors * 20);
-    return rounds * steps * most(brought, ceil_div(read, rounds)) + rounds * 1500 + 1500;
+                  share = most(c->parts.share, 1), parts = c->parts.split, tile_m = c->parts.tile_m,
+                  tile_n = c->parts.tile_n, tiles_m = s->batch * c->parts.tiles_m,
+                  tiles_n = c->parts.tiles_n, units = tiles_m * tiles_n * parts * share,
+                  beside = ceil_div(units, processors), steps = c->parts.split_k / c->tile_k;
+    /* A group of processors, of which some lack two of 18. */
+    const int64_t fitting = most(processors / 18, 1) * (16 / share) * c->blocks;
+    if (share > 1 && units / share > fitting) return INT64_MAX;
+    const int64_t bytes = (tiles_m * tile_m * (tiles_n + 1) + tiles_m * tiles_n * tile_n) * s->k,
+                  few = units < processors ? 35 * (processors - units)
+                                           : 25 * (beside * processors - units);
+    const int64_t read =
+                      bytes / (processors * 35 / 2) * (100 * processors + few) / (100 * processors),
+                  brought = beside * steps * (tile_m + tile_n) * STEP / 56;
+    const int64_t second =
+        parts > 1 ? 5000 + (outputs * parts * 3 / 4 + outputs * 3) / processors : 100 * share;
+    return most(read, brought) + 4200 + 20 * tile_n + second;
 }
 
 /* A thin product has tiles no wider than it takes for its columns. Few tiles share k, in clusters
@@ -199,7 +197,7 @@ static void configure_thin(const gems_matmul_shape *s, const gems_device_info *i
         if (!tiles[i].thin || tiles[i].tile_n > widest) continue;
         for (int p = 1; p <= 32; p++) {
             const bool parted = tiles[i].cluster > 1;
-            if (parted && p != 2 && p != 4 && p != 8) continue;
+            if (parted && (p < 2 || p > 8)) continue;
             take(info, s->dtype, &tiles[i], parted ? p : 1, &tried);
             if (!gems_matmul_wgmma_allows(s, info, &tried)) break;
             /* Tiles beside each other read the same of A: they are to do it together. */
@@ -208,8 +206,7 @@ static void configure_thin(const gems_matmul_shape *s, const gems_device_info *i
             if (!parted && p > parts_of(s, count, 2 * (int64_t)info->processors)) break;
             if (parted && s->k < 128 * p) break;
             gems_matmul_wgmma_divide(s, info, p, &tried);
-            const int64_t cycles =
-                parted ? cluster_cycles(info, &tried) : thin_cycles(s, info, &tried);
+            const int64_t cycles = thin_cycles(s, info, &tried);
             if (cycles < lowest) {
                 lowest = cycles;
                 *c = tried;
