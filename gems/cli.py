@@ -124,7 +124,7 @@ def command_tune(args: argparse.Namespace) -> int:
     if args.list:
         versions = _C.tuned_versions()
         for key, value, shipped in _C.tuned_entries():
-            stale = "" if key.split()[1:2] and key.split()[1] in versions else " (of other kernels)"
+            stale = "" if key.split()[1:2] and key.split()[1] in versions else " (of other configurations)"
             print(f"{key} = {value}{' (shipped)' if shipped else ''}{stale}")
         return 0
     from flag_gems import tune

@@ -52,12 +52,16 @@ GEMS_DI void cluster_arrive() {}
 GEMS_DI void cluster_wait() {}
 template <class V> GEMS_DI V cluster_read(const V* p, int) { return *p; }
 #else
-// Programs that ask for these run in clusters of one block on a CPU.
+// Programs that ask for the first four run in clusters of one block on a CPU.
 GEMS_DI int cluster_rank() { return 0; }
 GEMS_DI int cluster_size() { return 1; }
 GEMS_DI void cluster_sync() {}
 GEMS_DI void cluster_sync_memory() {}
-GEMS_DI Vec<float, 4> cluster_load(const float* p, int) { return load<4>(p); }
+GEMS_UNSEEN inline Vec<float, 4> cluster_load(const float* p, int block) {
+    Vec<float, 4> v;
+    memcpy(&v, gems_cpu_runtime->peer(p, block, sizeof v), sizeof v);
+    return v;
+}
 GEMS_DI void cluster_arrive(GEMS_LINE_) { gems_cpu_runtime->cluster_arrive(line); }
 GEMS_DI void cluster_wait(GEMS_LINE_) { gems_cpu_runtime->cluster_wait(line); }
 template <class V> GEMS_UNSEEN V cluster_read(const V* p, int block) {

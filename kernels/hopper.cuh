@@ -260,10 +260,14 @@ struct Shown { uint32_t words[64][4]; int count; };
 
 static BoxCopy box_copies[256];
 static int box_copy_count;
-static Worker workers[1024];
-static Shown shown[1024];
-static struct { int arrived, turn; } parts[16];
-static Wanted wanted[1024];
+// Blocks of a cluster, at most 8 that lie beside each other, run in turns: each has its own.
+static Worker workers[8][1024];
+static Shown shown[8][1024];
+static struct { int arrived, turn; } parts[8][16];
+static Wanted wanted[8][1024];
+GEMS_UNSEEN inline int own_block() { return (int)(gems_cpu_runtime->self->block.x % 8); }
+GEMS_UNSEEN inline int own_rank() { return (int)gems_cpu_runtime->self->rank; }
+GEMS_UNSEEN inline Worker& own_worker() { return workers[own_block()][own_rank()]; }
 
 // Bytes of an element: gems_dtype in csrc/gems.h.
 GEMS_UNSEEN inline int element_bytes(const Map& m) { return m.dtype == 6 ? 4 : m.dtype == 5 || m.dtype == 15 ? 2 : 1; }
@@ -342,7 +346,7 @@ GEMS_UNSEEN __noinline__ static void copy_box(void* to, const TensorMap& map, vo
     if ((uint64_t)to & 1023) gems_cpu_runtime->stop("a box is copied to a place that is no multiple of 1024 bytes");
     const int size = element_bytes(c.map);
     if (c.map.box[0] * size != 128) gems_cpu_runtime->stop("a row of a box is not 128 bytes");
-    for (const Worker& worker : workers)
+    for (const Worker& worker : workers[own_block()])
         for (const Product* p = worker.product; p < worker.product + worker.count; p++)
             if ((!p->registers && overlaps(p->a, 64, p->lines_a, c.to, box_bytes(c.map))) ||
                 overlaps(p->b, p->n, p->lines_b, c.to, box_bytes(c.map)))
@@ -379,25 +383,25 @@ GEMS_UNSEEN inline double tile_value(uint64_t descriptor, bool lines, int line, 
     default: return half_value((uint16_t)v, kind == BRAIN);
     }
 }
-struct Four { int first, count; };
+struct Four { const Shown* first; int count; };
 GEMS_UNSEEN __noinline__ static bool four_shown(void* p) {
     const Four* f = (const Four*)p;
     for (int i = 0; i < 4; i++)
-        if (shown[f->first + i].count < f->count) return false;
+        if (f->first[i].count < f->count) return false;
     return true;
 }
 // Shows what the product reads of this thread's registers, and takes what it reads of its neighbours'.
 GEMS_UNSEEN __noinline__ static void read_registers(const Product& p, int depth, double (&a)[2][32]) {
-    int rank = (int)gems_cpu_runtime->self->rank;
-    Shown& mine = shown[rank];
+    const int rank = own_rank();
+    Shown& mine = shown[own_block()][rank];
     int place = mine.count % 64;
     memcpy(mine.words[place], p.registers, 16);
-    Four four{rank & ~3, ++mine.count};
+    Four four{&mine - (rank & 3), ++mine.count};
     if (!four_shown(&four)) gems_cpu_runtime->wait_for(four_shown, &four, "wgmma_wait", 0);
     for (int h = 0; h < 2; h++)
         for (int k = 0; k < depth; k++) {
             const bool whole = p.kind_a == TF32;
-            uint32_t word = shown[four.first + (whole ? k % 4 : k % 8 / 2)].words[place][(whole ? k / 4 : k / 8) * 2 + h];
+            uint32_t word = four.first[whole ? k % 4 : k % 8 / 2].words[place][(whole ? k / 4 : k / 8) * 2 + h];
             a[h][k] = whole ? tf32(word) : half_value((uint16_t)(k % 2 ? word >> 16 : word), p.kind_a == BRAIN);
         }
 }
@@ -433,12 +437,17 @@ GEMS_UNSEEN __noinline__ static void multiply(const Product& p) {
 }
 GEMS_UNSEEN __noinline__ static void start_product(void* d, uint64_t a, uint64_t b, int n, Kind kind_a, Kind kind_b, bool lines_a,
                                                    bool lines_b, bool add, const uint32_t* registers) {
-    Worker& w = workers[gems_cpu_runtime->self->rank];
+    Worker& w = own_worker();
     if (w.count == 64) gems_cpu_runtime->stop("too many products have not been waited for");
     w.product[w.count++] = {d, a, b, n, w.group, kind_a, kind_b, lines_a, lines_b, add, registers};
 }
+GEMS_UNSEEN __noinline__ static void begin_products() {
+    Worker& w = own_worker();
+    w.count = w.group = w.stores = 0;
+}
+GEMS_UNSEEN __noinline__ static void end_group() { own_worker().group++; }
 GEMS_UNSEEN __noinline__ static void wait_products(int groups) {
-    Worker& w = workers[gems_cpu_runtime->self->rank];
+    Worker& w = own_worker();
     int kept = 0;
     for (int i = 0; i < w.count; i++) {
         const Product p = w.product[i];
@@ -448,7 +457,7 @@ GEMS_UNSEEN __noinline__ static void wait_products(int groups) {
     w.count = kept;
 }
 GEMS_UNSEEN __noinline__ static void store_box(const TensorMap& map, const void* from, int x, int y, int z) {
-    Worker& w = workers[gems_cpu_runtime->self->rank];
+    Worker& w = own_worker();
     if (w.stores == 8) gems_cpu_runtime->stop("too many boxes are stored at once");
     if ((uint64_t)from & 1023) gems_cpu_runtime->stop("a box is stored from a place that is no multiple of 1024 bytes");
     BoxStore& s = w.store[w.stores++];
@@ -456,7 +465,7 @@ GEMS_UNSEEN __noinline__ static void store_box(const TensorMap& map, const void*
     memcpy(&s.map, &map, sizeof s.map);
 }
 GEMS_UNSEEN __noinline__ static void wait_stores(int left) {
-    Worker& w = workers[gems_cpu_runtime->self->rank];
+    Worker& w = own_worker();
     for (; w.stores > left; w.stores--) {
         const BoxStore s = w.store[0];
         for (int i = 1; i < w.stores; i++) w.store[i - 1] = w.store[i];
@@ -480,25 +489,26 @@ GEMS_UNSEEN __noinline__ static void init_barrier(void* p, int count) {
     for (int i = 0; i < box_copy_count; i++)
         if (box_copies[i].bar != bar) box_copies[kept++] = box_copies[i];
     box_copy_count = kept;
-    for (Worker& w : workers) w.count = w.stores = 0;
-    for (Shown& s : shown) s.count = 0;
-    for (auto& part : parts) part.arrived = 0;
+    for (Worker& w : workers[own_block()]) w.count = w.stores = 0;
+    for (Shown& s : shown[own_block()]) s.count = 0;
+    for (auto& part : parts[own_block()]) part.arrived = 0;
 }
 GEMS_UNSEEN __noinline__ static bool part_came(int id, int threads) {
-    if (++parts[id].arrived != threads) return false;
-    parts[id].arrived = 0;
-    parts[id].turn++;
+    auto& part = parts[own_block()][id];
+    if (++part.arrived != threads) return false;
+    part.arrived = 0;
+    part.turn++;
     return true;
 }
-struct Turn { int id, turn; };
-GEMS_UNSEEN __noinline__ static bool turned(void* p) { return parts[((Turn*)p)->id].turn != ((Turn*)p)->turn; }
+struct Turn { int block, id, turn; };
+GEMS_UNSEEN __noinline__ static bool turned(void* p) { return parts[((Turn*)p)->block][((Turn*)p)->id].turn != ((Turn*)p)->turn; }
 GEMS_UNSEEN __noinline__ static void part_barrier(int id, int threads, int line) {
-    Turn t{id, parts[id].turn};
+    Turn t{own_block(), id, parts[own_block()][id].turn};
     if (part_came(id, threads)) gems_cpu_runtime->ordered();
     else gems_cpu_runtime->wait_for(turned, &t, "part_sync", line);
 }
 GEMS_UNSEEN __noinline__ static void wait_barrier(void* p, uint32_t parity, int line) {
-    Wanted& w = wanted[gems_cpu_runtime->self->rank];
+    Wanted& w = wanted[own_block()][own_rank()];
     w = {(Barrier*)p, parity, nullptr};
     if ((uint32_t)(w.bar->count >> 15) == parity) gems_cpu_runtime->wait_for(phase_ended, &w, "mbarrier_wait", line);
 }
@@ -526,12 +536,9 @@ template <int N> GEMS_DI void tensor_store_wait() { gems_cpu::wait_stores(N); }
 GEMS_DI bool elect_one() { return gems_cpu_runtime->self->lane == 0; }
 template <int N> GEMS_DI void registers_down() {}
 template <int N> GEMS_DI void registers_up() {}
-GEMS_DI void wgmma_begin() {
-    gems_cpu::Worker& w = gems_cpu::workers[gems_cpu_runtime->self->rank];
-    w.count = w.group = w.stores = 0;
-}
+GEMS_DI void wgmma_begin() { gems_cpu::begin_products(); }
 GEMS_DI void wgmma_fence() {}
-GEMS_DI void wgmma_commit() { gems_cpu::workers[gems_cpu_runtime->self->rank].group++; }
+GEMS_DI void wgmma_commit() { gems_cpu::end_group(); }
 template <int N> GEMS_DI void wgmma_wait() { gems_cpu::wait_products(N); }
 template <class D, int N> GEMS_DI void wgmma_keep(D (&d)[N]) { asm volatile("" : : "r"(d) : "memory"); }
 template <class T, int N, bool LINES_A, bool LINES_B>

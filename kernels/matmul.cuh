@@ -19,6 +19,7 @@ struct MatmulParams {
     int32_t group;                     // rows of tiles that are walked together, for the cache
     int32_t batches;                   // fast mode: matrices of a block
     int32_t panel_m, panel_n, panel_k; // fast mode: what is packed at a time
+    int32_t share;                     // sm_90a: blocks of a cluster, each of which has a part of k of the same tile
     int32_t wide_c, wide_d;            // rows are contiguous and aligned to 16 bytes
     const float *scale_a, *scale_b, *scale_d; // kScaled: what A and B are multiplied by; D is divided by its own
     int32_t scale_rows, scale_cols;    // 1: a number for each row of A, column of B; 0: one for all

@@ -1,17 +1,22 @@
 // The matrix product on sm_90a, of 16-bit floats, fp8, int8 and of float32 rounded to tf32: one warpgroup starts copies by tensor maps, two multiply. A block does one tile of
-// 128 x kTileN after another, and copies of the next tile run while a tile is written. Blocks of a cluster lie below each other
+// 128 x kTileN (64 x kTileN, of thin ones alone, where one multiplies) after another, and copies of the next tile run while a tile is written. Blocks of a cluster lie below each other
 // and bring B together. Where tiles are few or narrow (kThin) they take a part of k each for the same tile instead, and add their
 // sums in the order of the parts.
 //
+// Of a cluster that shares k each block has one tile, and none ends before the others have read its sums.
+//
 // The head of the program gives: Scalar (storage type of C and D), InputA, InputB (of A and B, of one size), kPromotes (sums of 128
-// bytes of k are added up in float32, as those of fp8 lose digits in the tensor cores), kTileN,
-// kStages (tiles in shared memory), kCluster (of a thin product: 2 stands for any number), kBuffers (boxes of results of each warp), kThin, kLinesA, kLinesB (the operand is contiguous along its
-// lines, not along k: 16-bit floats, and float32 for A). Clusters of thin products have not been tested on a GPU.
+// bytes of k are added up in float32, as those of fp8 lose digits in the tensor cores), kTileM, kTileN,
+// kStages (tiles in shared memory), kBlocks (blocks that shall be resident on a processor), kCluster (of a thin product: 2 stands for any number, p.share), kBuffers (boxes of results of each warp), kThin, kLinesA, kLinesB (the operand is contiguous along its
+// lines, not along k: 16-bit floats, and float32 for A).
 namespace {
 
 typedef typename Accumulator<InputA>::type Acc;
-constexpr int kTileM = 128, kTileK = 128 / (int)sizeof(InputA), kThreads = 384, kProducts = 8; // warps that multiply
+constexpr int kTileK = 128 / (int)sizeof(InputA), kProducts = kTileM / 16; // warps that multiply
+constexpr int kThreads = 128 + kProducts * 32;
+constexpr bool kDivides = kBlocks == 1; // registers between those that copy and those that multiply
 constexpr int kBytesA = kTileM * 128, kBytesB = kTileN * 128, kBytes = kBytesA + kBytesB;
+constexpr bool kParted = kThin && kCluster > 1;              // the blocks of a cluster have parts of k
 constexpr int kShare = kThin ? 1 : kCluster;                 // blocks that bring B together
 constexpr int kLoadB = kTileN / kShare;                      // lines of B that a block brings
 constexpr int kPitch = kTileM + 4, kMultiplying = kProducts * 32;
@@ -19,11 +24,17 @@ constexpr int kChunks = kThin ? 0 : kTileN / 64; // boxes of 16 rows and 64 colu
 constexpr int kSlab = kTileN < 32 ? kTileN : 32, kSlabPitch = kSlab + 4;
 constexpr int kGroup = sizeof(Scalar) == 2 ? 1 : 4; // results that a lane writes at once where boxes do not
 constexpr int kBoxes = kProducts * kBuffers * 2048;
-constexpr int kStaged = kThin ? kTileN * 640 : kBoxes > 18432 ? kBoxes : 18432;
+constexpr int kStaged = kThin ? kTileN * (kTileM + 32) * 4 : kBoxes > 18432 ? kBoxes : 18432;
 static_assert(!kLinesB || kLoadB % 64 == 0, "a tile that lies along lines has 64 of them");
 constexpr bool kTurned = kLinesA && sizeof(InputA) == 4; // A is read to registers, which turns it around
 constexpr int kBoxLines = 128 / (int)sizeof(InputA);      // of a box that lies along lines
 static_assert(sizeof(InputA) == 2 || (!kThin && (!kLinesA || kTurned) && !kLinesB), "elements that have not 16 bits lie along k");
+
+// All threads of the cluster: what each wrote to shared memory before is seen behind.
+GEMS_DI void meet() {
+    cluster_arrive();
+    cluster_wait();
+}
 
 // A place in the ring, and the parity of its barriers' phase there.
 struct Place {
@@ -39,7 +50,7 @@ struct Unit : MatmulBlock {
     int k0, steps;
     GEMS_DI Unit(const MatmulParams &p, uint32_t at, int rank) : MatmulBlock(p, at) {
         if (!kThin) row += rank * kTileM;
-        k0 = (kThin && kCluster > 1 ? rank : split) * p.split_k;
+        k0 = (kParted ? rank : split) * p.split_k;
         int depth = p.k - k0 < p.split_k ? p.k - k0 : p.split_k;
         steps = depth > 0 ? (depth + kTileK - 1) / kTileK : 0;
     }
@@ -268,15 +279,15 @@ GEMS_DI void write_any(const MatmulParams &p, const Scalar *c, Scalar *d, Acc *s
 // A thin product: every block of the cluster has its sums in shared memory, a column after the other, and ends some of them.
 GEMS_DI void write_thin(const MatmulParams &p, const Scalar *c, Scalar *d, const float *sums, int row0, int col0, int rank) {
     const float alpha = (float)p.alpha, beta = (float)p.beta;
-    const bool four = p.d_row == 1 && p.m % 4 == 0 && p.d_col % 4 == 0 && p.d_batch % 4 == 0 && ((uint64_t)p.d & 7) == 0;
-    const int blocks = kCluster > 1 ? cluster_size() : 1;
+    const bool four = p.d_row == 1 && p.m % 4 == 0 && (p.n == 1 || p.d_col % 4 == 0) && p.d_batch % 4 == 0 && ((uint64_t)p.d & 7) == 0;
+    const int blocks = kParted ? p.share : 1;
     for (int i = (int)threadIdx.x - 128 + rank * kMultiplying; i < kTileN * (kTileM / 4); i += kMultiplying * blocks) {
         // Neighbours take what lies side by side in D.
         const int r = p.d_col == 1 && p.d_row != 1 ? i / kTileN * 4 : i % (kTileM / 4) * 4;
         const int row = row0 + r, at = p.d_col == 1 && p.d_row != 1 ? i % kTileN : i / (kTileM / 4), col = col0 + at;
         if (row >= p.m || col >= p.n) continue;
         const float *from = sums + at * kPitch + r;
-        Vec<float, 4> v = kCluster > 1 ? cluster_load(from, 0) : load<4>(from);
+        Vec<float, 4> v = kParted ? cluster_load(from, 0) : load<4>(from);
         for (int b = 1; b < blocks; b++) {
             Vec<float, 4> more = cluster_load(from, b);
             GEMS_UNROLL for (int e = 0; e < 4; e++) v.v[e] += more.v[e];
@@ -299,7 +310,7 @@ GEMS_DI void write_thin(const MatmulParams &p, const Scalar *c, Scalar *d, const
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
+extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
     matmul_wgmma(const __grid_constant__ MatmulParams p, const __grid_constant__ TensorMap map_a,
                  const __grid_constant__ TensorMap map_b, const __grid_constant__ TensorMap map_d) {
     GEMS_DYN_SMEM(unsigned char, given);
@@ -307,10 +318,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     // The twin of STAGED in csrc/families/matmul_wgmma.c: sums of a thin tile, boxes to store, or slabs.
     unsigned char *staged = ring + kStages * kBytes;
     uint64_t *full = reinterpret_cast<uint64_t *>(staged + kStaged), *empty = full + kStages;
-    const uint32_t blocks = kThin && kCluster > 1 ? (uint32_t)cluster_size() : (uint32_t)kCluster;
-    const int rank = kCluster > 1 ? cluster_rank() : 0, warp = shuffle_from((int)threadIdx.x >> 5, 0), lane = (int)threadIdx.x & 31;
+    const uint32_t blocks = kParted ? (uint32_t)p.share : (uint32_t)kCluster;
+    const int rank = kParted ? (int)(blockIdx.x % blocks) : kCluster > 1 ? cluster_rank() : 0, warp = shuffle_from((int)threadIdx.x >> 5, 0), lane = (int)threadIdx.x & 31;
     const uint32_t units = (uint32_t)p.tiles_m * (uint32_t)p.tiles_n * (uint32_t)p.split * (uint32_t)p.batch;
     if (threadIdx.x == 0) {
+        tensor_map_prefetch(map_a);
+        tensor_map_prefetch(map_b);
         GEMS_UNROLL for (int i = 0; i < kStages; i++) {
             mbarrier_init(full + i, 1);
             mbarrier_init(empty + i, kProducts * kShare);
@@ -322,10 +335,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
 
     Place at;
     if (warp < 4) {
-        registers_down<40>();
+        if constexpr (kDivides) registers_down<40>();
         if (warp == 0 && elect_one()) {
-            tensor_map_prefetch(map_a);
-            tensor_map_prefetch(map_b);
             for (uint32_t u = blockIdx.x / blocks; u < units; u += gridDim.x / blocks) {
                 const Unit unit(p, u, rank);
                 const int a_batch = p.a_batch ? unit.batch : 0, b_batch = p.b_batch ? unit.batch : 0;
@@ -338,9 +349,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
             }
         }
         __syncwarp();
-        if constexpr (kThin && kCluster > 1) cluster_sync_memory();
+        if constexpr (kParted) meet();
     } else {
-        registers_up<232>();
+        if constexpr (kDivides) registers_up<232>();
         const int group = (warp >> 2) - 1;
         const uint64_t tiles = tile_descriptor(shared_address(ring));
         const auto leave = [&](int stage) {
@@ -397,10 +408,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
                 const int line = group * 64 + (warp & 3) * 16 + (lane >> 2);
                 GEMS_UNROLL for (int i = 0; i < kTileN / 2; i++)
                     sums_of_tile[(i / 4 * 8 + (lane & 3) * 2 + (i & 1)) * kPitch + line + (i & 2) * 4] = acc[i];
-                if constexpr (kCluster > 1) cluster_sync_memory();
+                if constexpr (kParted) meet();
                 else part_sync<1>(kMultiplying);
                 write_thin(p, c, d, sums_of_tile, unit.row, unit.col, rank);
-                if constexpr (kCluster == 1) part_sync<1>(kMultiplying);
+                if constexpr (kParted) break; // the only unit
+                part_sync<1>(kMultiplying);
                 continue;
             }
             if constexpr (!kThin && sizeof(Scalar) == 2) {
@@ -418,5 +430,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, 1)
     // What was stored has been read.
     if (!kThin && warp >= 4 && lane == 0) tensor_store_wait<0>();
     // No block ends while another one of its cluster may still arrive at its barriers or read its sums.
-    if constexpr (kCluster > 1) cluster_sync();
+    if constexpr (kParted) meet();
+    else if constexpr (kCluster > 1) cluster_sync();
 }

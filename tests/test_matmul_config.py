@@ -50,7 +50,7 @@ class Parts(C.Structure):
         (name, C.c_int32)
         for name in (
             *("tile_m", "tile_n", "tiles_m", "tiles_n", "split", "split_k", "group", "batches"),
-            *("panel_m", "panel_n", "panel_k"),
+            *("panel_m", "panel_n", "panel_k", "share"),
         )
     ]
 

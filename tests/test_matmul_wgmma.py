@@ -236,14 +236,26 @@ CASES = {
     "layouts": [(136, 120, 200, a, b) for a in ("contiguous", "transposed") for b in ("contiguous", "transposed")],
     "thin": [(8, 200, 1040, "contiguous", "transposed"), (264, 24, 520, "contiguous", "transposed")],
     "tails": [(129, 77, 72, "contiguous", "transposed"), (1, 136, 520, "contiguous", "contiguous")],
-    "wide": [(300, 272, 2000, "contiguous", "contiguous"), (130, 600, 8, "transposed", "contiguous")],
+    "wide": [(300, 272, 2000, "contiguous", "contiguous"), (136, 600, 8, "transposed", "contiguous")],
 }
+# Tile and blocks that share k of thin products, which exchange their sides where there are fewer rows than columns. Of the
+# last the blocks at the end have nothing to do.
+PARTED = [
+    (1, 72, 520, "contiguous", "transposed", "64x16x64 stages 10 cluster 2"),
+    (8, 200, 1040, "contiguous", "contiguous", "64x16x64 stages 10 cluster 4"),
+    (264, 40, 392, "contiguous", "contiguous", "128x64x64 stages 7 cluster 2"),
+    (17, 72, 264, "contiguous", "transposed", "64x32x64 stages 8 cluster 8"),
+]
 PRODUCTS = """
 import sys
 import torch
-from test_matmul_wgmma import CASES, multiply
+from test_matmul_wgmma import CASES, PARTED, multiply, multiply_parted
 torch.manual_seed(0)
 for group in sys.argv[1:]:
+    if group == "parted":
+        for case in PARTED:
+            multiply_parted(*case)
+        continue
     for case in CASES[group]:
         multiply(*case, torch.bfloat16)
     if group == "layouts":
@@ -270,6 +282,18 @@ def multiply(m: int, n: int, k: int, left: str, right: str, dtype: torch.dtype, 
         torch.testing.assert_close(ops.mm_out(a, b, out=out), result, rtol=0, atol=0)
 
 
+def multiply_parted(m: int, n: int, k: int, left: str, right: str, tile: str) -> None:
+    """As multiply, by blocks that share k; two runs have the same bits."""
+    from flag_gems import _C, tune
+
+    text = f"wgmma_thin {tile} split 1 group 8"
+    with tune.forced(tune.Choice("", text)):
+        multiply(m, n, k, left, right, torch.bfloat16)
+        assert _C.tuning_asked()["hopper"][2] == text
+        a, b = matrix(m, k, torch.bfloat16, left), matrix(k, n, torch.bfloat16, right)
+        torch.testing.assert_close(ops.mm(a, b), ops.mm(a, b), rtol=0, atol=0)
+
+
 def run(mode: str, groups: list[str], tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Multiplies in a process of its own, where the cpu backend plays an sm_90a device."""
     return run_program(mode, PRODUCTS, groups, tmp_path, GEMS_CPU_DEVICE="sm_90a", **environment)
@@ -280,7 +304,7 @@ def passed(done: subprocess.CompletedProcess[str]) -> bool:
     return done.returncode == 0 and done.stdout.endswith("all right\n")
 
 
-@pytest.mark.parametrize("group", ["layouts", "thin", "tails", pytest.param("wide", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("group", ["layouts", "thin", "tails", "parted", pytest.param("wide", marks=pytest.mark.slow)])
 def test_every_access_is_checked(group: str, tmp_path: Path) -> None:
     done = run("checked", [group], tmp_path)
     assert passed(done), done.stdout + done.stderr
@@ -289,7 +313,7 @@ def test_every_access_is_checked(group: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["reverse", "random:7"])
 def test_threads_in_any_order(order: str, tmp_path: Path) -> None:
-    done = run("faithful", list(CASES), tmp_path, GEMS_CPU_ORDER=order)
+    done = run("faithful", [*CASES, "parted"], tmp_path, GEMS_CPU_ORDER=order)
     assert passed(done), done.stdout + done.stderr
 
 
@@ -319,6 +343,18 @@ MISTAKES = {
 }
 
 
+# Of blocks that share k.
+PARTED_MISTAKES = {
+    "sums that are read before they are there": (
+        "if constexpr (kParted) meet();\n                else part_sync<1>(kMultiplying);",
+        "if constexpr (!kParted) part_sync<1>(kMultiplying);",
+    ),
+    "one block's sums for all": ("cluster_load(from, b)", "cluster_load(from, 0)"),
+    "the same part of k for all": ("(kParted ? rank : split) * p.split_k", "split * p.split_k"),
+    "results that nobody writes": ("+ rank * kMultiplying; i", "; i"),
+}
+
+
 QUICK = ("no wait for a tile", "a place left before its products are complete", "results that are not waited for")
 
 
@@ -336,6 +372,21 @@ def test_planted_mistakes_are_found(mistake: str, tmp_path: Path) -> None:
     assert not passed(done)
     found = ("AssertionError", "mbarrier_wait", "a box is copied", "more arrivals")
     assert any(text in done.stderr for text in found), done.stderr
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [next(iter(PARTED_MISTAKES)), *(pytest.param(n, marks=pytest.mark.slow) for n in list(PARTED_MISTAKES)[1:])],
+)
+def test_planted_mistakes_of_shared_k_are_found(mistake: str, tmp_path: Path) -> None:
+    right, wrong = PARTED_MISTAKES[mistake]
+    texts = tmp_path / "kernels"
+    shutil.copytree(native.ROOT / "kernels", texts)
+    text = (texts / "matmul_wgmma.cu").read_text()
+    assert right in text, "the text to change is not there"
+    (texts / "matmul_wgmma.cu").write_text(text.replace(right, wrong))
+    done = run("faithful", ["parted"], tmp_path, GEMS_KERNEL_DIR=str(texts))
+    assert not passed(done) and "AssertionError" in done.stderr, done.stderr
 
 
 @pytest.mark.gpu

@@ -436,12 +436,12 @@ def test_stored_lines_replace_those_of_their_key(own_cache: Path) -> None:
     assert (own_cache / "tuned.txt").stat().st_mode & 0o777 == 0o600
 
 
-def test_list_says_what_is_of_other_kernels(own_cache: Path) -> None:
+def test_list_says_what_is_of_other_configurations(own_cache: Path) -> None:
     mine, other = (line_of(f"matmul {version} x", "y") for version in (_C.tuned_versions()[0], "00000000"))
     (own_cache / "tuned.txt").write_text(f"{mine}\n{other}\n")
     done = subprocess.run([sys.executable, "-m", "flag_gems", "tune", "--list"], capture_output=True, text=True)
     listed = [line for line in done.stdout.splitlines() if "(shipped)" not in line]
-    assert listed == ["matmul 00000000 x = y (of other kernels)", f"matmul {_C.tuned_versions()[0]} x = y"]
+    assert listed == ["matmul 00000000 x = y (of other configurations)", f"matmul {_C.tuned_versions()[0]} x = y"]
 
 
 def test_arguments_of_the_command(own_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

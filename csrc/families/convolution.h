@@ -65,7 +65,7 @@ gems_status gems_convolution_panel_program(const gems_op *op, const gems_key *ke
 
 enum { GEMS_CONVOLUTION_EACH = 66 }; /* key->kernel */
 
-/* Whether the result or the image is computed there. */
+/* Whether such a product is computed there. */
 bool gems_convolution_depthwise(const gems_convolution *c, int kind, const gems_device_info *info);
 
 /* Computes it; what is read lies as its side does, channels last or contiguous, aligned to 16 bytes
@@ -73,6 +73,11 @@ bool gems_convolution_depthwise(const gems_convolution *c, int kind, const gems_
 gems_status gems_convolution_depthwise_run(gems_call *call, const gems_convolution *c, int kind,
                                            void *out, const void *read, const gems_tensor *weight,
                                            const void *bias);
+
+/* The weight's gradient, with the strides that c has, from an image and a result that lie as their
+ * sides do, as above. */
+gems_status gems_convolution_each_weight(gems_call *call, const gems_convolution *c, void *out,
+                                         const void *image, const void *result);
 gems_status gems_convolution_depthwise_program(const gems_op *op, const gems_key *key,
                                                gems_program *program);
 bool gems_convolution_depthwise_warm(int dtype, int i, const gems_device_info *info, gems_key *key);

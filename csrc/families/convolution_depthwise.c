@@ -1,12 +1,12 @@
 /* Convolution of each channel with a window of its own, on a GPU. Twin of
- * kernels/convolution_depthwise.cu. */
+ * kernels/convolution_depthwise.cu and, of the weight's gradient, convolution_each_weight.cu. */
 #include "convolution.h"
 
 #include <stdio.h>
 #include <string.h>
 
 /* key->tune */
-enum { TAPS_Y, TAPS_X, STRIDE_Y, STRIDE_X, FAR_Y, FAR_X, ROWS, LAST };
+enum { TAPS_Y, TAPS_X, STRIDE_Y, STRIDE_X, FAR_Y, FAR_X, ROWS, LAST, WEIGHT };
 #define THREADS   256
 #define MOST_TAPS 49
 
@@ -19,12 +19,27 @@ typedef struct depthwise {
     int32_t line, tap[2], origin;
 } depthwise;
 
+static int taps_of(const gems_convolution *c) { return c->window[1].size * c->window[2].size; }
+
+/* Its sums stay in registers. */
+static bool takes_weight(const gems_convolution *c) {
+    const gems_window *y = &c->window[1], *x = &c->window[2];
+    if (c->result_channels != 1 || y->stride > 7 || x->stride > 7 || y->dilation > 7 ||
+        x->dilation > 7 || taps_of(c) > MOST_TAPS || y->size > 49 || c->groups > 1 << 20)
+        return false;
+    if (gems_numel(c->image.sizes, c->rank + 2) >= INT32_MAX / 2 ||
+        gems_numel(c->result.sizes, c->rank + 2) >= INT32_MAX / 2)
+        return false;
+    return !c->last ||
+           (c->groups % 4 == 0 && taps_of(c) <= 25 && y->dilation == 1 && x->dilation == 1);
+}
+
 bool gems_convolution_depthwise(const gems_convolution *c, int kind, const gems_device_info *info) {
     const gems_window *y = &c->window[1], *x = &c->window[2];
     bool back = kind == GEMS_CONVOLVE_IMAGE;
     int vector = c->dtype == GEMS_F64 ? 2 : 4;
-    if (info->fast || kind == GEMS_CONVOLVE_WEIGHT || c->image_channels != 1 || c->rank > 2)
-        return false;
+    if (info->fast || c->image_channels != 1 || c->rank > 2) return false;
+    if (kind == GEMS_CONVOLVE_WEIGHT) return takes_weight(c);
     if ((back || c->last) && c->result_channels != 1) return false;
     if (c->last && c->groups % vector) return false;
     if (back && (y->stride != 1 || x->stride != 1)) return false;
@@ -94,6 +109,56 @@ gems_status gems_convolution_depthwise_run(gems_call *call, const gems_convoluti
     return gems_call_launch(call, plan, 0, grid, block, 0, args);
 }
 
+/* Twin of EachWeight in kernels/convolution_each_weight.cu. */
+typedef struct each_weight {
+    int32_t n, parts, blocks;
+    gems_fastdiv across, down;
+    int32_t channels, wide;
+    int32_t in[2], out[2], pad[2];
+    int32_t stride[3];
+} each_weight;
+
+gems_status gems_convolution_each_weight(gems_call *call, const gems_convolution *c, void *out,
+                                         const void *image, const void *result) {
+    const gems_device_info *info = gems_device_information(call->device);
+    const gems_window *window = c->window + 1;
+    const int taps = taps_of(c), vector = c->dtype == GEMS_F64 || taps > 9 ? 2 : 4;
+    each_weight p = {.channels = c->groups, .wide = 1};
+    gems_key key = {.kernel = GEMS_CONVOLUTION_EACH, .dtype = {(uint8_t)c->dtype}};
+    for (int d = 0; d < 2; d++) {
+        p.in[d] = extent(&c->image, c->rank, d);
+        p.out[d] = extent(&c->result, c->rank, d);
+        p.pad[d] = window[d].pad;
+        key.tune[TAPS_Y + d] = (uint8_t)window[d].size;
+        key.tune[STRIDE_Y + d] = (uint8_t)window[d].stride;
+        key.tune[FAR_Y + d] = (uint8_t)window[d].dilation;
+    }
+    key.tune[LAST] = c->last;
+    key.tune[WEIGHT] = 1;
+    p.stride[0] = (int32_t)c->weight.strides[0];
+    p.stride[1] = c->rank == 2 ? (int32_t)c->weight.strides[2] : 0;
+    p.stride[2] = (int32_t)c->weight.strides[c->rank + 1];
+    if (c->last) p.wide = p.out[1] < 16 ? p.out[1] : 16;
+    const int across = (p.out[1] + p.wide - 1) / p.wide, rows = c->last ? THREADS / 8 : THREADS;
+    p.n = c->batch * p.out[0] * across;
+    p.across = gems_fastdiv_make((uint32_t)across);
+    p.down = gems_fastdiv_make((uint32_t)p.out[0]);
+    p.blocks = c->last ? (p.channels + 8 * vector - 1) / (8 * vector) : p.channels;
+    /* Some blocks for each processor, of which each has at least an item for every thread. */
+    int64_t parts = 4 * (int64_t)info->processors / p.blocks + 1, most = (p.n + rows - 1) / rows;
+    p.parts = (int32_t)(parts < most ? parts : most);
+    void *sums;
+    const size_t size = c->dtype == GEMS_F64 ? 8 : 4;
+    GEMS_TRY(gems_scratch(call, (size_t)p.parts * (size_t)p.channels * (size_t)taps * size, &sums));
+    const gems_plan *plan;
+    GEMS_TRY(gems_call_plan(call, &key, &plan));
+    void *first[] = {&sums, &image, &result, &p}, *second[] = {&out, &sums, &p};
+    const uint32_t grid[3] = {(uint32_t)(p.blocks * p.parts), 1, 1}, block[3] = {THREADS, 1, 1};
+    GEMS_TRY(gems_call_launch(call, plan, 0, grid, block, 0, first));
+    const uint32_t few[3] = {gems_grid_for(info, (int64_t)p.channels * taps, THREADS), 1, 1};
+    return gems_call_launch(call, plan, 1, few, block, 0, second);
+}
+
 gems_status gems_convolution_depthwise_program(const gems_op *op, const gems_key *key,
                                                gems_program *program) {
     const uint8_t *tune = key->tune;
@@ -104,12 +169,14 @@ gems_status gems_convolution_depthwise_program(const gems_op *op, const gems_key
                   "kFarY = %d, kFarX = %d, kRows = %d;\n",
                   tune[TAPS_Y], tune[TAPS_X], tune[STRIDE_Y], tune[STRIDE_X], tune[FAR_Y],
                   tune[FAR_X], tune[ROWS]);
-    program->files[0] = "convolution_depthwise.cu";
-    program->entries[0] = "depthwise";
-    program->entry_count = 1;
-    snprintf(program->name, sizeof program->name, "%.*s depthwise %dx%d %s%s",
-             (int)strcspn(op->schema, "("), op->schema, tune[TAPS_Y], tune[TAPS_X],
-             gems_dtype_name(key->dtype[0]), tune[LAST] ? " channels last" : "");
+    const bool weight = tune[WEIGHT];
+    program->files[0] = weight ? "convolution_each_weight.cu" : "convolution_depthwise.cu";
+    program->entries[0] = weight ? "each_weight" : "depthwise";
+    program->entries[1] = "each_weight_sum";
+    program->entry_count = weight ? 2 : 1;
+    snprintf(program->name, sizeof program->name, "%.*s depthwise %s%dx%d %s%s",
+             (int)strcspn(op->schema, "("), op->schema, weight ? "weight " : "", tune[TAPS_Y],
+             tune[TAPS_X], gems_dtype_name(key->dtype[0]), tune[LAST] ? " channels last" : "");
     return GEMS_OK;
 }
 

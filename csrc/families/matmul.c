@@ -322,6 +322,24 @@ static gems_status compute_wgmma(gems_call *call, product *t) {
     return launch_tiles(call, plan, &config, p, args);
 }
 
+/* ---- a matrix and a column ---- */
+
+/* Turns a product so that its second side is a column; false: it has none, or the kernel does not
+ * take it. *feed: how the matrix lies. */
+static bool make_one(const gems_device_info *info, product *t, int *feed) {
+    if (t->p.n > GEMS_MATMUL_FEW_COLUMNS && t->p.m > GEMS_MATMUL_FEW_COLUMNS) return false;
+    if (watching && watching->forced[GEMS_MATMUL_HOPPER][0]) return false;
+    if (t->p.m < t->p.n) transpose(t);
+    params *p = &t->p;
+    if (p->batch == 1) p->a_batch = p->b_batch = p->c_batch = p->d_batch = 0;
+    *feed = (int)gems_matmul_choose_feed(p->a, gems_dtype_size(t->types.a), p->batch, p->a_batch,
+                                         p->m, p->a_row, p->k, p->a_k);
+    if (p->n == 1) return gems_matmul_one_takes(info, t, *feed);
+    const int other = (int)gems_matmul_choose_feed(p->b, gems_dtype_size(t->types.b), p->batch,
+                                                   p->b_batch, p->n, p->b_col, p->k, p->b_k);
+    return gems_matmul_few_takes(info, t, *feed, other);
+}
+
 gems_status gems_matmul_compute(gems_call *call, const product *t, bool wgmma) {
     product copy = *t;
     if (wgmma) {
@@ -393,9 +411,6 @@ static gems_status run(gems_call *call) {
     if (va.cols != vb.rows || va.batch != vb.batch) return gems_decline("sizes do not fit");
     if (va.batch > INT32_MAX || va.rows > INT32_MAX || va.cols > INT32_MAX || vb.cols > INT32_MAX)
         return gems_decline("more than 2^31 rows or columns");
-    if (bits & GEMS_MATMUL_VECTOR && gems_dtype_size(a->dtype) > 2 &&
-        va.rows * va.cols > SMALL_MATRIX && info->arch)
-        return gems_decline("a large matrix and a vector, which ATen multiplies faster on a GPU");
     int64_t sizes[3], c_strides[3] = {0, 0, 0};
     const int dims = bits & GEMS_MATMUL_VECTOR ? 1 : ndim;
     if (bits & GEMS_MATMUL_BATCHED)
@@ -439,14 +454,21 @@ static gems_status run(gems_call *call) {
     }
     t.tf32 = rounds_to_tf32(call, info, &t, bits);
     const bool wgmma = gems_matmul_takes_wgmma(info, &t);
-    if (call->device_type != GEMS_CPU && !(bits & GEMS_MATMUL_VECTOR) &&
+    product turned = t;
+    int feed;
+    const bool one = make_one(info, &turned, &feed);
+    if (!one && call->device_type != GEMS_CPU && !(bits & GEMS_MATMUL_VECTOR) &&
         left_to_aten(&t, a, bits & GEMS_MATMUL_BATCHED, wgmma))
         return gems_decline("a size at which ATen is faster on a GPU");
+    if (!one && bits & GEMS_MATMUL_VECTOR && gems_dtype_size(a->dtype) > 2 &&
+        va.rows * va.cols > SMALL_MATRIX && info->arch)
+        return gems_decline("a large matrix and a vector, which ATen multiplies faster on a GPU");
     GEMS_TRY(gems_output(call, 0, dims, sizes, NULL, a->dtype));
     if (!call->nonempty) return GEMS_OK;
     const view vd = view_of(&call->out[0]);
     t.p.d = call->out[0].data;
     t.p.d_batch = vd.batch_stride, t.p.d_row = vd.row_stride, t.p.d_col = vd.col_stride;
+    if (one && make_one(info, &t, &feed)) return gems_matmul_one(call, &t.p, t.types.result, feed);
     return gems_matmul_compute(call, &t, wgmma);
 }
 

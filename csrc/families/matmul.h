@@ -34,6 +34,12 @@ bool gems_matmul_takes_wgmma(const gems_device_info *info, const gems_matmul_pro
 /* Computes a product into call->out[0], which exists; wgmma: gems_matmul_takes_wgmma said so. */
 gems_status gems_matmul_compute(gems_call *call, const gems_matmul_product *product, bool wgmma);
 
+/* ---- matmul_one.c: a matrix and a column ---- */
+bool gems_matmul_one_takes(const gems_device_info *info, const gems_matmul_product *product, int feed);
+#define GEMS_MATMUL_FEW_COLUMNS 16
+bool gems_matmul_few_takes(const gems_device_info *info, const gems_matmul_product *product, int feed_a, int feed_b);
+gems_status gems_matmul_one(gems_call *call, gems_matmul_params *p, int dtype, int feed);
+
 /* ---- matmul_bytes.c: _int_mm and _scaled_mm ---- */
 gems_status gems_matmul_run_int(gems_call *call);
 gems_status gems_matmul_run_scaled(gems_call *call);

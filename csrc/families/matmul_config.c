@@ -68,6 +68,14 @@ static const tile *tiles_of(int dtype, int arch, bool tf32, int *count, int *ker
     return dtype == GEMS_F64 ? fma_tiles + 1 : fma_tiles;
 }
 
+/* Elements that are gathered one by one need the registers. */
+bool gems_matmul_gathers(int dtype, int kernel, int tile_m, int tile_n, int feed_a, int feed_b) {
+    if (kernel != GEMS_MATMUL_WIDE || op_size(dtype) > (int64_t)gems_dtype_size(dtype)) return true;
+    if (dtype == GEMS_F64 && feed_a == GEMS_GATHER_ALONG_K && feed_b == GEMS_GATHER_ALONG_K)
+        return tile_m == 128 && tile_n == 64;
+    return tile_n <= 64 || most(feed_a, feed_b) <= GEMS_ALONG_LINES;
+}
+
 static uint32_t shared_of(const tile *t, bool mma, int dtype) {
     int64_t size = mma ? (int64_t)gems_dtype_size(dtype) : op_size(dtype),
             ring = (int64_t)t->stages * (t->m + t->n) * t->k * size;
@@ -134,9 +142,7 @@ static void configure_tiles(const gems_matmul_shape *s, const gems_device_info *
     int64_t processors = most(info->processors, 1), lowest = INT64_MAX;
     for (int i = 0; i < count; i++) {
         if (i + 1 < count && shared_of(&tiles[i], mma, s->dtype) > info->shared_bytes) continue;
-        /* Elements that are gathered one by one need the registers. */
-        if (kernel == GEMS_MATMUL_WIDE && op_size(s->dtype) <= (int64_t)gems_dtype_size(s->dtype) &&
-            tiles[i].n > 64 && most(s->feed_a, s->feed_b) > GEMS_ALONG_LINES)
+        if (!gems_matmul_gathers(s->dtype, kernel, tiles[i].m, tiles[i].n, s->feed_a, s->feed_b))
             continue;
         int64_t blocks = s->batch * ceil_div(s->m, tiles[i].m) * ceil_div(s->n, tiles[i].n);
         int64_t cost = cost_of(&tiles[i], blocks, processors);

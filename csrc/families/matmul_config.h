@@ -12,7 +12,9 @@ typedef enum gems_matmul_kernel {
     GEMS_MATMUL_THIN,  /* fast cpu mode: at most GEMS_MATMUL_THIN_ROWS rows */
     GEMS_MATMUL_WGMMA, /* sm_90a: by warpgroups and tensor maps; what has not 16 bits lies along k */
     GEMS_MATMUL_WIDE,  /* tensor cores: tf32, float64, int8, fp8 */
-    GEMS_MATMUL_BYTES  /* fast cpu mode: packed panels of int8 and fp8 */
+    GEMS_MATMUL_BYTES, /* fast cpu mode: packed panels of int8 and fp8 */
+    GEMS_MATMUL_ONE,   /* a GPU: a matrix and a column (matmul_one.c) */
+    GEMS_MATMUL_FEW    /* a GPU: a matrix and at most 16 columns */
 } gems_matmul_kernel;
 
 #define GEMS_MATMUL_THIN_ROWS 4
@@ -45,6 +47,7 @@ typedef struct gems_matmul_parts {
     int32_t group;                     /* rows of tiles that are walked together */
     int32_t batches;                   /* fast mode: matrices of a block */
     int32_t panel_m, panel_n, panel_k; /* fast mode: what is packed at a time */
+    int32_t share;                     /* WGMMA, thin: blocks of a cluster, each with a part of k of the same tile */
 } gems_matmul_parts;
 
 typedef struct gems_matmul_config {
@@ -65,6 +68,9 @@ typedef struct gems_matmul_config {
 
 /* Picks the kernel and its tiles. Sizes are at least 1, k may be 0; every device has a configuration. */
 void gems_matmul_configure(const gems_matmul_shape *shape, const gems_device_info *info, gems_matmul_config *config);
+
+/* Whether a tile has the registers to gather operands as they lie; tile sizes: of gems_matmul_parts. */
+bool gems_matmul_gathers(int dtype, int kernel, int tile_m, int tile_n, int feed_a, int feed_b);
 
 /* Whether float32 has a kernel that rounds it to tf32, on a device of this arch. */
 bool gems_matmul_has_tf32(int arch);

@@ -3,7 +3,6 @@
 #include "matmul_options.h"
 #include "../base/dtype.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,11 +79,12 @@ static bool tile_at(const gems_matmul_shape *s, const gems_device_info *info,
                     gems_matmul_route route, int i, gems_matmul_config *c, bool *allowed) {
     if (route == GEMS_MATMUL_HOPPER) {
         if (!gems_matmul_wgmma_candidate(info, s->dtype, i, c)) return false;
-        /* Parts of k in a cluster have no division of their own to choose. */
-        *allowed = gems_matmul_wgmma_allows(s, info, c) && !(c->thin && c->cluster > 1);
+        *allowed = gems_matmul_wgmma_allows(s, info, c);
     } else {
         if (!gems_matmul_candidate(s->dtype, info->arch, i, c)) return false;
-        *allowed = s->dtype != GEMS_F32 || (c->kernel == GEMS_MATMUL_WIDE) == s->tf32;
+        *allowed = (s->dtype != GEMS_F32 || (c->kernel == GEMS_MATMUL_WIDE) == s->tf32) &&
+                   gems_matmul_gathers(s->dtype, c->kernel, c->parts.tile_m, c->parts.tile_n,
+                                       s->feed_a, s->feed_b);
     }
     c->promotes = s->promotes;
     *allowed = *allowed && (int64_t)c->shared <= info->shared_bytes;
@@ -95,6 +95,8 @@ static bool tile_at(const gems_matmul_shape *s, const gems_device_info *info,
 static bool divide(const gems_matmul_shape *s, const gems_device_info *info,
                    gems_matmul_route route, int split, int group, gems_matmul_config *c) {
     if (split < 1 || group < 1) return false;
+    /* Blocks of a cluster have their parts of k by themselves. */
+    if (split > 1 && c->thin && c->cluster > 1) return false;
     if (split > 1 && (split > splits[COUNT(splits) - 1] || s->k / split < 256 ||
                       s->batch * s->m * s->n > INT32_MAX / 2))
         return false;
@@ -230,42 +232,12 @@ bool gems_matmul_option_find(const gems_matmul_shape *s, const gems_device_info 
 
 /* ---- names of products ---- */
 
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static char versions[3][9];
-
-/* Adds a kernel's text without its comments and white space, which change no code. */
-static void add_text(const char *file, char *to, size_t *size, size_t room) {
-    const char *text = gems_kernel_text(file);
-    for (const char *at = text ? text : ""; *at && *size < room; at++) {
-        if (at[0] == '/' && at[1] == '/') {
-            while (at[1] && at[1] != '\n') at++;
-            continue;
-        }
-        if (*at != ' ' && *at != '\n' && *at != '\t') to[(*size)++] = *at;
-    }
-}
-
-static void make_versions(void) {
-    static const char *const files[3][2] = {
-        {"matmul.cu", NULL}, {"matmul_wgmma.cu", NULL}, {"matmul_panel.cu", "matmul_thin.cu"}};
-    enum { ROOM = 1 << 18 };
-    char *text = malloc(ROOM);
-    for (int i = 0; i < 3; i++) {
-        uint8_t digest[32] = {0};
-        size_t size = 0;
-        if (text) {
-            add_text("matmul.cuh", text, &size, ROOM);
-            if (i < 2) add_text("matmul_end.cuh", text, &size, ROOM);
-            for (int f = 0; f < 2 && files[i][f]; f++) add_text(files[i][f], text, &size, ROOM);
-            gems_sha256(text, size, digest);
-        }
-        for (int d = 0; d < 4; d++) snprintf(versions[i] + 2 * d, 3, "%02x", digest[d]);
-    }
-    free(text);
-}
+/* What an entry depends on, by route, the fast mode's last: which configurations its text can name
+ * and what they do. Raised when a configuration of an old name does another thing, or when its
+ * kernel has become so much faster or slower that old measurements choose wrongly. */
+static const char *const versions[] = {"tiles-1", "hopper-2", "fast-1"};
 
 const char *gems_matmul_version(int i) {
-    pthread_once(&once, make_versions);
     return i >= 0 && i < COUNT(versions) ? versions[i] : NULL;
 }
 

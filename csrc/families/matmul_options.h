@@ -17,7 +17,7 @@ typedef enum gems_matmul_route { GEMS_MATMUL_TILES, GEMS_MATMUL_HOPPER, GEMS_MAT
 void gems_matmul_tuned_key(const gems_matmul_shape *shape, const gems_device_info *info, gems_matmul_route route,
                            char key[GEMS_TUNED_KEY]);
 
-/* The i-th version of kernels that keys name, 8 digits; NULL: no more. */
+/* The i-th version of configurations that keys name; NULL: no more. */
 const char *gems_matmul_version(int i);
 
 /* The model's own choice, without any table. */

@@ -52,6 +52,70 @@ void gems_matmul_key_types(gems_key *key, const gems_matmul_types *types) {
     if (types->scaled) key->flags |= SCALED;
 }
 
+/* ---- a matrix and a column ---- */
+
+enum { LINES, SHARE, CLUSTERS, TALL, COLUMNS }; /* gems_key.tune */
+
+void gems_matmul_one_key(int dtype, bool lines, int share, bool clusters, gems_key *key) {
+    *key = (gems_key){.kernel = GEMS_MATMUL_ONE,
+                      .dtype = {(uint8_t)dtype, (uint8_t)dtype, (uint8_t)dtype}};
+    key->tune[LINES] = lines;
+    key->tune[SHARE] = (uint8_t)share;
+    key->tune[CLUSTERS] = clusters;
+}
+
+void gems_matmul_few_key(int dtype, int columns, int tall, int share, bool clusters,
+                         gems_key *key) {
+    gems_matmul_one_key(dtype, false, share, clusters, key);
+    key->kernel = GEMS_MATMUL_FEW;
+    key->tune[TALL] = (uint8_t)tall;
+    key->tune[COLUMNS] = (uint8_t)columns;
+}
+
+static gems_status few_program(const gems_key *key, gems_program *program) {
+    const uint8_t *tune = key->tune;
+    gems_text_add(&program->head,
+                  "typedef %s Scalar;\nconstexpr bool kScaled = false;\n"
+                  "constexpr int kShare = %d, kTall = %d, kColumns = %d;\n"
+                  "#define GEMS_CLUSTERS %d\n",
+                  gems_dtype_kernel(key->dtype[0]), tune[SHARE], tune[TALL], tune[COLUMNS],
+                  tune[CLUSTERS]);
+    int file = 0;
+    program->files[file++] = "matmul.cuh";
+    program->files[file++] = "matmul_end.cuh";
+    if (tune[CLUSTERS]) program->files[file++] = "cluster.cuh";
+    program->files[file++] = "matmul_few.cu";
+    program->entries[0] = "matmul_few";
+    program->entry_count = 1;
+    snprintf(program->name, sizeof program->name, "matmul few %d of %dx%d %s", tune[SHARE],
+             tune[TALL] * 16, tune[COLUMNS], gems_dtype_name(key->dtype[0]));
+    return GEMS_OK;
+}
+
+static gems_status one_program(const gems_key *key, gems_program *program) {
+    const uint8_t *tune = key->tune;
+    gems_text_add(&program->head,
+                  "typedef %s Scalar;\nconstexpr bool kScaled = false, kLines = %s;\n"
+                  "constexpr int kShare = %d;\n#define GEMS_CLUSTERS %d\n",
+                  gems_dtype_kernel(key->dtype[0]), tune[LINES] ? "true" : "false", tune[SHARE],
+                  tune[CLUSTERS]);
+    program->files[0] = "matmul.cuh";
+    program->files[1] = "matmul_end.cuh";
+    program->files[2] = tune[CLUSTERS] ? "cluster.cuh" : "matmul_one.cu";
+    program->files[3] = tune[CLUSTERS] ? "matmul_one.cu" : NULL;
+    program->entries[0] = "matmul_one";
+    program->entry_count = 1;
+    snprintf(program->name, sizeof program->name, "matmul one %s %d %s",
+             tune[LINES] ? "along lines" : "along k", tune[SHARE], gems_dtype_name(key->dtype[0]));
+    return GEMS_OK;
+}
+
+/* What warmup compiles: along lines?, share. */
+static const uint8_t ones[][2] = {{0, 1}, {0, 2}, {0, 4}, {0, 8}, {1, 4}, {1, 8}, {1, 16}};
+#define ONES ((int)(sizeof ones / sizeof *ones))
+
+/* ---- the others ---- */
+
 static const char *const feeds[] = {"kAlongK", "kAlongLines", "kGatherAlongK", "kGatherAlongLines"};
 
 gems_status gems_matmul_program(const gems_op *op, const gems_key *key, gems_program *program) {
@@ -59,6 +123,8 @@ gems_status gems_matmul_program(const gems_op *op, const gems_key *key, gems_pro
     const uint8_t *tune = key->tune;
     const int tile_m = tune[TILE_M] * 8, tile_n = tune[TILE_N] * 8, tile_k = tune[TILE_K] * 8;
     const char *dtype = gems_dtype_name(key->dtype[1]);
+    if (key->kernel == GEMS_MATMUL_ONE) return one_program(key, program);
+    if (key->kernel == GEMS_MATMUL_FEW) return few_program(key, program);
     static const char *const words[] = {"false", "true"};
     if (key->kernel == GEMS_MATMUL_BYTES)
         gems_text_add(&program->head,
@@ -105,9 +171,11 @@ gems_status gems_matmul_program(const gems_op *op, const gems_key *key, gems_pro
         program->files[4] = "matmul_wgmma.cu";
         program->entries[0] = "matmul_wgmma";
         gems_text_add(&program->head,
-                      "constexpr int kTileN = %d, kStages = %d, kCluster = %d, kBuffers = %d;\n"
+                      "constexpr int kTileM = %d, kTileN = %d, kStages = %d, kCluster = %d, "
+                      "kBuffers = %d, kBlocks = %d;\n"
                       "constexpr bool kThin = %s, kLinesA = %s, kLinesB = %s;\n",
-                      tile_n, tune[STAGES], tune[ACROSS_M], tune[PAD], words[tune[ACROSS_N] & 1],
+                      tune[ACROSS_N] ? tile_m : tile_m / tune[ACROSS_M], tile_n, tune[STAGES],
+                      tune[ACROSS_M], tune[PAD], tune[BLOCKS], words[tune[ACROSS_N] & 1],
                       words[lines_a], words[lines_b]);
         snprintf(program->name, sizeof program->name, "matmul wgmma %dx%dx%d %s %s %s", tile_m,
                  tile_n, tune[ACROSS_M], feeds[tune[FEED_A] & 3] + 1, feeds[tune[FEED_B] & 3] + 1,
@@ -158,17 +226,23 @@ bool gems_matmul_warm(const gems_op *op, int dtype, int i, const gems_device_inf
     uint16_t row = key->op;
     gems_matmul_config config = {.kernel = i ? GEMS_MATMUL_THIN : GEMS_MATMUL_PANEL};
     const bool bytes = gems_dtype_size(dtype) == 1;
-    const uint8_t *layout = layouts[bytes ? 1 : i % LAYOUTS];
     if (!(op->dtypes >> dtype & 1)) return false;
+    if (!info->fast && !bytes && i < ONES) {
+        gems_matmul_one_key(dtype, ones[i][0], ones[i][1], ones[i][0] && info->arch >= 90, key);
+        key->op = row;
+        return true;
+    }
+    if (!info->fast && !bytes) i -= ONES;
     if (info->fast) {
         if (i > (bytes ? 0 : 1)) return false;
         if (bytes) config.kernel = GEMS_MATMUL_BYTES;
     } else if (bytes && info->arch && info->arch < (dtype == GEMS_I8 ? 80 : 89)) {
         return false;
     } else if (!candidate(dtype, info, bytes ? i : i / LAYOUTS, &config) ||
-               config.shared > info->shared_bytes) {
+               config.shared > info->shared_bytes || (config.thin && config.cluster > 2)) {
         return false;
     }
+    const uint8_t *layout = layouts[bytes ? 1 : i % LAYOUTS];
     /* A tile of less than 64 columns cannot lie along them, nor one of other than 16 bits on
      * sm_90a. */
     const bool wgmma = config.kernel == GEMS_MATMUL_WGMMA, words = gems_dtype_size(dtype) != 2;

@@ -11,9 +11,8 @@
 #define SMALL         (INT64_C(1) << 22)
 /* Pairs of blocks that share B. Without them every block brings its own. */
 #define CLUSTERS      true
-/* Clusters whose blocks have parts of k. They have once given wrong numbers on a GPU; what mends
- * that has been tested on a CPU alone. */
-#define SHARED_K      false
+/* Clusters whose blocks have parts of k. */
+#define SHARED_K      true
 
 #define TILE_M 128
 #define STEP   128  /* bytes of k in a tile */
@@ -26,8 +25,10 @@
 #define BUFFERS        4
 /* Bytes through which results are written: the sums of a thin tile; boxes, or slabs. */
 #define BOXES(buffers) ((uint32_t)(buffers) * 8 * 2048)
-#define STAGED(tile_n, thin, buffers) \
-    ((thin) ? (uint32_t)(tile_n) * 640 : BOXES(buffers) > 18432 ? BOXES(buffers) : 18432u)
+#define STAGED(tile_m, tile_n, thin, buffers)                            \
+    ((thin)                   ? (uint32_t)(tile_n) * ((tile_m) + 32) * 4 \
+     : BOXES(buffers) > 18432 ? BOXES(buffers)                           \
+                              : 18432u)
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -51,13 +52,25 @@ bool gems_matmul_wgmma_exchanges(const gems_matmul_shape *s, bool *thin) {
     return *thin && s->m < s->n;
 }
 
-static uint32_t stage_bytes(int tile_n) { return (uint32_t)(TILE_M + tile_n) * STEP; }
+static uint32_t stage_bytes(int tile_m, int tile_n) { return (uint32_t)(tile_m + tile_n) * STEP; }
 
-static void take(const gems_device_info *info, int dtype, int tile_n, int cluster, bool thin,
+/* A tile of a block, which is not the pair's, and how many of such blocks a processor is to hold.
+ */
+typedef struct tile {
+    uint16_t tile_m, tile_n;
+    uint8_t cluster;
+    bool thin;
+    uint8_t blocks;
+} tile;
+
+static void take(const gems_device_info *info, int dtype, const tile *t, int cluster,
                  gems_matmul_config *c) {
+    const int tile_m = t->tile_m, tile_n = t->tile_n;
     const int buffers = tile_n / 64 < BUFFERS ? (tile_n < 64 ? 1 : tile_n / 64) : BUFFERS;
-    const uint32_t staged = STAGED(tile_n, thin, buffers);
-    int64_t stages = (info->shared_bytes - SLACK - 256 - staged) / stage_bytes(tile_n);
+    const uint32_t staged = STAGED(tile_m, tile_n, t->thin, buffers);
+    /* A processor has a KB more than a block may have, and takes one for itself of each block. */
+    const int64_t room = (info->shared_bytes + 1024) / t->blocks - 1024;
+    int64_t stages = (room - SLACK - 256 - staged) / stage_bytes(tile_m, tile_n);
     stages = most(least(stages, 12), 1);
     *c = (gems_matmul_config){
         .kernel = GEMS_MATMUL_WGMMA,
@@ -65,25 +78,25 @@ static void take(const gems_device_info *info, int dtype, int tile_n, int cluste
         .stages = (uint8_t)stages,
         .pad = (uint8_t)buffers,
         .cluster = (uint8_t)cluster,
-        .thin = thin,
-        .blocks = 1,
-        .parts = {.tile_m = TILE_M * (thin ? 1 : cluster),
+        .thin = t->thin,
+        .blocks = t->blocks,
+        .parts = {.tile_m = tile_m * (t->thin ? 1 : cluster),
                   .tile_n = tile_n,
                   .split = 1,
                   .group = 8,
                   .batches = 1},
-        .threads = 384,
-        .shared = (uint32_t)stages * (stage_bytes(tile_n) + 16) + staged + SLACK,
+        .threads = 128 + (uint32_t)tile_m * 2,
+        .shared = (uint32_t)stages * (stage_bytes(tile_m, tile_n) + 16) + staged + SLACK,
     };
 }
 
-static const struct {
-    uint16_t tile_n;
-    uint8_t cluster;
-    bool thin;
-} tiles[] = {{256, 2, false}, {256, 1, false}, {128, 2, false}, {128, 1, false},
-             {64, 1, false},  {128, 2, true},  {64, 1, true},   {64, 2, true},
-             {32, 1, true},   {32, 2, true},   {16, 1, true},   {16, 2, true}};
+static const tile tiles[] = {
+    {128, 256, 2, false, 1}, {128, 256, 1, false, 1}, {128, 128, 2, false, 1},
+    {128, 128, 1, false, 1}, {128, 64, 1, false, 1},  {128, 128, 2, true, 1},
+    {128, 64, 1, true, 1},   {128, 64, 2, true, 1},   {128, 32, 1, true, 1},
+    {128, 32, 2, true, 1},   {128, 16, 1, true, 1},   {128, 16, 2, true, 1},
+    {64, 64, 2, true, 2},    {64, 32, 2, true, 2},    {64, 16, 2, true, 2},
+    {64, 64, 1, true, 2},    {64, 32, 1, true, 2},    {64, 16, 1, true, 2}};
 #define TILES ((int)(sizeof tiles / sizeof *tiles))
 
 /* Whether a tile is one of those of a dtype. */
@@ -93,10 +106,19 @@ static bool fits(bool thin, int tile_n, int dtype, bool promotes) {
 
 bool gems_matmul_wgmma_candidate(const gems_device_info *info, int dtype, int i,
                                  gems_matmul_config *config) {
-    if (!info->hopper || i < 0 || i >= TILES) return false;
-    if (!fits(tiles[i].thin, tiles[i].tile_n, dtype, false)) return false;
-    take(info, dtype, tiles[i].tile_n, tiles[i].cluster, tiles[i].thin, config);
-    return true;
+    if (!info->hopper || i < 0) return false;
+    /* Then those of any cluster in the others. */
+    for (int cluster = 2; cluster <= 8; cluster++) {
+        for (int t = 0; t < TILES; t++) {
+            if (!fits(tiles[t].thin, tiles[t].tile_n, dtype, false)) continue;
+            if (cluster > 2 && (!tiles[t].thin || tiles[t].cluster == 1)) continue;
+            if (i-- == 0) {
+                take(info, dtype, &tiles[t], cluster > 2 ? cluster : tiles[t].cluster, config);
+                return true;
+            }
+        }
+    }
+    return false;
 }
 
 /* Divides a product into tiles, and k into `parts` of whole steps. Returns the number of tiles. */
@@ -110,15 +132,22 @@ static int64_t divide(const gems_matmul_shape *s, int64_t parts, gems_matmul_con
 
 void gems_matmul_wgmma_divide(const gems_matmul_shape *s, const gems_device_info *info,
                               int64_t parts, gems_matmul_config *c) {
+    if (c->thin && c->cluster > 1) {
+        const int64_t count = divide(s, c->cluster, c);
+        c->parts.split = 1;
+        c->parts.share = c->cluster;
+        c->grid = count * c->cluster;
+        return;
+    }
     const int64_t blocks = c->thin ? 1 : c->cluster, count = divide(s, parts, c) * c->parts.split;
-    c->grid = least(count, most(info->processors / blocks, 1)) * blocks;
+    c->grid = least(count, most(info->processors * c->blocks / blocks, 1)) * blocks;
 }
 
 bool gems_matmul_wgmma_allows(const gems_matmul_shape *s, const gems_device_info *info,
                               const gems_matmul_config *c) {
     if (!fits(c->thin, c->parts.tile_n, s->dtype, s->promotes)) return false;
-    if (c->cluster > 1 && (!CLUSTERS || !info->arch)) return false;
-    if (c->thin && c->cluster > 1 && !SHARED_K) return false;
+    /* On a CPU no box is copied to two blocks. */
+    if (c->cluster > 1 && !(c->thin ? SHARED_K : CLUSTERS && info->arch)) return false;
     if (s->n > THIN || gems_dtype_size(s->dtype) != 2)
         return !c->thin || (c->parts.tile_n >= 64 && c->cluster > 1);
     return c->thin && (s->feed_b != GEMS_ALONG_LINES || c->parts.tile_n >= 64);
@@ -130,91 +159,79 @@ static int64_t parts_of(const gems_matmul_shape *s, int64_t tiles_count, int64_t
     return most(least(least(slots / tiles_count, s->k / 256), 32), 1);
 }
 
-/* Cycles of a thin product that is divided. In a step a processor brings its part of A and B (64
- * bytes a cycle), and all bring A from memory (20 bytes a cycle and processor), each tile of A once
- * for the tiles of columns beside each other; what is shorter is hidden but for a quarter. Then
- * what it takes to write parts of k and to add them. Fitted to times of an
- * H200, on which the choices that follow have not been run as such. */
+/* Cycles of a thin product. The memory brings A, and the second cache A again for every further
+ * tile of columns and B for every tile of rows, at twice the speed; less where blocks are few, or
+ * where some processors have one more than others. No block takes more than 64 bytes a cycle. Then
+ * a start and an end, and what it takes to write parts of k and to add them, in a cluster or by a
+ * second launch. Clusters whose blocks are not all there at the same time are never taken. Fitted
+ * to times of an H200. */
 static int64_t thin_cycles(const gems_matmul_shape *s, const gems_device_info *info,
                            const gems_matmul_config *c) {
     const int64_t processors = most(info->processors, 1), outputs = s->batch * s->m * s->n,
-                  parts = c->parts.split,
-                  units = s->batch * c->parts.tiles_m * c->parts.tiles_n * parts,
-                  active = least(units, processors);
-    const int64_t brought = (TILE_M + c->parts.tile_n) * STEP / 64,
-                  read = ceil_div(active, c->parts.tiles_n) * TILE_M * STEP / (processors * 20),
-                  step = most(brought, read) + least(brought, read) / 4;
-    return ceil_div(units, processors) * (c->parts.split_k / c->tile_k * step + 1500) +
-           (parts > 1 ? 3000 + (outputs * parts * 3 / 4 + outputs * 3) / processors : 0);
+                  share = most(c->parts.share, 1), parts = c->parts.split, tile_m = c->parts.tile_m,
+                  tile_n = c->parts.tile_n, tiles_m = s->batch * c->parts.tiles_m,
+                  tiles_n = c->parts.tiles_n, units = tiles_m * tiles_n * parts * share,
+                  beside = ceil_div(units, processors), steps = c->parts.split_k / c->tile_k;
+    /* A group of processors, of which some lack two of 18. */
+    const int64_t fitting = most(processors / 18, 1) * (16 / share) * c->blocks;
+    if (share > 1 && units / share > fitting) return INT64_MAX;
+    const int64_t bytes = (tiles_m * tile_m * (tiles_n + 1) + tiles_m * tiles_n * tile_n) * s->k,
+                  few = units < processors ? 35 * (processors - units)
+                                           : 25 * (beside * processors - units);
+    const int64_t read =
+                      bytes / (processors * 35 / 2) * (100 * processors + few) / (100 * processors),
+                  brought = beside * steps * (tile_m + tile_n) * STEP / 56;
+    const int64_t second =
+        parts > 1 ? 5000 + (outputs * parts * 3 / 4 + outputs * 3) / processors : 100 * share;
+    return most(read, brought) + 4200 + 20 * tile_n + second;
 }
 
-/* A thin product has tiles no wider than it takes for its columns. Few tiles share k; in clusters,
- * where a quarter of the device can always hold their part, if that is allowed. */
+/* A thin product has tiles no wider than it takes for its columns. Few tiles share k, in clusters
+ * or by a second launch. */
 static void configure_thin(const gems_matmul_shape *s, const gems_device_info *info,
                            gems_matmul_config *c) {
     const int widest = s->feed_b == GEMS_ALONG_LINES || s->n > 32 ? 64 : s->n > 16 ? 32 : 16;
-    int64_t lowest = INT64_MAX, parts = 1, tile_n = widest;
-    for (int width = widest; width >= 16; width /= 2) {
+    int64_t lowest = INT64_MAX;
+    for (int i = 0; i < TILES; i++) {
         gems_matmul_config tried;
-        take(info, s->dtype, width, 1, true, &tried);
-        if (!gems_matmul_wgmma_allows(s, info, &tried)) break;
-        /* Tiles beside each other read the same of A: they are to do it together. */
-        if (s->n > width) tried.parts.group = 2;
-        const int64_t count = divide(s, 1, &tried),
-                      few = parts_of(s, count, 2 * (int64_t)info->processors);
-        for (int64_t p = 1; p <= few; p++) {
+        if (!tiles[i].thin || tiles[i].tile_n > widest) continue;
+        for (int p = 1; p <= 32; p++) {
+            const bool parted = tiles[i].cluster > 1;
+            if (parted && (p < 2 || p > 8)) continue;
+            take(info, s->dtype, &tiles[i], parted ? p : 1, &tried);
+            if (!gems_matmul_wgmma_allows(s, info, &tried)) break;
+            /* Tiles beside each other read the same of A: they are to do it together. */
+            if (s->n > tried.parts.tile_n) tried.parts.group = 2;
+            const int64_t count = divide(s, 1, &tried);
+            if (!parted && p > parts_of(s, count, 2 * (int64_t)info->processors)) break;
+            if (parted && s->k < 128 * p) break;
             gems_matmul_wgmma_divide(s, info, p, &tried);
             const int64_t cycles = thin_cycles(s, info, &tried);
             if (cycles < lowest) {
                 lowest = cycles;
-                tile_n = width;
-                parts = p;
                 *c = tried;
             }
         }
     }
-    const int64_t cluster = parts >= 8 ? 8 : parts >= 4 ? 4 : parts >= 2 ? 2 : 1;
-    /* Parts in a cluster save a launch, of about so many steps; more parts save steps. */
-    const int64_t saved = ceil_div(s->k, c->tile_k) / cluster - ceil_div(s->k, c->tile_k) / parts;
-    if (parts == 1 || saved > 20) return;
-    gems_matmul_config parted;
-    take(info, s->dtype, (int)tile_n, (int)cluster, true, &parted);
-    if (!gems_matmul_wgmma_allows(s, info, &parted)) return;
-    *c = parted;
-    const int64_t count = divide(s, c->cluster, c);
-    c->parts.split = 1;
-    c->grid = count * c->cluster;
 }
 
 /* Cycles of a product: what a processor multiplies (2048 a cycle), brings (64 bytes a cycle,
  * 26 where each row of a box lies in two lines of the cache) or
  * stores meanwhile (12 bytes a cycle where all do), whichever is longer, a start and an end for
- * every tile, and what it takes to add parts of k, where it is split: in a cluster, or by a second
- * launch. */
+ * every tile, and what it takes to add parts of k, where it is split, by a second launch. */
 static int64_t configure_tile(const gems_matmul_shape *s, const gems_device_info *info, bool split,
                               gems_matmul_config *c) {
-    const int64_t slots = most(c->thin ? info->processors : info->processors / c->cluster, 1),
-                  outputs = s->batch * s->m * s->n, tile_n = c->parts.tile_n;
-    int64_t count = divide(s, 1, c), rest = 1000 + 2 * tile_n;
-    if (c->thin) {
-        if (count * c->cluster > (c->cluster > 2 ? slots / 8 * 8 : slots)) return INT64_MAX;
-        divide(s, c->cluster, c);
-        c->parts.split = 1;
-        c->grid = count * c->cluster;
-        rest = 2500 + 16 * tile_n;
-        count *= c->cluster;
-    } else {
-        gems_matmul_wgmma_divide(s, info, split ? parts_of(s, count, slots) : 1, c);
-        count *= c->parts.split;
-    }
-    const int64_t share = c->thin ? 1 : c->cluster,
-                  step =
-                      most(4 * tile_n, (TILE_M + tile_n / share) * STEP / (s->crooked ? 26 : 64));
-    const int64_t tile =
+    const int64_t slots = most(info->processors / c->cluster, 1), outputs = s->batch * s->m * s->n,
+                  tile_n = c->parts.tile_n;
+    const int64_t rest = 1000 + 2 * tile_n, count = divide(s, 1, c);
+    gems_matmul_wgmma_divide(s, info, split ? parts_of(s, count, slots) : 1, c);
+    const int64_t step =
+        most(4 * tile_n, (TILE_M + tile_n / c->cluster) * STEP / (s->crooked ? 26 : 64));
+    const int64_t each =
         most(c->parts.split_k / c->tile_k * step, TILE_M * tile_n * 2 / 12) + 500 + rest;
     const int64_t second =
         c->parts.split > 1 ? 12000 + outputs * c->parts.split / (info->processors * 2) : 0;
-    return ceil_div(count, slots) * tile + second;
+    return ceil_div(count * c->parts.split, slots) * each + second;
 }
 
 void gems_matmul_wgmma_configure(const gems_matmul_shape *s, const gems_device_info *info,
@@ -225,19 +242,16 @@ void gems_matmul_wgmma_configure(const gems_matmul_shape *s, const gems_device_i
         return;
     }
     for (int i = 0; i < TILES; i++) {
-        /* A thin kernel's 2 stands for any number of blocks. */
-        for (int cluster = tiles[i].cluster; cluster <= (tiles[i].thin ? 8 : tiles[i].cluster);
-             cluster *= 2) {
-            gems_matmul_config c;
-            take(info, s->dtype, tiles[i].tile_n, cluster, tiles[i].thin, &c);
-            c.promotes = s->promotes;
-            if (!gems_matmul_wgmma_allows(s, info, &c)) continue;
-            for (int split = 0; split < 2; split++) {
-                int64_t cost = configure_tile(s, info, split, &c);
-                if (cost < lowest) {
-                    lowest = cost;
-                    *config = c;
-                }
+        gems_matmul_config c;
+        if (tiles[i].thin) continue; /* not measured of more columns */
+        take(info, s->dtype, &tiles[i], tiles[i].cluster, &c);
+        c.promotes = s->promotes;
+        if (!gems_matmul_wgmma_allows(s, info, &c)) continue;
+        for (int split = 0; split < 2; split++) {
+            int64_t cost = configure_tile(s, info, split, &c);
+            if (cost < lowest) {
+                lowest = cost;
+                *config = c;
             }
         }
     }
@@ -260,7 +274,8 @@ void gems_matmul_wgmma_map(const gems_matmul_config *config, bool first, int fee
                            int64_t line_stride, int64_t k, int64_t k_stride, gems_tensor_map *map) {
     const bool along_k = feed == GEMS_ALONG_K;
     const int share = config->thin ? 1 : config->cluster;
-    const int box_lines = first ? TILE_M : config->parts.tile_n / share;
+    const int tile_m = config->parts.tile_m / share;
+    const int box_lines = first ? tile_m : config->parts.tile_n / share;
     const int64_t inner = along_k ? k : lines, outer = along_k ? lines : k;
     const int64_t size = (int64_t)gems_dtype_size(dtype);
     int64_t stride = (along_k ? line_stride : k_stride) * size;

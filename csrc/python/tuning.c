@@ -135,6 +135,6 @@ PyMethodDef gems_tuning_methods[] = {
     {"tuned_parse", parse, METH_O, "tuned_parse(line) -> (key, value), or None."},
     {"tuned_entries", entries, METH_NOARGS, "tuned_entries() -> [(key, value, shipped)]."},
     {"tuned_versions", versions, METH_NOARGS,
-     "tuned_versions() -> [version]: of the kernels that are here, as keys name them."},
+     "tuned_versions() -> [version]: of the configurations that are here, as keys name them."},
     {"tuned_path", path, METH_NOARGS, "tuned_path() -> the table of the cache directory, or None."},
     {NULL, NULL, 0, NULL}};

@@ -24,6 +24,11 @@ static void plain_name(const char *symbol, char *name, size_t size) {
     if (best) snprintf(name, size, "%s", best);
 }
 
+/* Whether an object is in namespace gems_cpu: what plays a device there, no array of the kernel. */
+static bool is_own(const char *name) {
+    return !strncmp(name, "_ZN8gems_cpu", 12) || !strncmp(name, "_ZZN8gems_cpu", 13);
+}
+
 /* Takes the writable objects of the symbol table: a kernel's text has no others than __shared__
  * arrays. */
 static bool read_arrays(struct gems_cpu_image *image) {
@@ -56,7 +61,7 @@ static bool read_arrays(struct gems_cpu_image *image) {
                 s->st_name >= names->sh_size)
                 continue;
             const char *name = bytes + names->sh_offset + s->st_name;
-            if (strcmp(name, "gems_cpu_runtime") == 0) continue;
+            if (strcmp(name, "gems_cpu_runtime") == 0 || is_own(name)) continue;
             gems_cpu_array *array = &image->arrays[image->array_count++];
             array->start = image->start + s->st_value;
             array->bytes = s->st_size;

@@ -560,10 +560,11 @@ static gems_status prepare(const gems_launch *l, const char *name) {
     GEMS_TRY(prepare_cluster(l, name));
     simt.failed = false;
     simt.random = simt.config->seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
-    simt.dynamic_each = ((size_t)l->shared + 127) & ~(size_t)127;
+    /* Blocks of a cluster align tiles in it by themselves, to the same place. */
+    simt.dynamic_each = ((size_t)l->shared + 1023) & ~(size_t)1023;
     if (simt.dynamic_each * simt.blocks > simt.dynamic_room) {
         size_t room = simt.dynamic_each * simt.blocks;
-        unsigned char *memory = aligned_alloc(128, room);
+        unsigned char *memory = aligned_alloc(1024, room);
         if (!memory)
             return gems_fail(GEMS_MEMORY_ERROR, "%s: no memory for %u bytes of shared memory", name,
                              l->shared);
