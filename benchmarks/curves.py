@@ -73,16 +73,23 @@ class Prepared:
     calls: int = 1
 
 
-def prepared(call: Call, scope: Scope = contextlib.nullcontext, graph: bool = True) -> Prepared:
-    """On a GPU a graph of as many calls as take about a tenth of a millisecond; longer calls, which hide what the host
-    does, as they are (a graph copies memory in another way)."""
-    if not GPU or not graph:
+def calls_of(call: Call) -> int:
+    """How many calls of a GPU are to be one graph: as many as take about half a millisecond; 0: longer ones, which hide
+    what the host does, are timed as they are (a graph copies memory in another way). To be asked once for all that are
+    compared: what launching a graph costs is shared by its calls."""
+    if not GPU:
+        return 0
+    call()
+    seconds = harness.chunk_seconds(call, 10, "cuda") / 10
+    return min(64, int(5e-4 / seconds)) if seconds < 1e-4 else 0
+
+
+def prepared(call: Call, scope: Scope = contextlib.nullcontext, count: int = 0) -> Prepared:
+    """A candidate whose calls come `count` in a graph; 0: no graph."""
+    if not count:
         return Prepared(harness.Candidate(call, scope))
     with scope():
         call()
-        count = min(20, int(1e-4 / (harness.chunk_seconds(call, 3, "cuda") / 3)))
-        if count < 1:
-            return Prepared(harness.Candidate(call, scope))
         made = torch.cuda.CUDAGraph()
         with torch.cuda.graph(made):
             for _ in range(count):
@@ -126,7 +133,8 @@ def matmul(budget: float) -> Iterator[Row]:
                 return torch.mm(a, b)
 
             path = taken(ours)
-            seconds = seconds_of({OURS: prepared(ours), ATEN: prepared(aten)}, budget)
+            count = calls_of(aten)
+            seconds = seconds_of({OURS: prepared(ours, count=count), ATEN: prepared(aten, count=count)}, budget)
             name = f"{str(dtype).removeprefix('torch.')} {layout}"
             for who, one in seconds.items():
                 yield name, n, who, 2.0 * n**3 / one / 1e12, "TFLOP/s", path if who == OURS else ""
@@ -150,7 +158,7 @@ def attention(budget: float) -> Iterator[Row]:
                     with torch.no_grad():
                         return function(*x[:3], is_causal=True)
 
-                mine = prepared(lambda c=call: c(flag_gems.scaled_dot_product_attention), graph=False)
+                mine = prepared(lambda c=call: c(flag_gems.scaled_dot_product_attention))
                 candidates = {OURS: mine}
                 for who, kind in others.items():
                     made = harness.Candidate(
@@ -193,10 +201,11 @@ def rows(budget: float) -> Iterator[Row]:
                 for name, (call, tensors) in cases.items():
                     moved = tensors * n * dtype.itemsize
                     path = taken(call, flag_gems.use_gems)
-                    candidates = {OURS: prepared(call, flag_gems.use_gems), ATEN: prepared(call)}
+                    count = calls_of(call)
+                    candidates = {OURS: prepared(call, flag_gems.use_gems, count), ATEN: prepared(call, count=count)}
                     if moved not in clones:
                         source = clone_source(moved // 2, flag_gems.device)
-                        candidates[CLONE] = prepared(lambda source=source: torch.clone(source))
+                        candidates[CLONE] = prepared(lambda source=source: torch.clone(source), count=count)
                     seconds = seconds_of(candidates, budget)
                     clones[moved] = seconds.get(CLONE, clones.get(moved, 0.0))
                     for who, one in (seconds | {CLONE: clones[moved]}).items():

@@ -551,6 +551,8 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
         pairs += row->input[k].tensor && row->input[k].role == GEMS_EW_VALUE;
     int kept = row->choices > 3 ? 2 : row->choices; /* of many choices: the first and the last */
     int first = pairs > 1 ? PAIRED : ALONE, other = pairs > 1 ? RARE_PAIRED : RARE_ALONE;
+    bool few = i == first + (kept - 1) * other; /* the last: few elements, one access a thread */
+    if (few) i = WARM_DENSE;
     int choice = i < first ? 0 : 1 + (i - first) / other;
     int class = choice ? rare[(i - first) % other] : i;
     if (choice >= kept) return false;
@@ -584,6 +586,8 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     int read = 0;
     for (int k = 0; k < row->inputs; k++) read += key->dtype[k] != GEMS_NO_DTYPE;
     key->tune[GEMS_EW_UNROLL] = (uint8_t)gems_ew_unroll(op, key, read);
+    if (few && (!info->arch || key->tune[GEMS_EW_UNROLL] == 1)) return false;
+    if (few) key->tune[GEMS_EW_UNROLL] = 1;
     return true;
 }
 
