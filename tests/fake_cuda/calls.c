@@ -6,7 +6,8 @@
 #include "families/call.h"
 
 const gems_embedded gems_embedded_files[] = {
-    {"gems.cuh", "", 0}, {"complex.cuh", "", 0},  {"near.cuh", "", 0}, {"elementwise.cu", "", 0},
+    {"gems.cuh", "", 0}, {"complex.cuh", "", 0},  {"near.cuh", "", 0},
+    {"pair.cuh", "", 0}, {"normal.cuh", "", 0},   {"elementwise.cu", "", 0},
     {"copy.cu", "", 0},  {"index_map.cu", "", 0}, {NULL, NULL, 0}};
 
 enum { ARGUMENTS = 24 };
@@ -147,5 +148,7 @@ const void *calls_argument(int i);
 const void *calls_argument(int i) { return last.argument[i]; }
 unsigned calls_launches(void);
 unsigned calls_launches(void) { return last.launches; }
+unsigned calls_grid(void);
+unsigned calls_grid(void) { return last.grid; }
 const gems_tensor *calls_output(int i);
 const gems_tensor *calls_output(int i) { return i < made ? &outs[i] : NULL; }
