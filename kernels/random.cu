@@ -22,11 +22,23 @@ GEMS_DI void draw(uint64_t seed, uint64_t offset, uint32_t first, uint32_t (&r)[
             r[2][s] = first + s, r[3][s] = 0;
         }
         for (int round = 0; round < 10; round++) {
+#ifdef GEMS_WIDE_PRODUCTS
+            GEMS_UNROLL for (int s = 0; s < kGroup; s += 16) {
+                gems_cpu::word16 w0 = gems_cpu::word16_at(r[0] + s), w1 = gems_cpu::word16_at(r[1] + s);
+                gems_cpu::word16 w2 = gems_cpu::word16_at(r[2] + s), w3 = gems_cpu::word16_at(r[3] + s), high0, low0, high2, low2;
+                gems_cpu::multiply(w0, 0xD2511F53u, high0, low0);
+                gems_cpu::multiply(w2, 0xCD9E8D57u, high2, low2);
+                w0 = high2 ^ w1 ^ k0, w2 = high0 ^ w3 ^ k1;
+                memcpy(r[0] + s, &w0, 64), memcpy(r[1] + s, &low2, 64);
+                memcpy(r[2] + s, &w2, 64), memcpy(r[3] + s, &low0, 64);
+            }
+#else
             GEMS_IVDEP for (int s = 0; s < kGroup; s++) {
                 uint32_t x = __umulhi(0xCD9E8D57u, r[2][s]) ^ r[1][s] ^ k0, y = 0xCD9E8D57u * r[2][s];
                 uint32_t z = __umulhi(0xD2511F53u, r[0][s]) ^ r[3][s] ^ k1, w = 0xD2511F53u * r[0][s];
                 r[0][s] = x, r[1][s] = y, r[2][s] = z, r[3][s] = w;
             }
+#endif
             k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
         }
     } else {
