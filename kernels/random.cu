@@ -88,9 +88,9 @@ GEMS_DI double fast_log(double v) { return log(v); }
 GEMS_DI double fast_exp(double v) { return exp(v); }
 GEMS_DI double fast_tan(double v) { return tan(v); }
 
-// Two words and two more become two normal numbers each, in their places: a pair has its logarithm and root in common.
-GEMS_DI void make_normal(uint32_t (&r)[4][kGroup]) {
-    GEMS_UNROLL for (int i = 0; i < 4; i += 2) {
+// Words become normal numbers in their places, two of two: a pair has its logarithm and root in common.
+template <int PAIRS> GEMS_DI void make_normal(uint32_t (&r)[4][kGroup]) {
+    GEMS_UNROLL for (int i = 0; i < 2 * PAIRS; i += 2) {
         GEMS_IVDEP for (int s = 0; s < kGroup; s++) {
             float angle = (float)r[i + 1][s] * 1.4629180792671596e-09f + 7.3145903963357981e-10f;
             float length = sqrt(-2.0f * log(uniform01(r[i][s])));
@@ -216,17 +216,20 @@ GEMS_DI void for_each_of_group(const Strided<NT, int32_t>& m, int64_t at, F body
 }
 
 // ATen's threads draw kEach numbers a round, number I for the element I * threads further on: put(Which<I>, at, words) for
-// kGroup elements in a row.
+// kGroup elements in a row, of n.
 template <int I> struct Which { static constexpr int number = I; };
 template <class F>
-GEMS_DI void for_each_draw(uint64_t seed, uint64_t offset, uint32_t threads, uint32_t rounds, F put) {
+GEMS_DI void for_each_draw(int32_t n, uint64_t seed, uint64_t offset, uint32_t threads, uint32_t rounds, F put) {
     uint32_t groups = threads / kGroup;
     GEMS_FOR_GRID(item, groups * rounds) {
         uint32_t round = item / groups, first = (item - round * groups) * kGroup;
         uint32_t r[4][kGroup];
         int64_t at = (int64_t)round * kEach * threads + first;
         draw(seed, offset + (uint64_t)round * 4, first, r);
-        if constexpr (kGauss && !kDouble) make_normal(r);
+        if constexpr (kGauss && !kDouble) { // few elements need no more than the first two, which saves a CPU time
+            if (!kFast || at + 2 * (int64_t)threads < n) make_normal<2>(r);
+            else make_normal<1>(r);
+        }
         put(Which<0>(), at, r);
         put(Which<1>(), at + threads, r);
         if constexpr (kEach == 4) {
@@ -260,7 +263,7 @@ GEMS_DI void put(T* out, int64_t at, int32_t n, const Shape& shape, const uint32
 extern "C" __global__ void random_dense(T* __restrict__ out, int32_t n, uint64_t seed, uint64_t offset, uint32_t threads,
                                         uint32_t rounds, First a, Second b, Strided<1, int32_t>) {
     Shape shape(a, b);
-    for_each_draw(seed, offset, threads, rounds, [&](auto which, int64_t at, const uint32_t (&r)[4][kGroup]) {
+    for_each_draw(n, seed, offset, threads, rounds, [&](auto which, int64_t at, const uint32_t (&r)[4][kGroup]) {
         put<which.number>(out, at, n, shape, r);
     });
 }
@@ -277,7 +280,7 @@ GEMS_DI void put(T* out, const Strided<1, int32_t>& m, int64_t at, const Shape& 
 extern "C" __global__ void random_strided(T* __restrict__ out, int32_t n, uint64_t seed, uint64_t offset, uint32_t threads,
                                           uint32_t rounds, First a, Second b, Strided<1, int32_t> m) {
     Shape shape(a, b);
-    for_each_draw(seed, offset, threads, rounds, [&](auto which, int64_t at, const uint32_t (&r)[4][kGroup]) {
+    for_each_draw(n, seed, offset, threads, rounds, [&](auto which, int64_t at, const uint32_t (&r)[4][kGroup]) {
         put<which.number>(out, m, at, shape, r);
     });
 }

@@ -40,7 +40,7 @@ extern "C" __global__ void normal_strided(
     T* __restrict__ out, const T* __restrict__ mean, const T* __restrict__ std, int32_t n, uint64_t seed, uint64_t offset,
     uint32_t threads, uint32_t rounds, double plain, double scale, Strided<3, int32_t> m) {
     Reals shape(0.0, scale);
-    for_each_draw(seed, offset, threads, rounds,
+    for_each_draw(n, seed, offset, threads, rounds,
                   [&](auto which, int64_t at, const uint32_t (&r)[4][kGroup]) { PUT(which.number, at); });
 }
 #endif
