@@ -22,11 +22,23 @@ GEMS_DI void draw(uint64_t seed, uint64_t offset, uint32_t first, uint32_t (&r)[
             r[2][s] = first + s, r[3][s] = 0;
         }
         for (int round = 0; round < 10; round++) {
+#ifdef GEMS_WIDE_PRODUCTS
+            GEMS_UNROLL for (int s = 0; s < kGroup; s += 16) {
+                gems_cpu::word16 w0 = gems_cpu::word16_at(r[0] + s), w1 = gems_cpu::word16_at(r[1] + s);
+                gems_cpu::word16 w2 = gems_cpu::word16_at(r[2] + s), w3 = gems_cpu::word16_at(r[3] + s), high0, low0, high2, low2;
+                gems_cpu::multiply(w0, 0xD2511F53u, high0, low0);
+                gems_cpu::multiply(w2, 0xCD9E8D57u, high2, low2);
+                w0 = high2 ^ w1 ^ k0, w2 = high0 ^ w3 ^ k1;
+                memcpy(r[0] + s, &w0, 64), memcpy(r[1] + s, &low2, 64);
+                memcpy(r[2] + s, &w2, 64), memcpy(r[3] + s, &low0, 64);
+            }
+#else
             GEMS_IVDEP for (int s = 0; s < kGroup; s++) {
                 uint32_t x = __umulhi(0xCD9E8D57u, r[2][s]) ^ r[1][s] ^ k0, y = 0xCD9E8D57u * r[2][s];
                 uint32_t z = __umulhi(0xD2511F53u, r[0][s]) ^ r[3][s] ^ k1, w = 0xD2511F53u * r[0][s];
                 r[0][s] = x, r[1][s] = y, r[2][s] = z, r[3][s] = w;
             }
+#endif
             k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
         }
     } else {
@@ -76,9 +88,9 @@ GEMS_DI double fast_log(double v) { return log(v); }
 GEMS_DI double fast_exp(double v) { return exp(v); }
 GEMS_DI double fast_tan(double v) { return tan(v); }
 
-// Two words and two more become two normal numbers each, in their places: a pair has its logarithm and root in common.
-GEMS_DI void make_normal(uint32_t (&r)[4][kGroup]) {
-    GEMS_UNROLL for (int i = 0; i < 4; i += 2) {
+// Words become normal numbers in their places, two of two: a pair has its logarithm and root in common.
+template <int PAIRS> GEMS_DI void make_normal(uint32_t (&r)[4][kGroup]) {
+    GEMS_UNROLL for (int i = 0; i < 2 * PAIRS; i += 2) {
         GEMS_IVDEP for (int s = 0; s < kGroup; s++) {
             float angle = (float)r[i + 1][s] * 1.4629180792671596e-09f + 7.3145903963357981e-10f;
             float length = sqrt(-2.0f * log(uniform01(r[i][s])));
@@ -204,17 +216,20 @@ GEMS_DI void for_each_of_group(const Strided<NT, int32_t>& m, int64_t at, F body
 }
 
 // ATen's threads draw kEach numbers a round, number I for the element I * threads further on: put(Which<I>, at, words) for
-// kGroup elements in a row.
+// kGroup elements in a row, of n.
 template <int I> struct Which { static constexpr int number = I; };
 template <class F>
-GEMS_DI void for_each_draw(uint64_t seed, uint64_t offset, uint32_t threads, uint32_t rounds, F put) {
+GEMS_DI void for_each_draw(int32_t n, uint64_t seed, uint64_t offset, uint32_t threads, uint32_t rounds, F put) {
     uint32_t groups = threads / kGroup;
     GEMS_FOR_GRID(item, groups * rounds) {
         uint32_t round = item / groups, first = (item - round * groups) * kGroup;
         uint32_t r[4][kGroup];
         int64_t at = (int64_t)round * kEach * threads + first;
         draw(seed, offset + (uint64_t)round * 4, first, r);
-        if constexpr (kGauss && !kDouble) make_normal(r);
+        if constexpr (kGauss && !kDouble) { // few elements need no more than the first two, which saves a CPU time
+            if (!kFast || at + 2 * (int64_t)threads < n) make_normal<2>(r);
+            else make_normal<1>(r);
+        }
         put(Which<0>(), at, r);
         put(Which<1>(), at + threads, r);
         if constexpr (kEach == 4) {
@@ -248,7 +263,7 @@ GEMS_DI void put(T* out, int64_t at, int32_t n, const Shape& shape, const uint32
 extern "C" __global__ void random_dense(T* __restrict__ out, int32_t n, uint64_t seed, uint64_t offset, uint32_t threads,
                                         uint32_t rounds, First a, Second b, Strided<1, int32_t>) {
     Shape shape(a, b);
-    for_each_draw(seed, offset, threads, rounds, [&](auto which, int64_t at, const uint32_t (&r)[4][kGroup]) {
+    for_each_draw(n, seed, offset, threads, rounds, [&](auto which, int64_t at, const uint32_t (&r)[4][kGroup]) {
         put<which.number>(out, at, n, shape, r);
     });
 }
@@ -265,7 +280,7 @@ GEMS_DI void put(T* out, const Strided<1, int32_t>& m, int64_t at, const Shape& 
 extern "C" __global__ void random_strided(T* __restrict__ out, int32_t n, uint64_t seed, uint64_t offset, uint32_t threads,
                                           uint32_t rounds, First a, Second b, Strided<1, int32_t> m) {
     Shape shape(a, b);
-    for_each_draw(seed, offset, threads, rounds, [&](auto which, int64_t at, const uint32_t (&r)[4][kGroup]) {
+    for_each_draw(n, seed, offset, threads, rounds, [&](auto which, int64_t at, const uint32_t (&r)[4][kGroup]) {
         put<which.number>(out, m, at, shape, r);
     });
 }

@@ -40,7 +40,7 @@ extern "C" __global__ void normal_strided(
     T* __restrict__ out, const T* __restrict__ mean, const T* __restrict__ std, int32_t n, uint64_t seed, uint64_t offset,
     uint32_t threads, uint32_t rounds, double plain, double scale, Strided<3, int32_t> m) {
     Reals shape(0.0, scale);
-    for_each_draw(seed, offset, threads, rounds,
+    for_each_draw(n, seed, offset, threads, rounds,
                   [&](auto which, int64_t at, const uint32_t (&r)[4][kGroup]) { PUT(which.number, at); });
 }
 #endif
@@ -58,6 +58,15 @@ GEMS_DI T hit(uint32_t word, P p) {
 #endif
 
 #if RANDOM_KERNEL == 7
+// Elements of a type to another; halves by the processor's own instructions, where the compiler has none for loops.
+template <class To, class From> GEMS_DI void convert_run(To* to, const From* from, int n) {
+    GEMS_IVDEP for (int i = 0; i < n; i++) to[i] = convert<To>(from[i]);
+}
+#ifdef GEMS_HALF_BLOCKS
+GEMS_DI void convert_run(float* to, const f16* from, int n) { gems_cpu::halves_to_floats(to, from, n); }
+GEMS_DI void convert_run(f16* to, const float* from, int n) { gems_cpu::floats_to_halves(to, from, n); }
+#endif
+
 extern "C" __global__ void bernoulli_dense(T* __restrict__ out, const P* __restrict__ p, int32_t n, uint64_t seed,
                                            uint64_t offset, Strided<3, int32_t>) {
     int32_t groups = (n + 4 * kGroup - 1) / (4 * kGroup);
@@ -68,7 +77,11 @@ extern "C" __global__ void bernoulli_dense(T* __restrict__ out, const P* __restr
             for (int w = 0; w < 4; w++)
                 for (int s = 0; s < kGroup; s++) words[4 * s + w] = r[w][s];
             int32_t at = item * 4 * kGroup, count = n - at < 4 * kGroup ? n - at : 4 * kGroup;
-            GEMS_IVDEP for (int32_t i = 0; i < count; i++) out[at + i] = hit(words[i], p[at + i]);
+            Chance chance[4 * kGroup], hits[4 * kGroup];
+            convert_run(chance, p + at, count);
+            GEMS_IVDEP for (int32_t i = 0; i < count; i++)
+                hits[i] = (Chance)uniform01(words[i]) <= chance[i] ? Chance(1) : Chance(0);
+            convert_run(out + at, hits, count);
         }
     } else {
         constexpr uint64_t whole_p = 4 * sizeof(P) > 16 ? 16 : 4 * sizeof(P), whole_out = 4 * sizeof(T) > 16 ? 16 : 4 * sizeof(T);

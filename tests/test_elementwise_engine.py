@@ -231,3 +231,12 @@ def test_the_most_tensors_do_not_spill(arch: str) -> None:
         assert found.spill_bytes == 0, (shape_class, found.registers)
         if shape_class < 2:
             assert found.count("LDG.E.128") >= 4 and found.count("STG.E.128") >= 3, found.opcodes
+
+
+@pytest.mark.parametrize(("n", "unroll"), [(1, 1), (1000, 1), (1 << 20, 1), (1 << 22, 1), (1 << 24, 4), (1 << 28, 4)])
+def test_few_elements_have_one_access_a_thread(n: int, unroll: int) -> None:
+    """Several accesses of a thread pay where its blocks still fill the GPU a few times (132 processors here)."""
+    assert run("erfc", gpu((n,), (1,))) == OK, library().gems_reason()
+    assert f"kUnroll = {unroll}," in text()
+    blocks = -(-n // (4 * unroll * 256))
+    assert library().calls_grid() == blocks

@@ -24,6 +24,12 @@ bool gems_random_within(const gems_tensor *t, double low, double high) {
     const int64_t *operands[1] = {t->strides};
     int64_t place[GEMS_MAX_DIMS] = {0}, at = 0;
     gems_iter iter;
+    uint16_t top =
+        0; /* the bits of `high` in 16, where those of what is within are at most as large, or -0 */
+    if (low == 0 && (high == 1 || high == INFINITY)) {
+        if (t->dtype == GEMS_F16) top = high == 1 ? 0x3c00 : 0x7c00;
+        if (t->dtype == GEMS_BF16) top = high == 1 ? 0x3f80 : 0x7f80;
+    }
     if (!t->numel) return true;
     gems_iter_make(&iter, t->sizes, t->ndim, operands, 1);
     for (;;) {
@@ -35,6 +41,9 @@ bool gems_random_within(const gems_tensor *t, double low, double high) {
         } else if (t->dtype == GEMS_F64 && stride == 1) {
             const double *v = (const double *)t->data + at;
             for (int64_t i = 0; i < count; i++) good &= v[i] >= low && v[i] <= high;
+        } else if (top && stride == 1) {
+            const uint16_t *v = (const uint16_t *)t->data + at;
+            for (int64_t i = 0; i < count; i++) good &= v[i] <= top || v[i] == 0x8000;
         } else {
             for (int64_t i = 0; i < count && good; i++) {
                 double v = value_at(t, at + i * stride);
