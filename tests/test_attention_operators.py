@@ -81,3 +81,36 @@ def test_gradients_of_the_flash_kernel_decline() -> None:
     flat = q.flatten(0, 1)
     with pytest.raises(NotImplementedError):
         backward(*[flat] * 5, torch.zeros(4, 18), starts, starts, 9, 9, 0.0, False, *more)
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["none", "first", "last"])
+def test_memory_efficient_operators(kind: int) -> None:
+    """Forward and backward; the diagonal begins at the first key or ends at the last."""
+    q, grad = (draw(2, 32, 4, 16, seed=i) for i in (0, 5))
+    k, v = (draw(2, 40, 4, 16, seed=i) for i in (1, 2))
+    with flag_gems.use_gems():
+        made = aten._efficient_attention_forward(q, k, v, None, None, None, None, None, 0.0, kind, True, scale=0.2)
+    assert sizes(made) == [(2, 32, 4, 16), (2, 4, 32), (), (), 32, 40]
+    turned = [t.transpose(1, 2).double().requires_grad_() for t in (q, k, v)]
+    mask = torch.ones(32, 40, dtype=torch.bool).tril(8 if kind == 2 else 0) if kind else None
+    exact, logs = reference(*turned, mask, scale=0.2)
+    close(made[0], exact.transpose(1, 2))
+    close(made[1], logs, 20)
+    given = (grad, q, k, v, None, made[0], None, None, 32, 40, made[1], 0.0, made[2], made[3], kind, False)
+    with flag_gems.use_gems():
+        found = aten._efficient_attention_backward(*given, scale=0.2)
+    expected = torch.autograd.grad(exact, turned, grad.transpose(1, 2).double())
+    assert found[3] is None
+    assert all(t.is_contiguous() for t in found[:3])
+    for mine, theirs in zip(found[:3], expected, strict=True):
+        close(mine, theirs.transpose(1, 2), 4)
+
+
+def test_memory_efficient_operators_decline() -> None:
+    """A logsumexp of rounded length would need room that nobody fills; without it any length is taken."""
+    q = draw(2, 9, 4, 16)
+    forward = flag_gems.efficient_attention_forward
+    assert sizes(forward(q, q, q, None, None, None, None, None, 0.0, 0))[1] == (2, 4, 0)
+    for args in ((None, 0.0, 0, True), (None, 0.5, 0, False), (torch.zeros(9, 9), 0.0, 0, False)):
+        with pytest.raises(NotImplementedError):
+            forward(q, q, q, args[0], None, None, None, None, *args[1:])

@@ -149,6 +149,22 @@ gems_status gems_attention_back_launch(gems_call *call, gems_attention_params *p
 
 gems_status gems_attention_backward_run(gems_call *call);
 gems_status gems_attention_flash_backward_run(gems_call *call);
+gems_status gems_attention_efficient_run(gems_call *call);
+gems_status gems_attention_efficient_backward_run(gems_call *call);
+
+/* What the gradients of [batch, length, heads, dim], or of packed sequences, need. */
+typedef struct gems_attention_inside {
+    const gems_tensor *t[5]; /* grad, query, key, value, out */
+    const gems_tensor *lse, *cu_q, *cu_k;
+    int64_t max_q, max_k;  /* of packed sequences */
+    double scale;          /* 0: the usual one */
+    bool causal, from_end; /* the last query is at the last key */
+    bool contiguous;       /* the gradients are; else they lie as their operands */
+} gems_attention_inside;
+
+/* Does the call: outputs 0 to 2 are the gradients. */
+gems_status gems_attention_inside_backward(gems_call *call, const gems_attention_inside *given);
+
 gems_status gems_attention_varlen_run(gems_call *call);
 gems_status gems_attention_cudnn_run(gems_call *call);
 

@@ -143,7 +143,7 @@ gems_status gems_attention_backward_run(gems_call *call) {
     return launch(call, &p, dtype, a.mask ? a.mask->dtype : GEMS_NO_DTYPE);
 }
 
-/* ---- _flash_attention_backward: [batch, length, heads, dim] ---- */
+/* ---- the rows of [batch, length, heads, dim] ---- */
 
 typedef struct turned {
     gems_tensor t; /* [batch, heads, length, dim]; packed sequences as one */
@@ -160,21 +160,24 @@ static void heads_first(const gems_tensor *t, turned *to) {
     to->t.ndim = 4, to->t.sizes = to->sizes, to->t.strides = to->strides;
 }
 
-/* The logsumexp of packed sequences, [heads, length], as of one. */
-static void logs_of_one(const gems_tensor *lse, turned *to) {
+/* The logsumexp: [heads, length] of packed sequences as of one; [batch, heads, length] may have
+ * room behind. */
+static void logs_of(const gems_tensor *lse, int64_t queries, turned *to) {
+    const int packed = lse->ndim == 2;
     to->t = *lse;
     to->sizes[0] = 1, to->strides[0] = 0;
-    for (int d = 0; d < 2; d++)
-        to->sizes[d + 1] = lse->sizes[d], to->strides[d + 1] = lse->strides[d];
+    for (int d = packed; d < 3; d++)
+        to->sizes[d] = lse->sizes[d - packed], to->strides[d] = lse->strides[d - packed];
+    if (to->sizes[2] > queries) to->sizes[2] = queries;
     to->t.ndim = 3, to->t.sizes = to->sizes, to->t.strides = to->strides;
 }
 
-static gems_status make_like(gems_call *call, int i, const gems_tensor *t, void **data,
-                             gems_attention_strides *s) {
+static gems_status make_like(gems_call *call, int i, const gems_tensor *t, bool contiguous,
+                             void **data, gems_attention_strides *s) {
     const int n = t->ndim;
     int64_t strides[4];
     gems_output_strides(t->sizes, n, &t->strides, 1, strides);
-    GEMS_TRY(gems_output(call, i, n, t->sizes, strides, t->dtype));
+    GEMS_TRY(gems_output(call, i, n, t->sizes, contiguous ? NULL : strides, t->dtype));
     const int64_t *made = call->out[i].strides;
     *data = call->out[i].data;
     *s = (gems_attention_strides){n == 4 ? made[0] : 0, made[n - 2], made[n - 3]};
@@ -185,39 +188,36 @@ static bool is_starts(const gems_tensor *t) {
     return t && t->dtype == GEMS_I32 && t->ndim == 1 && t->numel > 1 && t->strides[0] == 1;
 }
 
-gems_status gems_attention_flash_backward_run(gems_call *call) {
-    const gems_tensor *cu_q = gems_arg_tensor(call, 6), *cu_k = gems_arg_tensor(call, 7),
-                      *lse = gems_arg_tensor(call, 5);
+gems_status gems_attention_inside_backward(gems_call *call, const gems_attention_inside *given) {
+    const gems_tensor *cu_q = given->cu_q, *cu_k = given->cu_k, *lse = given->lse;
     const bool packed = cu_q || cu_k;
     if (packed && (!is_starts(cu_q) || !is_starts(cu_k) || cu_q->numel != cu_k->numel))
         return gems_decline("cu_seqlens are int32, one more than sequences");
-    turned inside[5], logs; /* grad, query, key, value, out */
+    turned inside[5], logs;
     for (int i = 0; i < 5; i++) {
-        const gems_tensor *t = gems_arg_tensor(call, i);
+        const gems_tensor *t = given->t[i];
         if (!t) return gems_decline("an argument is no tensor");
         if (t->ndim != (packed ? 3 : 4)) return gems_decline("dimensions of the tensors");
         if (t->strides[t->ndim - 1] != 1 && t->sizes[t->ndim - 1] > 1)
             return gems_decline("a last dimension that is not contiguous");
         heads_first(t, inside + i);
     }
-    if (gems_arg_double(call, 10) != 0) return gems_decline("dropout");
-    for (int i = 15; i < 17; i++)
-        if (!gems_arg_none(call, i) && gems_arg_int(call, i) >= 0) return gems_decline("a window");
-    if (packed && lse && lse->ndim == 2) logs_of_one(lse, &logs), lse = &logs.t;
+    if (!lse || lse->ndim != (packed ? 2 : 3)) return gems_decline("the logsumexp does not fit");
+    logs_of(lse, inside[1].sizes[2], &logs);
     const arguments a = {.grad = &inside[0].t,
                          .q = &inside[1].t,
                          .k = &inside[2].t,
                          .v = &inside[3].t,
                          .out = &inside[4].t,
-                         .lse = lse};
+                         .lse = &logs.t};
     gems_attention_params p;
     GEMS_TRY(gems_attention_read(call, a.q, a.k, a.v, NULL, true, &p));
     GEMS_TRY(check(&a, &p));
     if (p.dim != p.dim_v) return gems_decline("head dimensions differ");
     GEMS_TRY(check_grid(&p));
-    if (!gems_arg_none(call, 14)) p.scale = gems_arg_double(call, 14);
-    if (gems_arg_int(call, 11)) p.right = 0;
-    p.from_end = 1;
+    if (given->scale != 0) p.scale = given->scale;
+    if (given->causal) p.right = 0;
+    p.from_end = given->from_end;
     const void *out;
     const int dtype = a.q->dtype;
     GEMS_TRY(gems_attention_operand(call, a.q, &p.q, &p.qs));
@@ -227,11 +227,11 @@ gems_status gems_attention_flash_backward_run(gems_call *call) {
     GEMS_TRY(gems_attention_operand(call, a.out, &out, &p.os));
     p.o = (void *)(uintptr_t)out;
     if (packed) {
-        const int64_t max_q = gems_arg_int(call, 8), max_k = gems_arg_int(call, 9);
-        if (max_q < 1 || max_k < 1 || max_q > p.queries || max_k > p.keys)
+        if (given->max_q < 1 || given->max_k < 1 || given->max_q > p.queries ||
+            given->max_k > p.keys)
             return gems_decline("max_seqlen");
         p.rows_q = p.queries, p.rows_k = p.keys;
-        p.queries = (int32_t)max_q, p.keys = (int32_t)max_k;
+        p.queries = (int32_t)given->max_q, p.keys = (int32_t)given->max_k;
         p.batch = (int32_t)(cu_q->numel - 1);
         p.cu_q = cu_q->data, p.cu_k = cu_k->data;
     }
@@ -242,11 +242,30 @@ gems_status gems_attention_flash_backward_run(gems_call *call) {
         return gems_decline("a case in which ATen is faster on a GPU");
     gems_attention_config config;
     GEMS_TRY(gems_attention_configure_backward(info, dtype, p.dim, p.dim_v, &config));
-    GEMS_TRY(make_like(call, 0, gems_arg_tensor(call, 1), &p.dq, &p.dqs));
-    GEMS_TRY(make_like(call, 1, gems_arg_tensor(call, 2), &p.dk, &p.dks));
-    GEMS_TRY(make_like(call, 2, gems_arg_tensor(call, 3), &p.dv, &p.dvs));
+    GEMS_TRY(make_like(call, 0, given->t[1], given->contiguous, &p.dq, &p.dqs));
+    GEMS_TRY(make_like(call, 1, given->t[2], given->contiguous, &p.dk, &p.dks));
+    GEMS_TRY(make_like(call, 2, given->t[3], given->contiguous, &p.dv, &p.dvs));
     if (!call->nonempty) return GEMS_OK;
     read_logs(&p, a.lse);
     return packed ? gems_attention_back_launch(call, &p, dtype)
                   : launch(call, &p, dtype, GEMS_NO_DTYPE);
+}
+
+gems_status gems_attention_flash_backward_run(gems_call *call) {
+    gems_attention_inside given = {
+        .lse = gems_arg_tensor(call, 5),
+        .cu_q = gems_arg_tensor(call, 6),
+        .cu_k = gems_arg_tensor(call, 7),
+        .max_q = gems_arg_int(call, 8),
+        .max_k = gems_arg_int(call, 9),
+        .causal = gems_arg_int(call, 11),
+        .from_end = true,
+    };
+    for (int i = 0; i < 5; i++) given.t[i] = gems_arg_tensor(call, i);
+    if (gems_arg_double(call, 10) != 0) return gems_decline("dropout");
+    for (int i = 15; i < 17; i++)
+        if (!gems_arg_none(call, i) && gems_arg_int(call, i) >= 0) return gems_decline("a window");
+    if (!gems_arg_none(call, 14) && (given.scale = gems_arg_double(call, 14)) == 0)
+        return gems_decline("a scale of 0");
+    return gems_attention_inside_backward(call, &given);
 }

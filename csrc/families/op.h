@@ -43,7 +43,7 @@ typedef struct gems_op {
     uint8_t mode;              /* the family's own: which reduction, which norm ... */
     uint8_t nondeterministic;  /* needs no fixed bits (random) */
     const char *results;       /* what is returned, where that is not the family's outputs in their order, a character each:
-                                * '0' .. an output, 'a' .. the number that is argument 0 .., '-' an undefined tensor */
+                                * '0' .. an output, 'a' .. the number that is argument 0 .. (or that the family has put there), '-' an undefined tensor */
     uint32_t undefined;        /* bit i: argument i, a Tensor, may be an undefined one (autograd passes them) */
     uint8_t masks;             /* elementwise: bit i: input i is a bool of its own, beside those called mask */
     int64_t gpu_most;          /* elements of the first tensor up to which a GPU takes it: ATen was measured faster

@@ -43,6 +43,11 @@ def arguments(name: str, tensor: Callable[..., Tensor], n: int, columns: int) ->
         lse = torch.zeros(*heads[:3], device=inside[0].device)
         return [*inside, lse, None, None, length, length, 0.0, False, None, None]
 
+    def efficient_backward() -> list[Any]:
+        grad, q, k, v, out, lse, *_ = flash_backward()
+        rest = (lse, 0.0, torch.tensor(0), torch.tensor(0), 0, False)
+        return [grad, q, k, v, None, out, None, None, length, length, *rest]
+
     larger = [2 * side, 2 * side]
     made: dict[str, Callable[[], list[Any]]] = {
         "avg_pool2d": lambda: [tensor(*image), *window(False, True, None)],
@@ -65,6 +70,11 @@ def arguments(name: str, tensor: Callable[..., Tensor], n: int, columns: int) ->
             *(None, None, length, length, 0.0, False, False),
         ],
         "_flash_attention_backward": flash_backward,
+        "_efficient_attention_forward": lambda: [
+            *(tensor(*heads).transpose(1, 2) for _ in range(3)),
+            *(None, None, None, None, None, 0.0, 0),
+        ],
+        "_efficient_attention_backward": efficient_backward,
         "_cudnn_attention_forward": lambda: [
             *(tensor(*heads) for _ in range(3)),
             *(None, None, None, length, length, True, 0.0, False, False),
