@@ -233,10 +233,33 @@ def test_the_most_tensors_do_not_spill(arch: str) -> None:
             assert found.count("LDG.E.128") >= 4 and found.count("STG.E.128") >= 3, found.opcodes
 
 
-@pytest.mark.parametrize(("n", "unroll"), [(1, 1), (1000, 1), (1 << 20, 1), (1 << 22, 1), (1 << 24, 4), (1 << 28, 4)])
-def test_few_elements_have_one_access_a_thread(n: int, unroll: int) -> None:
-    """Several accesses of a thread pay where its blocks still fill the GPU a few times (132 processors here)."""
-    assert run("erfc", gpu((n,), (1,))) == OK, library().gems_reason()
-    assert f"kUnroll = {unroll}," in text()
-    blocks = -(-n // (4 * unroll * 256))
-    assert library().calls_grid() == blocks
+# elements: elements of an access, accesses of a thread, threads of a block (132 processors here)
+SMALL, MIDDLE, LARGE = 1000, 1 << 20, 1 << 28
+PARTS = [
+    ("erfc", SMALL, 2, 1, 128),  # heavy: half an access
+    ("erfc", MIDDLE, 4, 1, 128),
+    ("erfc", LARGE, 4, 4, 256),
+    ("sinc", MIDDLE, 4, 1, 128),
+    ("sinc", LARGE, 4, 2, 128),
+    ("neg", SMALL, 4, 1, 256),  # light: always alike
+    ("neg", LARGE, 4, 1, 256),
+]
+
+
+@pytest.mark.parametrize(("name", "n", "vector", "unroll", "threads"), PARTS)
+def test_how_dense_work_is_divided(name: str, n: int, vector: int, unroll: int, threads: int) -> None:
+    assert run(name, gpu((n,), (1,))) == OK, library().gems_reason()
+    assert f"kVector = {vector}," in text() and f"kUnroll = {unroll}," in text()
+    assert library().calls_grid() == -(-n // (vector * unroll * threads))
+
+
+def test_half_an_access_begins_where_tensors_stand() -> None:
+    """Tensors that stand 3 elements behind a whole access stand 1 behind half of one."""
+    assert run("erfc", gpu((1000,), (1,), data=0x20000000 + 12), arguments=4) == OK
+    # the output is new, and stands elsewhere: single elements
+    assert "kVector = 1," in text()
+    x = gpu((1000,), (1,), data=0x20000000 + 12)
+    assert run("erfc_", x, arguments=4) == OK
+    assert "kVector = 2," in text()
+    assert argument(0, C.c_void_p) == 0x20000000 + 8
+    assert [argument(i, C.c_int32) for i in (2, 3)] == [1, 1001]

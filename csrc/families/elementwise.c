@@ -29,6 +29,7 @@ typedef struct operands {
 typedef struct work {
     gems_key key;
     void *pointer[GEMS_ITER_OPERANDS];
+    gems_ew_parts parts;
     int64_t
         items; /* that threads take: elements, or vectors of key.tune[GEMS_EW_VECTOR] elements */
     union {
@@ -214,11 +215,15 @@ static int dense_vector(const operands *all, int bytes, int64_t *pad) {
     return 1;
 }
 
-static void plan_dense(const gems_device_info *info, const operands *all, work *w) {
+static void plan_dense(const gems_op *op, const gems_device_info *info, const operands *all,
+                       work *w) {
     int64_t n = all->t[all->count - 1]->numel, pad = 0;
     int vector = info->fast ? 0 : dense_vector(all, info->vector_bytes, &pad);
     w->key.kernel = GEMS_EW_DENSE;
     w->key.tune[GEMS_EW_VECTOR] = (uint8_t)vector;
+    w->parts = gems_ew_parts_for(op, &w->key, all->inputs, n + pad, info);
+    w->key.tune[GEMS_EW_VECTOR] = (uint8_t)w->parts.vector;
+    if (pad) pad %= w->parts.vector;
     for (int i = 0; i < all->count; i++) w->pointer[i] = all->t[i]->data;
     if (__builtin_expect(pad != 0, 0))
         for (int i = 0; i < all->count; i++)
@@ -344,8 +349,8 @@ static void fill_tile(const operands *all, const gems_iter *iter, const int *pla
     }
 }
 
-static gems_status plan_strided(const gems_device_info *info, const operands *all,
-                                const gems_tensor *out, work *w) {
+static gems_status plan_strided(const gems_op *op, const gems_device_info *info,
+                                const operands *all, const gems_tensor *out, work *w) {
     int place[GEMS_ITER_OPERANDS], steps[2] = {1, 1},
                                    dim = 0; /* place: of an operand in the iteration */
     gems_iter iter;
@@ -362,7 +367,7 @@ static gems_status plan_strided(const gems_device_info *info, const operands *al
         if (inner == 0 && i < all->inputs) broadcast |= (uint8_t)(1u << all->input[i]);
     }
     if (dense) {
-        plan_dense(info, all, w);
+        plan_dense(op, info, all, w);
         return GEMS_OK;
     }
     if (iter.ndim > GEMS_EW_RANK) return gems_decline("more dimensions than strided kernels take");
@@ -383,17 +388,28 @@ static gems_status plan_strided(const gems_device_info *info, const operands *al
         steps[1] = vector;
     }
     steps[0] = vector;
-    return fill_space(all, &iter, place, steps, w);
+    GEMS_TRY(fill_space(all, &iter, place, steps, w));
+    w->parts = gems_ew_parts_for(op, &w->key, all->inputs, w->items, info);
+    return GEMS_OK;
 }
 
-int gems_ew_unroll_for(const gems_op *op, const gems_key *key, int tensors_read, int64_t items,
-                       const gems_device_info *info) {
-    enum { WAVES = 16 };
-    int unroll = gems_ew_unroll(op, key, tensors_read), vector = key->tune[GEMS_EW_VECTOR];
-    if (unroll == 1 || !info->arch || key->kernel == GEMS_EW_TILED) return unroll;
-    int64_t per_block = (int64_t)GEMS_EW_THREADS * unroll;
-    if (key->kernel == GEMS_EW_DENSE) per_block *= vector;
-    return items < per_block * WAVES * info->processors ? 1 : unroll;
+gems_ew_parts gems_ew_parts_for(const gems_op *op, const gems_key *key, int tensors_read,
+                                int64_t items, const gems_device_info *info) {
+    enum { FILLS = 16, FEW = 1024 };
+    gems_ew_parts p = {key->tune[GEMS_EW_VECTOR], gems_ew_unroll(op, key, tensors_read),
+                       GEMS_EW_THREADS};
+    if (!info->arch || key->kernel != GEMS_EW_DENSE) return p;
+    bool function = tensors_read <= 1 && op->flops >= 10;
+    if (function && p.unroll <= 2) p.threads = GEMS_EW_THREADS / 2;
+    int64_t per_block = (int64_t)p.threads * p.unroll * p.vector;
+    if (p.unroll > 1 && items < per_block * FILLS * info->processors) p.unroll = 1;
+    if (function && p.unroll == 1) p.threads = GEMS_EW_THREADS / 2;
+    if (op->flops >= GEMS_EW_HEAVY && p.unroll == 1 && p.vector > 1 &&
+        items <= (int64_t)FEW * info->processors) {
+        p.vector /= 2;
+        p.threads = GEMS_EW_THREADS / 2;
+    }
+    return p;
 }
 
 /* ---- the call ---- */
@@ -428,8 +444,7 @@ static bool is_settled(const gems_ew_row *row, const gems_call *call) {
 static gems_status launch(gems_call *call, const gems_device_info *info, const gems_ew_row *row,
                           const operands *all, const gems_ew_arguments *arguments, work *w) {
     const gems_plan *plan;
-    w->key.tune[GEMS_EW_UNROLL] =
-        (uint8_t)gems_ew_unroll_for(call->op, &w->key, all->inputs, w->items, info);
+    w->key.tune[GEMS_EW_UNROLL] = (uint8_t)w->parts.unroll;
     GEMS_TRY(gems_call_plan(call, &w->key, &plan));
     void *args[GEMS_ITER_OPERANDS + GEMS_EW_INPUTS + GEMS_EW_PARAMETERS + 2];
     uint16_t bytes[sizeof args / sizeof *args];
@@ -445,7 +460,7 @@ static gems_status launch(gems_call *call, const gems_device_info *info, const g
     bool wide = w->key.flags & GEMS_EW_WIDE;
     size_t index = wide ? sizeof(int64_t) : sizeof(int32_t);
     int vector = w->key.tune[GEMS_EW_VECTOR], class = w->key.kernel;
-    int64_t per_block = (int64_t)GEMS_EW_THREADS * w->key.tune[GEMS_EW_UNROLL];
+    int64_t per_block = (int64_t)w->parts.threads * w->parts.unroll;
     if (class == GEMS_EW_DENSE) {
         for (int i = 0; i < 2; i++) {
             bytes[count] = (uint16_t)index;
@@ -468,7 +483,7 @@ static gems_status launch(gems_call *call, const gems_device_info *info, const g
     int64_t blocks = gems_grid_of_all(info, w->items, per_block);
     if (blocks > INT32_MAX) return gems_decline("more blocks than a grid takes");
     uint32_t grid[3] = {(uint32_t)blocks, 1, 1},
-             block[3] = {info->fast ? 1 : GEMS_EW_THREADS, 1, 1};
+             block[3] = {info->fast ? 1 : (uint32_t)w->parts.threads, 1, 1};
     if (!is_settled(row, call)) return gems_call_launch(call, plan, 0, grid, block, 0, args);
     return gems_call_launch_kept(call, plan, grid, block, 0, args, all->count, bytes, count);
 }
@@ -512,9 +527,9 @@ static gems_status run(gems_call *call) {
     }
     const gems_device_info *info = gems_device_information(call->device);
     if (alike)
-        plan_dense(info, &all, &w);
+        plan_dense(call->op, info, &all, &w);
     else
-        GEMS_TRY(plan_strided(info, &all, all.t[all.inputs], &w));
+        GEMS_TRY(plan_strided(call->op, info, &all, all.t[all.inputs], &w));
     return launch(call, info, row, &all, &arguments, &w);
 }
 
@@ -551,8 +566,8 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
         pairs += row->input[k].tensor && row->input[k].role == GEMS_EW_VALUE;
     int kept = row->choices > 3 ? 2 : row->choices; /* of many choices: the first and the last */
     int first = pairs > 1 ? PAIRED : ALONE, other = pairs > 1 ? RARE_PAIRED : RARE_ALONE;
-    bool few = i == first + (kept - 1) * other; /* the last: few elements, one access a thread */
-    if (few) i = WARM_DENSE;
+    int few = i - first - (kept - 1) * other; /* the last ones: dense, of few elements */
+    if (few >= 0) i = WARM_DENSE;
     int choice = i < first ? 0 : 1 + (i - first) / other;
     int class = choice ? rare[(i - first) % other] : i;
     if (choice >= kept) return false;
@@ -586,8 +601,12 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     int read = 0;
     for (int k = 0; k < row->inputs; k++) read += key->dtype[k] != GEMS_NO_DTYPE;
     key->tune[GEMS_EW_UNROLL] = (uint8_t)gems_ew_unroll(op, key, read);
-    if (few && (!info->arch || key->tune[GEMS_EW_UNROLL] == 1)) return false;
-    if (few) key->tune[GEMS_EW_UNROLL] = 1;
+    if (few < 0) return true;
+    few += key->tune[GEMS_EW_UNROLL] == 1; /* one access a thread, then half an access */
+    bool half = few == 1 && op->flops >= GEMS_EW_HEAVY && key->tune[GEMS_EW_VECTOR] > 1;
+    if (!info->arch || few > 1 || (few == 1 && !half)) return false;
+    key->tune[GEMS_EW_UNROLL] = 1;
+    if (half) key->tune[GEMS_EW_VECTOR] /= 2;
     return true;
 }
 

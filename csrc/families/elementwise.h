@@ -133,25 +133,28 @@ gems_status gems_ew_arguments_of(const gems_ew_row *row, gems_call *call, gems_e
 /* Writes the program of a key. */
 gems_status gems_ew_program(const gems_op *op, const gems_key *key, gems_program *program);
 
-/* Threads of a block, and accesses of a thread in flight, for a number of tensors read. Whole accesses of dense tensors are
- * fastest one a thread where memory is what takes time: blocks that come and go keep a GPU's memory busier than loads that
- * wait for each other's stores (5% of the bandwidth on an H200: tanh, softplus, log1p). Where computing takes as long (46
- * instructions an element of 4 bytes: gelu), or with little to store, it is 10% slower. */
+/* Threads of a block, and accesses of a thread in flight, for a number of tensors read. An H200 is fastest with one access a
+ * thread where memory is all that takes time; functions of one tensor gain up to 8% by two, in blocks of 128 (sinc, logit, elu,
+ * sin of bfloat16), those that compute as long as memory takes (gelu, erfc) by four. */
 #define GEMS_EW_THREADS 256
+#define GEMS_EW_HEAVY   20 /* flops of an element */
 static inline int gems_ew_unroll(const gems_op *op, const gems_key *key, int tensors_read) {
-    int vector = key->tune[GEMS_EW_VECTOR];
-    bool whole = vector * gems_dtype_size(key->dtype[GEMS_EW_INPUTS]) >= 16;
-    int light = tensors_read <= 1 && gems_dtype_size(key->dtype[GEMS_EW_INPUTS]) == 4 ? 40 : 10;
-    if (key->kernel == GEMS_EW_DENSE && whole && op->flops < light) return 1;
+    int vector = key->tune[GEMS_EW_VECTOR], size = (int)gems_dtype_size(key->dtype[GEMS_EW_INPUTS]);
+    bool whole = key->kernel == GEMS_EW_DENSE && vector * size >= 16;
     int most = tensors_read <= 1 && vector > 2 ? 4 : tensors_read <= 2 ? 2 : 1;
     int elements = tensors_read <= 1 ? 16 : 8; /* of a thread: what its registers hold */
+    if (whole && op->flops < 10) return 1;
+    if (whole && tensors_read <= 1 && !(size == 4 && op->flops >= 40 && op->flops < 80)) most = 2;
     return most * vector <= elements ? most : vector >= elements ? 1 : elements / vector;
 }
 
-
-/* The same for so many items, elements or vectors of them: a GPU is faster with one access a thread where blocks of more
- * would not fill it a few times. */
-int gems_ew_unroll_for(const gems_op *op, const gems_key *key, int tensors_read, int64_t items,
-                       const gems_device_info *info);
+/* How dense work on so many elements is divided: a GPU is faster with one access a thread where blocks of more would not fill
+ * it a few times, and with half an access of what is heavy where there are hardly threads for all its processors. Other shape
+ * classes have what gems_ew_unroll says. */
+typedef struct gems_ew_parts {
+    int vector, unroll, threads;
+} gems_ew_parts;
+gems_ew_parts gems_ew_parts_for(const gems_op *op, const gems_key *key, int tensors_read,
+                                int64_t items, const gems_device_info *info);
 
 #endif
