@@ -109,6 +109,7 @@ def attention(x: Callable[..., Tensor]) -> dict[str, list[Any]]:
         "_scaled_dot_product_flash_attention_for_cpu_backward": [q, q, k, v, out, lse, 0.0, False],
         "_flash_attention_forward": [*inside, None, None, 5, 9, 0.0, False, False],
         "_flash_attention_backward": [inside[0], *inside, inside[0], lse, *nothing, 5, 9, 0.0, False, *nothing],
+        "_cudnn_attention_backward": [q, q, k, v, out, lse[..., None], *nothing, None, *nothing, 5, 9, 0.0, False],
         "_efficient_attention_forward": [*inside, None, *nothing, *nothing, 0.0, 1],
         "_efficient_attention_backward": [
             *(inside[0], *inside, None, inside[0], *nothing, 5, 9, lse, 0.0),

@@ -114,3 +114,23 @@ def test_memory_efficient_operators_decline() -> None:
     for args in ((None, 0.0, 0, True), (None, 0.5, 0, False), (torch.zeros(9, 9), 0.0, 0, False)):
         with pytest.raises(NotImplementedError):
             forward(q, q, q, args[0], None, None, None, None, *args[1:])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_gradients_of_cudnn(causal: bool) -> None:
+    """The diagonal begins at the first key; gradients lie as their operands; the logsumexp has a dimension more."""
+    q, k, v = operands(2, 4, 2, 9, 13, 16, 16, torch.float32)
+    grad = draw(2, 4, 9, 16, seed=7)
+    out, lse = flag_gems.cudnn_attention_forward(q, k, v, None, None, None, 9, 13, True, 0.0, causal, scale=0.2)[:2]
+    given = (grad, q, k, v, out, lse, None, None, None, None, None, 9, 13, 0.0, causal)
+    flag_gems.reset_stats()
+    with flag_gems.use_gems():
+        made = aten._cudnn_attention_backward(*given, scale=0.2)
+    assert flag_gems.stats()["_cudnn_attention_backward"] == {"kernel": 1, "fallback": 0}
+    wide = [t.double().requires_grad_() for t in (q, k, v)]
+    expected = torch.autograd.grad(reference(*wide, None, causal, 0.2)[0], wide, grad.double())
+    for mine, theirs, t in zip(made, expected, (q, k, v), strict=True):
+        close(mine, theirs, 4)
+        assert mine.stride() == t.stride()
+    with pytest.raises(NotImplementedError):  # a bias
+        flag_gems.cudnn_attention_backward(*given[:8], torch.zeros(9, 13), *given[9:])

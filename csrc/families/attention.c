@@ -216,6 +216,7 @@ static gems_status run(gems_call *call) {
     switch (call->op->mode) {
     case GEMS_ATTENTION_MODE_BACKWARD:
     case GEMS_ATTENTION_MODE_FOR_CPU_BACKWARD: return gems_attention_backward_run(call);
+    case GEMS_ATTENTION_MODE_CUDNN_BACKWARD: return gems_attention_cudnn_backward_run(call);
     case GEMS_ATTENTION_MODE_EFFICIENT: return gems_attention_efficient_run(call);
     case GEMS_ATTENTION_MODE_EFFICIENT_BACKWARD: return gems_attention_efficient_backward_run(call);
     case GEMS_ATTENTION_MODE_CUDNN: return gems_attention_cudnn_run(call);

@@ -144,6 +144,8 @@ bool gems_attention_back_takes(const gems_device_info *info, const gems_attentio
 /* Whether ATen's kernel was measured slower than ours on an H200
  * (benchmarks/results/nvidia_h200_attention.txt). */
 bool gems_attention_back_fills(const gems_device_info *info, const gems_attention_params *p);
+/* The same of cuDNN's. */
+bool gems_attention_back_beats_cudnn(const gems_device_info *info, const gems_attention_params *p);
 /* Launches them: outputs exist. GEMS_DECLINE: nothing was launched, and other kernels may do it. */
 gems_status gems_attention_back_launch(gems_call *call, gems_attention_params *p, int dtype);
 
@@ -159,6 +161,8 @@ typedef struct gems_attention_inside {
     int64_t max_q, max_k;  /* of packed sequences */
     double scale;          /* 0: the usual one */
     bool causal, from_end; /* the last query is at the last key */
+    bool heads_first;      /* [batch, heads, length, dim] */
+    bool behind_cudnn;     /* cuDNN's kernel is what else would run */
     bool contiguous;       /* the gradients are; else they lie as their operands */
 } gems_attention_inside;
 
@@ -167,5 +171,6 @@ gems_status gems_attention_inside_backward(gems_call *call, const gems_attention
 
 gems_status gems_attention_varlen_run(gems_call *call);
 gems_status gems_attention_cudnn_run(gems_call *call);
+gems_status gems_attention_cudnn_backward_run(gems_call *call);
 
 #endif

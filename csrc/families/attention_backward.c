@@ -172,15 +172,17 @@ static void logs_of(const gems_tensor *lse, int64_t queries, turned *to) {
     to->t.ndim = 3, to->t.sizes = to->sizes, to->t.strides = to->strides;
 }
 
-static gems_status make_like(gems_call *call, int i, const gems_tensor *t, bool contiguous,
+static gems_status make_like(gems_call *call, int i, const gems_attention_inside *given,
                              void **data, gems_attention_strides *s) {
+    const gems_tensor *t = given->t[i + 1];
     const int n = t->ndim;
     int64_t strides[4];
     gems_output_strides(t->sizes, n, &t->strides, 1, strides);
-    GEMS_TRY(gems_output(call, i, n, t->sizes, contiguous ? NULL : strides, t->dtype));
+    GEMS_TRY(gems_output(call, i, n, t->sizes, given->contiguous ? NULL : strides, t->dtype));
     const int64_t *made = call->out[i].strides;
     *data = call->out[i].data;
-    *s = (gems_attention_strides){n == 4 ? made[0] : 0, made[n - 2], made[n - 3]};
+    const int head = given->heads_first ? 1 : n - 2, row = given->heads_first ? 2 : n - 3;
+    *s = (gems_attention_strides){n == 4 ? made[0] : 0, made[head], made[row]};
     return GEMS_OK;
 }
 
@@ -200,10 +202,13 @@ gems_status gems_attention_inside_backward(gems_call *call, const gems_attention
         if (t->ndim != (packed ? 3 : 4)) return gems_decline("dimensions of the tensors");
         if (t->strides[t->ndim - 1] != 1 && t->sizes[t->ndim - 1] > 1)
             return gems_decline("a last dimension that is not contiguous");
-        heads_first(t, inside + i);
+        if (given->heads_first)
+            inside[i].t = *t;
+        else
+            heads_first(t, inside + i);
     }
     if (!lse || lse->ndim != (packed ? 2 : 3)) return gems_decline("the logsumexp does not fit");
-    logs_of(lse, inside[1].sizes[2], &logs);
+    logs_of(lse, inside[1].t.sizes[2], &logs);
     const arguments a = {.grad = &inside[0].t,
                          .q = &inside[1].t,
                          .k = &inside[2].t,
@@ -238,13 +243,15 @@ gems_status gems_attention_inside_backward(gems_call *call, const gems_attention
     const gems_device_info *info = gems_device_information(call->device);
     const bool taken = gems_attention_back_takes(info, &p, dtype, GEMS_NO_DTYPE, 0);
     if (packed && !taken) return gems_decline("packed sequences");
-    if (call->device_type != GEMS_CPU && !(taken && gems_attention_back_fills(info, &p)))
+    if (call->device_type != GEMS_CPU &&
+        !(taken && (given->behind_cudnn ? gems_attention_back_beats_cudnn(info, &p)
+                                        : gems_attention_back_fills(info, &p))))
         return gems_decline("a case in which ATen is faster on a GPU");
     gems_attention_config config;
     GEMS_TRY(gems_attention_configure_backward(info, dtype, p.dim, p.dim_v, &config));
-    GEMS_TRY(make_like(call, 0, given->t[1], given->contiguous, &p.dq, &p.dqs));
-    GEMS_TRY(make_like(call, 1, given->t[2], given->contiguous, &p.dk, &p.dks));
-    GEMS_TRY(make_like(call, 2, given->t[3], given->contiguous, &p.dv, &p.dvs));
+    GEMS_TRY(make_like(call, 0, given, &p.dq, &p.dqs));
+    GEMS_TRY(make_like(call, 1, given, &p.dk, &p.dks));
+    GEMS_TRY(make_like(call, 2, given, &p.dv, &p.dvs));
     if (!call->nonempty) return GEMS_OK;
     read_logs(&p, a.lse);
     return packed ? gems_attention_back_launch(call, &p, dtype)

@@ -1,6 +1,6 @@
-/* The operator of attention that torch keeps for cuDNN, and which its
- * F.scaled_dot_product_attention picks first on sm_90: by the kernel of sm_90a. Its gradients are
- * cuDNN's, of our result and logsumexp. */
+/* The operators of attention that torch keeps for cuDNN, and which its
+ * F.scaled_dot_product_attention picks first on sm_90: by the kernels of sm_90a where they are
+ * faster. Either takes what the other one, or cuDNN, has made. */
 #include "attention.h"
 
 #include <string.h>
@@ -73,4 +73,29 @@ gems_status gems_attention_cudnn_run(gems_call *call) {
         GEMS_TRY(gems_scratch(call, (size_t)(sizes[0] * sizes[1] * sizes[2]) * 4, &p.lse));
     p.lse_batch = sizes[1] * sizes[2], p.lse_head = sizes[2], p.lse_row = 1;
     return gems_attention_launch(call, &p, q->dtype, GEMS_NO_DTYPE, 0, 0);
+}
+
+/* grad_out, query, key, value, out, logsumexp, philox_seed, philox_offset, attn_bias, cu_seqlens of
+ * both, max_seqlens, dropout_p, is_causal, scale. Has not run on a GPU behind this operator; the
+ * kernels have, behind the flash kernel's. */
+gems_status gems_attention_cudnn_backward_run(gems_call *call) {
+    const gems_tensor *lse = gems_arg_tensor(call, 5);
+    gems_attention_inside given = {
+        .causal = gems_arg_int(call, 14),
+        .heads_first = true,
+        .behind_cudnn = true,
+    };
+    for (int i = 0; i < 5; i++) given.t[i] = gems_arg_tensor(call, i);
+    if (!gems_arg_none(call, 8)) return gems_decline("a bias");
+    if (!gems_arg_none(call, 9) || !gems_arg_none(call, 10))
+        return gems_decline("packed sequences");
+    if (gems_arg_double(call, 13) != 0) return gems_decline("dropout");
+    if (!lse || lse->ndim != 4 || lse->sizes[3] != 1)
+        return gems_decline("the logsumexp does not fit");
+    gems_tensor logs = *lse; /* [batch, heads, length, 1] */
+    logs.ndim = 3;
+    given.lse = &logs;
+    if (!gems_arg_none(call, 15) && (given.scale = gems_arg_double(call, 15)) == 0)
+        return gems_decline("a scale of 0");
+    return gems_attention_inside_backward(call, &given);
 }

@@ -1,5 +1,6 @@
-/* The operators of attention that torch names memory-efficient, forward and backward, of 16-bit
- * floats without a mask: by the kernels of sm_90a. */
+/* The operators of attention that torch names memory-efficient, forward and backward, without a
+ * mask: of 16-bit floats by the kernels of sm_90a. Their numbers were compared on an H200; the
+ * times are those beside torch's flash kernel, torch's memory-efficient one was not timed. */
 #include "attention.h"
 
 #include <string.h>

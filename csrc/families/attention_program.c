@@ -264,7 +264,8 @@ bool gems_attention_warm(const gems_op *op, int dtype, int i, const gems_device_
     const bool back = op->mode == GEMS_ATTENTION_MODE_BACKWARD ||
                       op->mode == GEMS_ATTENTION_MODE_FOR_CPU_BACKWARD ||
                       op->mode == GEMS_ATTENTION_MODE_FLASH_BACKWARD ||
-                      op->mode == GEMS_ATTENTION_MODE_EFFICIENT_BACKWARD;
+                      op->mode == GEMS_ATTENTION_MODE_EFFICIENT_BACKWARD ||
+                      op->mode == GEMS_ATTENTION_MODE_CUDNN_BACKWARD;
     const bool varlen = op->mode == GEMS_ATTENTION_MODE_VARLEN;
     const int kinds = back || info->fast || !is_half(dtype) ? 1 : 2; /* many queries, few */
     const int count = (info->fast ? 1 : 2) * kinds;

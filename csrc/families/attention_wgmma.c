@@ -63,7 +63,7 @@ bool gems_attention_wgmma_beats_cudnn(const gems_device_info *info,
     if (!gems_attention_wgmma_fills(info, p)) return false;
     if (dim <= 48) return keys >= 2048;
     if (dim <= 64) return keys >= 4096;
-    if (dim <= 128) return keys >= (causal ? 1024 : 8192);
+    if (dim <= 128) return keys >= (causal ? 1024 : dim <= 96 ? 2048 : 8192);
     if (dim <= 192) return keys >= 2048;
     return causal && keys >= 1024 && keys <= 2048;
 }

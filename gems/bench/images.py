@@ -43,6 +43,10 @@ def arguments(name: str, tensor: Callable[..., Tensor], n: int, columns: int) ->
         lse = torch.zeros(*heads[:3], device=inside[0].device)
         return [*inside, lse, None, None, length, length, 0.0, False, None, None]
 
+    def cudnn_backward() -> list[Any]:
+        lse = torch.zeros(*heads[:3], 1, device=tensor(1).device)
+        return [*(tensor(*heads) for _ in range(5)), lse, *[None] * 5, length, length, 0.0, False]
+
     def efficient_backward() -> list[Any]:
         grad, q, k, v, out, lse, *_ = flash_backward()
         rest = (lse, 0.0, torch.tensor(0), torch.tensor(0), 0, False)
@@ -70,6 +74,7 @@ def arguments(name: str, tensor: Callable[..., Tensor], n: int, columns: int) ->
             *(None, None, length, length, 0.0, False, False),
         ],
         "_flash_attention_backward": flash_backward,
+        "_cudnn_attention_backward": cudnn_backward,
         "_efficient_attention_forward": lambda: [
             *(tensor(*heads).transpose(1, 2) for _ in range(3)),
             *(None, None, None, None, None, 0.0, 0),
