@@ -12,18 +12,9 @@ GEMS_DI int cluster_rank() {
     asm volatile("mov.u32 %0,%%cluster_ctarank;" : "=r"(r));
     return (int)r;
 }
-GEMS_DI int cluster_size() {
-    uint32_t r;
-    asm volatile("mov.u32 %0,%%cluster_nctarank;" : "=r"(r));
-    return (int)r;
-}
 // Waits for all threads of the cluster; orders no memory.
 GEMS_DI void cluster_sync() {
     asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait;" ::: "memory");
-}
-// The same, and what each thread wrote to shared memory before is seen by all behind it.
-GEMS_DI void cluster_sync_memory() {
-    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 // Four floats at this place in the shared memory of another block of the cluster.
 GEMS_DI Vec<float, 4> cluster_load(const float* p, int block) {
@@ -52,11 +43,9 @@ GEMS_DI void cluster_arrive() {}
 GEMS_DI void cluster_wait() {}
 template <class V> GEMS_DI V cluster_read(const V* p, int) { return *p; }
 #else
-// Programs that ask for the first four run in clusters of one block on a CPU.
+// Programs that ask for the first two run in clusters of one block on a CPU.
 GEMS_DI int cluster_rank() { return 0; }
-GEMS_DI int cluster_size() { return 1; }
 GEMS_DI void cluster_sync() {}
-GEMS_DI void cluster_sync_memory() {}
 GEMS_UNSEEN inline Vec<float, 4> cluster_load(const float* p, int block) {
     Vec<float, 4> v;
     memcpy(&v, gems_cpu_runtime->peer(p, block, sizeof v), sizeof v);

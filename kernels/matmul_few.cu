@@ -2,14 +2,15 @@
 // plain loads have brought to registers, so that nothing goes through shared memory but sums. A lane has eight neighbours along k of
 // each of its lines and columns, which are two products: these add over k in whatever order, the same for both sides.
 //
-// The head of the program gives Scalar, kShare, kTall (products of 16 lines of a warp) and kColumns (8 or 16). kShare warps of a block
+// The head of the program gives Scalar, kShare and kColumns (8 or 16). Has run on an H200. kShare warps of a block
 // have a part of k each, and where GEMS_CLUSTERS says so the blocks of a cluster (p.share). Parts are added in their order.
 using namespace gems;
 
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kStep = 32;  // of k
-constexpr int kAhead = kTall > 1 ? 2 : kColumns > 8 ? 4 : 6;                          // steps under way
+constexpr int kTall = 1;                          // products of 16 lines of a warp; two were slower
+constexpr int kAhead = kColumns > 8 ? 4 : 6;      // steps under way
 constexpr int kLines = kTall * 16, kGroups = kWarps / kShare, kWide = kColumns / 8;
 constexpr int kPitch = kLines + 4, kOutputs = kGroups * kLines * kColumns;
 static_assert(kColumns == 8 || kColumns == 16, "");

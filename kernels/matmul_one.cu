@@ -4,7 +4,7 @@
 // The head of the program gives Scalar, kLines (A is contiguous along its lines; else along k) and kShare. Along k a warp has two
 // lines, and kShare warps of a block have a part of k each. Along lines kShare lanes lie across neighbouring lines, the others of
 // a block go down k, and where GEMS_CLUSTERS says so the blocks of a cluster (p.share) have a part of k each. Parts are added in their
-// order.
+// order. Has run on an H200.
 using namespace gems;
 
 namespace {

@@ -121,10 +121,10 @@ def test_tiles_follow_the_shape() -> None:
     assert (large.parts.tile_m, large.parts.tile_n, large.cluster) == (256, 256, 2)
     assert configure(1, 4096, 16, 4096).parts.tile_n == 16
     assert configure(1, 14336, 33, 4096).parts.tile_n == 64
-    # Parts of k in one launch, for most of the processors.
-    for columns in (16, 32, 64):
+    # Parts of k in one launch, for most of the processors, and half as many again where tiles are wide.
+    for columns, blocks in ((16, 128), (32, 128), (64, 192)):
         decode = configure(1, 4096, columns, 4096)
-        assert decode.thin and decode.cluster in (2, 3) and decode.parts.split == 1 and 96 <= decode.grid <= 128
+        assert decode.thin and decode.parts.tile_m == 64 and decode.parts.split == 1 and decode.grid == blocks
     assert configure(1, 4096, 64, 4096, ALONG_LINES).parts.tile_n == 64
     assert configure(1, 1024, 16, 8192).cluster == 8
     # Enough tiles as they are.

@@ -99,10 +99,12 @@ def test_options_are_configurations_of_the_shape(
         parts = config.parts
         assert config.shared <= info.shared_bytes or info.fast
         assert parts.tiles_m * parts.tile_m >= m and parts.tiles_n * parts.tile_n >= n
-        assert (parts.split - 1) * parts.split_k < k <= parts.split * parts.split_k
+        parted = route == HOPPER and config.thin and config.cluster > 1  # blocks of a cluster have parts of k
+        assert (parts.split - 1) * parts.split_k < k <= (config.cluster if parted else parts.split) * parts.split_k
         if route == HOPPER:
-            assert config.kernel == WGMMA and config.grid <= 132 and not (config.thin and config.cluster > 1)
-            assert config.thin == (n <= 64) and not (config.parts.tile_n < 64 and feed_b == ALONG_LINES)
+            assert config.kernel == WGMMA and (parted or config.grid <= 132 * config.blocks)
+            assert config.thin == (n <= 64) or (parted and parts.tile_n >= 64)
+            assert not (parts.tile_n < 64 and feed_b == ALONG_LINES)
 
 
 def test_options_combine_tiles_parts_and_order() -> None:
@@ -434,6 +436,18 @@ def test_stored_lines_replace_those_of_their_key(own_cache: Path) -> None:
     text = (own_cache / "tuned.txt").read_text()
     assert text == f"{line_of('b', '1')}\n{line_of('a', '2')}\n"
     assert (own_cache / "tuned.txt").stat().st_mode & 0o777 == 0o600
+
+
+def test_shipped_entries_are_in_force() -> None:
+    """Each has a version of today, and a configuration that its product may have on the device that it names."""
+    shipped = [(key, value) for key, value, ours in _C.tuned_entries() if ours]
+    for key, value in shipped:
+        version, device, dtype, layout, sizes = key.split()[1:]
+        route = _C.tuned_versions().index(version)
+        assert (device, dtype, layout) == ("sm_90/132/60M", "bfloat16", "kk"), "say here how to read it"
+        shape = Shape(*map(int, sizes.split("x")), BF16, ALONG_K, ALONG_K)
+        assert key_of(shape, H200, route) == key and configuration(shape, H200, route, value) is not None
+    assert shipped
 
 
 def test_list_says_what_is_of_other_configurations(own_cache: Path) -> None:

@@ -5,7 +5,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <stdlib.h>
 
 #include "modes.h"
 
@@ -26,7 +25,6 @@ enum { TUNE_KIND, TUNE_INNER };
  * gradient of an image channels last. */
 #define MOST_TILES                  5e8
 #define MOST_TILES_LINE             1e9
-#define MOST_TILES_LAST             1e7
 /* The same of what convolution_panel.c computes; of all gradients together. */
 #define MOST_PANELS                 3e6
 #define MOST_PANELS_HALVES          1e8
@@ -273,24 +271,51 @@ static bool aligned(const void *a, const void *b) {
     return ((uintptr_t)a | (uintptr_t)b) % 16 == 0;
 }
 
+/* Of a window for each channel, what an H200 computed at least as fast as cuDNN. */
+static bool each_is_fast(const gems_convolution *c, int kind) {
+    const gems_window *w = c->window;
+    const bool halves = GEMS_HALF_MASK & GEMS_BIT(c->dtype), words = c->dtype == GEMS_F32;
+    const int taps = w[1].size * w[2].size, steps = w[1].stride * w[2].stride;
+    if (kind == GEMS_CONVOLVE_WEIGHT) {
+        if (c->rank != 2) return false;
+        return c->last ? words && (taps > 9 || steps != 1)
+                       : words || (halves && (taps > 25 || steps != 1));
+    }
+    if (c->last) return false;
+    if (c->rank == 1) return halves && w[2].size % 2 == 0;
+    return words || (halves && (taps > 9 || steps != 1));
+}
+
+/* The same of products on the tensor cores, when calls are timed as graphs: lines; images channels
+ * last of which every second pixel is taken; the weight's gradient of few channels and many pixels.
+ */
+static bool tiles_are_fast(const gems_convolution *c, int kind) {
+    const gems_window *w = c->window;
+    const int taps = w[1].size * w[2].size, steps = w[1].stride * w[2].stride;
+    if (c->rank == 1)
+        return c->work <= MOST_TILES_LINE && (kind != GEMS_CONVOLVE_IMAGE || steps == 1);
+    if (c->rank != 2 || c->work > MOST_TILES) return false;
+    const double pixels =
+        (double)c->batch * (double)c->result.sizes[2] * (double)c->result.sizes[3];
+    if (kind == GEMS_CONVOLVE_WEIGHT)
+        return taps > 1 && c->image_channels <= 64 && c->result_channels <= 64 &&
+               pixels >= (c->last ? 4096 : 8192);
+    return kind == GEMS_CONVOLVE_RESULT && c->last && steps != 1 && c->image_channels <= 64 &&
+           c->result_channels <= 64;
+}
+
 /* What an H200 computed at least as fast as cuDNN, beyond what is small; kinds: bits. */
 static bool fast_on_gpu(const gems_convolution *c, int kinds, const gems_device_info *info) {
-    const gems_window *w = c->window;
-    bool image = kinds >> GEMS_CONVOLVE_IMAGE & 1, halves = GEMS_HALF_MASK & GEMS_BIT(c->dtype);
-    int taps = w[1].size * w[2].size, steps = w[0].stride * w[1].stride * w[2].stride;
-    for (int kind = 0; kind <= GEMS_CONVOLVE_WEIGHT; kind++)
-        if (kinds >> kind & 1 && kind != GEMS_CONVOLVE_WEIGHT && !c->last &&
-            gems_convolution_depthwise(c, kind, info)) {
-            if (kinds != 1 << kind) return false;
-            if (c->rank == 1) return halves && w[2].size % 2 == 0;
-            return c->dtype == GEMS_F32 || (halves && (taps > 9 || steps != 1));
-        }
-    if (!info->hopper || c->groups != 1 || (image && steps != 1)) return false;
-    for (int kind = 0; kind <= GEMS_CONVOLVE_WEIGHT; kind++)
-        if (kinds >> kind & 1 && !gems_convolution_tiles(c, kind, info)) return false;
-    return c->work <= (image && c->last ? MOST_TILES_LAST
-                       : c->rank == 1   ? MOST_TILES_LINE
-                                        : MOST_TILES);
+    for (int kind = 0; kind <= GEMS_CONVOLVE_WEIGHT; kind++) {
+        if (!(kinds >> kind & 1)) continue;
+        const bool fast = gems_convolution_depthwise(c, kind, info)
+                              ? each_is_fast(c, kind)
+                              : info->hopper && c->groups == 1 &&
+                                    gems_convolution_tiles(c, kind, info) &&
+                                    tiles_are_fast(c, kind);
+        if (!fast) return false;
+    }
+    return kinds != 0;
 }
 
 /* Declines what another is faster at; kinds: bits of what is computed, of gradients where these are
@@ -310,7 +335,6 @@ static gems_status check_work(const gems_call *call, const gems_convolution *c, 
     if (info->fast && work > most && in_panels(c, kinds, info))
         most = !halves ? MOST_PANELS : gradients ? MOST_PANELS_HALVES_BACKWARD : MOST_PANELS_HALVES;
     if (info->fast && work > most) return gems_decline("a size at which ATen is faster on a CPU");
-    if (getenv("GEMS_TMP_ALL")) return GEMS_OK;
     if (info->arch && c->work > MOST_GPU && (more || !fast_on_gpu(c, kinds, info)))
         return gems_decline("a size at which ATen is faster on a GPU");
     return GEMS_OK;

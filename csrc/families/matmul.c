@@ -355,10 +355,6 @@ gems_status gems_matmul_compute(gems_call *call, const product *t, bool wgmma) {
 #define MOST         (INT64_C(1) << 19)
 #define MOST_BATCHED (INT64_C(1) << 20)
 
-/* Elements of a matrix that a GPU multiplies by a vector in float32 or float64. Larger ones are
- * ATen's: on 8192x8192 in float32 an H200 ran mv at 0.24 of ATen's speed and addmv at 0.25. */
-#define SMALL_MATRIX 65536
-
 /* Multiplications of tf32 from which on a GPU takes a product whose operands both lie along k, or
  * one of them along its lines (an H200 ran those of 1024 cubed at 1.11 and 0.88 of ATen's speed,
  * those from 2048 cubed on at 0.94 to 1.04), and of float64 up to which (256 cubed: 0.37, 1024
@@ -460,9 +456,9 @@ static gems_status run(gems_call *call) {
     if (!one && call->device_type != GEMS_CPU && !(bits & GEMS_MATMUL_VECTOR) &&
         left_to_aten(&t, a, bits & GEMS_MATMUL_BATCHED, wgmma))
         return gems_decline("a size at which ATen is faster on a GPU");
-    if (!one && bits & GEMS_MATMUL_VECTOR && gems_dtype_size(a->dtype) > 2 &&
-        va.rows * va.cols > SMALL_MATRIX && info->arch)
-        return gems_decline("a large matrix and a vector, which ATen multiplies faster on a GPU");
+    if (!one && bits & GEMS_MATMUL_VECTOR && info->arch)
+        return gems_decline(
+            "a vector beside a matrix without whole vectors, where ATen is faster on a GPU");
     GEMS_TRY(gems_output(call, 0, dims, sizes, NULL, a->dtype));
     if (!call->nonempty) return GEMS_OK;
     const view vd = view_of(&call->out[0]);

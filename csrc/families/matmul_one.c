@@ -40,13 +40,13 @@ bool gems_matmul_few_takes(const gems_device_info *info, const gems_matmul_produ
 
 static gems_status few(gems_call *call, gems_matmul_params *p, int dtype) {
     const gems_device_info *info = gems_device_information(call->device);
-    const int columns = p->n > 8 ? 16 : 8, tall = p->n > 8 ? 2 : 1;
-    const int64_t processors = info->processors, groups = p->batch * ceil_div(p->m, tall * 16);
+    const int columns = p->n > 8 ? 16 : 8;
+    const int64_t processors = info->processors, groups = p->batch * ceil_div(p->m, 16);
     int64_t share = 1;
     uint32_t cluster = 1;
     while (share < WARPS && groups * share * 2 <= 2 * processors * WARPS && p->k >= share * 256)
         share *= 2;
-    const int64_t outputs = WARPS / share * tall * 16, tiles = ceil_div(p->m, outputs);
+    const int64_t outputs = WARPS / share * 16, tiles = ceil_div(p->m, outputs);
     const uint32_t most = info->arch >= 90 ? 8 : info->hopper ? 2 : 1;
     while (share == WARPS && cluster < most &&
            (!info->arch ||
@@ -58,7 +58,7 @@ static gems_status few(gems_call *call, gems_matmul_params *p, int dtype) {
     const int64_t blocks = p->batch * tiles * cluster;
     if (blocks > INT32_MAX) return gems_decline("more tiles than a grid takes");
     gems_key key;
-    gems_matmul_few_key(dtype, columns, tall, (int)share, cluster > 1, &key);
+    gems_matmul_few_key(dtype, columns, (int)share, cluster > 1, &key);
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
     void *args[] = {p};

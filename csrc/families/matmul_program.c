@@ -54,7 +54,7 @@ void gems_matmul_key_types(gems_key *key, const gems_matmul_types *types) {
 
 /* ---- a matrix and a column ---- */
 
-enum { LINES, SHARE, CLUSTERS, TALL, COLUMNS }; /* gems_key.tune */
+enum { LINES, SHARE, CLUSTERS, COLUMNS }; /* gems_key.tune */
 
 void gems_matmul_one_key(int dtype, bool lines, int share, bool clusters, gems_key *key) {
     *key = (gems_key){.kernel = GEMS_MATMUL_ONE,
@@ -64,11 +64,9 @@ void gems_matmul_one_key(int dtype, bool lines, int share, bool clusters, gems_k
     key->tune[CLUSTERS] = clusters;
 }
 
-void gems_matmul_few_key(int dtype, int columns, int tall, int share, bool clusters,
-                         gems_key *key) {
+void gems_matmul_few_key(int dtype, int columns, int share, bool clusters, gems_key *key) {
     gems_matmul_one_key(dtype, false, share, clusters, key);
     key->kernel = GEMS_MATMUL_FEW;
-    key->tune[TALL] = (uint8_t)tall;
     key->tune[COLUMNS] = (uint8_t)columns;
 }
 
@@ -76,10 +74,9 @@ static gems_status few_program(const gems_key *key, gems_program *program) {
     const uint8_t *tune = key->tune;
     gems_text_add(&program->head,
                   "typedef %s Scalar;\nconstexpr bool kScaled = false;\n"
-                  "constexpr int kShare = %d, kTall = %d, kColumns = %d;\n"
+                  "constexpr int kShare = %d, kColumns = %d;\n"
                   "#define GEMS_CLUSTERS %d\n",
-                  gems_dtype_kernel(key->dtype[0]), tune[SHARE], tune[TALL], tune[COLUMNS],
-                  tune[CLUSTERS]);
+                  gems_dtype_kernel(key->dtype[0]), tune[SHARE], tune[COLUMNS], tune[CLUSTERS]);
     int file = 0;
     program->files[file++] = "matmul.cuh";
     program->files[file++] = "matmul_end.cuh";
@@ -87,8 +84,8 @@ static gems_status few_program(const gems_key *key, gems_program *program) {
     program->files[file++] = "matmul_few.cu";
     program->entries[0] = "matmul_few";
     program->entry_count = 1;
-    snprintf(program->name, sizeof program->name, "matmul few %d of %dx%d %s", tune[SHARE],
-             tune[TALL] * 16, tune[COLUMNS], gems_dtype_name(key->dtype[0]));
+    snprintf(program->name, sizeof program->name, "matmul few %d of 16x%d %s", tune[SHARE],
+             tune[COLUMNS], gems_dtype_name(key->dtype[0]));
     return GEMS_OK;
 }
 
@@ -113,6 +110,21 @@ static gems_status one_program(const gems_key *key, gems_program *program) {
 /* What warmup compiles: along lines?, share. */
 static const uint8_t ones[][2] = {{0, 1}, {0, 2}, {0, 4}, {0, 8}, {1, 4}, {1, 8}, {1, 16}};
 #define ONES ((int)(sizeof ones / sizeof *ones))
+/* The same of few columns: columns, share. */
+static const uint8_t fews[][2] = {{8, 2}, {8, 4}, {8, 8}, {16, 2}, {16, 4}, {16, 8}};
+#define FEWS ((int)(sizeof fews / sizeof *fews))
+
+/* The i-th of both that a dtype and a device have; false: no more. */
+static bool one_or_few(int dtype, int i, const gems_device_info *info, gems_key *key) {
+    if (i < ONES) {
+        gems_matmul_one_key(dtype, ones[i][0], ones[i][1], ones[i][0] && info->arch >= 90, key);
+        return true;
+    }
+    i -= ONES;
+    if (i >= FEWS || gems_dtype_size(dtype) != 2 || (info->arch && info->arch < 80)) return false;
+    gems_matmul_few_key(dtype, fews[i][0], fews[i][1], false, key);
+    return true;
+}
 
 /* ---- the others ---- */
 
@@ -227,12 +239,14 @@ bool gems_matmul_warm(const gems_op *op, int dtype, int i, const gems_device_inf
     gems_matmul_config config = {.kernel = i ? GEMS_MATMUL_THIN : GEMS_MATMUL_PANEL};
     const bool bytes = gems_dtype_size(dtype) == 1;
     if (!(op->dtypes >> dtype & 1)) return false;
-    if (!info->fast && !bytes && i < ONES) {
-        gems_matmul_one_key(dtype, ones[i][0], ones[i][1], ones[i][0] && info->arch >= 90, key);
-        key->op = row;
-        return true;
+    if (!info->fast && !bytes) {
+        if (one_or_few(dtype, i, info, key)) {
+            key->op = row;
+            return true;
+        }
+        gems_key other;
+        for (int count = 0; one_or_few(dtype, count, info, &other); count++) i--;
     }
-    if (!info->fast && !bytes) i -= ONES;
     if (info->fast) {
         if (i > (bytes ? 0 : 1)) return false;
         if (bytes) config.kernel = GEMS_MATMUL_BYTES;

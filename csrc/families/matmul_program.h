@@ -19,7 +19,7 @@ void gems_matmul_key(const gems_matmul_config *config, int dtype, int feed_a, in
 
 /* The same of a matrix and a column (matmul_one.c). */
 void gems_matmul_one_key(int dtype, bool lines, int share, bool clusters, gems_key *key);
-void gems_matmul_few_key(int dtype, int columns, int tall, int share, bool clusters, gems_key *key);
+void gems_matmul_few_key(int dtype, int columns, int share, bool clusters, gems_key *key);
 
 gems_status gems_matmul_program(const gems_op *op, const gems_key *key, gems_program *program);
 bool gems_matmul_warm(const gems_op *op, int dtype, int i, const gems_device_info *info, gems_key *key);

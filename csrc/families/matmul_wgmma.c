@@ -159,52 +159,41 @@ static int64_t parts_of(const gems_matmul_shape *s, int64_t tiles_count, int64_t
     return most(least(least(slots / tiles_count, s->k / 256), 32), 1);
 }
 
-/* Cycles of a thin product. The memory brings A, and the second cache A again for every further
- * tile of columns and B for every tile of rows, at twice the speed; less where blocks are few, or
- * where some processors have one more than others. No block takes more than 64 bytes a cycle. Then
- * a start and an end, and what it takes to write parts of k and to add them, in a cluster or by a
- * second launch. Clusters whose blocks are not all there at the same time are never taken. Fitted
- * to times of an H200. */
+/* Cycles of a thin product whose parts of k are added by a second launch. The memory brings A, and
+ * the second cache A again for every further tile of columns and B for every tile of rows, at twice
+ * the speed; less where blocks are few, or where some processors have one more than others. No
+ * block takes more than 56 bytes a cycle. Fitted to times of an H200. */
 static int64_t thin_cycles(const gems_matmul_shape *s, const gems_device_info *info,
                            const gems_matmul_config *c) {
     const int64_t processors = most(info->processors, 1), outputs = s->batch * s->m * s->n,
-                  share = most(c->parts.share, 1), parts = c->parts.split, tile_m = c->parts.tile_m,
-                  tile_n = c->parts.tile_n, tiles_m = s->batch * c->parts.tiles_m,
-                  tiles_n = c->parts.tiles_n, units = tiles_m * tiles_n * parts * share,
-                  beside = ceil_div(units, processors), steps = c->parts.split_k / c->tile_k;
-    /* A group of processors, of which some lack two of 18. */
-    const int64_t fitting = most(processors / 18, 1) * (16 / share) * c->blocks;
-    if (share > 1 && units / share > fitting) return INT64_MAX;
+                  parts = c->parts.split, tile_m = c->parts.tile_m, tile_n = c->parts.tile_n,
+                  tiles_m = s->batch * c->parts.tiles_m, tiles_n = c->parts.tiles_n,
+                  units = tiles_m * tiles_n * parts, beside = ceil_div(units, processors),
+                  steps = c->parts.split_k / c->tile_k;
     const int64_t bytes = (tiles_m * tile_m * (tiles_n + 1) + tiles_m * tiles_n * tile_n) * s->k,
                   few = units < processors ? 35 * (processors - units)
                                            : 25 * (beside * processors - units);
     const int64_t read =
                       bytes / (processors * 35 / 2) * (100 * processors + few) / (100 * processors),
                   brought = beside * steps * (tile_m + tile_n) * STEP / 56;
-    const int64_t second =
-        parts > 1 ? 5000 + (outputs * parts * 3 / 4 + outputs * 3) / processors : 100 * share;
-    return most(read, brought) + 4200 + 20 * tile_n + second;
+    return most(read, brought) + 4200 + 20 * tile_n +
+           (parts > 1 ? 5000 + (outputs * parts * 3 / 4 + outputs * 3) / processors : 0);
 }
 
-/* A thin product has tiles no wider than it takes for its columns. Few tiles share k, in clusters
- * or by a second launch. */
-static void configure_thin(const gems_matmul_shape *s, const gems_device_info *info,
-                           gems_matmul_config *c) {
-    const int widest = s->feed_b == GEMS_ALONG_LINES || s->n > 32 ? 64 : s->n > 16 ? 32 : 16;
+/* Parts of k by a second launch, as the model has them. */
+static void split_thin(const gems_matmul_shape *s, const gems_device_info *info, int width,
+                       gems_matmul_config *c) {
     int64_t lowest = INT64_MAX;
     for (int i = 0; i < TILES; i++) {
         gems_matmul_config tried;
-        if (!tiles[i].thin || tiles[i].tile_n > widest) continue;
+        if (!tiles[i].thin || tiles[i].tile_n > width || tiles[i].cluster > 1) continue;
         for (int p = 1; p <= 32; p++) {
-            const bool parted = tiles[i].cluster > 1;
-            if (parted && (p < 2 || p > 8)) continue;
-            take(info, s->dtype, &tiles[i], parted ? p : 1, &tried);
+            take(info, s->dtype, &tiles[i], 1, &tried);
             if (!gems_matmul_wgmma_allows(s, info, &tried)) break;
             /* Tiles beside each other read the same of A: they are to do it together. */
             if (s->n > tried.parts.tile_n) tried.parts.group = 2;
             const int64_t count = divide(s, 1, &tried);
-            if (!parted && p > parts_of(s, count, 2 * (int64_t)info->processors)) break;
-            if (parted && s->k < 128 * p) break;
+            if (p > parts_of(s, count, 2 * (int64_t)info->processors)) break;
             gems_matmul_wgmma_divide(s, info, p, &tried);
             const int64_t cycles = thin_cycles(s, info, &tried);
             if (cycles < lowest) {
@@ -213,6 +202,26 @@ static void configure_thin(const gems_matmul_shape *s, const gems_device_info *i
             }
         }
     }
+}
+
+/* A thin product has tiles no wider than it takes for its columns, of 64 rows unless there are very
+ * many. Few tiles share k in clusters, so that there is about a block for each processor, or for
+ * wide tiles, which bring more of B, one and a half. Measured on an H200: decode in
+ * benchmarks/results. */
+static void configure_thin(const gems_matmul_shape *s, const gems_device_info *info,
+                           gems_matmul_config *c) {
+    const int width = s->feed_b == GEMS_ALONG_LINES || s->n > 32 ? 64 : s->n > 16 ? 32 : 16;
+    const int64_t most_blocks = most(info->processors / 8 * 8, 1) * (width > 32 ? 3 : 2) / 2,
+                  count = s->batch * ceil_div(s->m, 64);
+    const int64_t share = least(least(most_blocks / count, s->k / 256), 8);
+    if (share < 8 || count * 16 > info->processors || s->k <= 8192) {
+        const bool many = count > 2 * (int64_t)info->processors, parted = SHARED_K && share > 1;
+        const tile t = {many ? TILE_M : 64, (uint16_t)width, parted ? 2 : 1, true, many ? 1 : 2};
+        take(info, s->dtype, &t, parted ? (int)share : 1, c);
+        gems_matmul_wgmma_divide(s, info, 1, c);
+        return;
+    }
+    split_thin(s, info, width, c);
 }
 
 /* Cycles of a product: what a processor multiplies (2048 a cycle), brings (64 bytes a cycle,
@@ -232,6 +241,24 @@ static int64_t configure_tile(const gems_matmul_shape *s, const gems_device_info
     const int64_t second =
         c->parts.split > 1 ? 12000 + outputs * c->parts.split / (info->processors * 2) : 0;
     return ceil_div(count * c->parts.split, slots) * each + second;
+}
+
+/* Few rows, and tiles of columns for about half of the processors: two blocks share the depth of
+ * each. On an H200 128 x 4096 x 4096 and 128 x 4096 x 14336 took 15.2 and 37.6 us so, and 16.9 and
+ * 45.7 otherwise. */
+static void share_depth(const gems_matmul_shape *s, const gems_device_info *info,
+                        gems_matmul_config *config) {
+    static const tile half = {128, 64, 2, true, 1};
+    const int64_t tiles_n = ceil_div(s->n, half.tile_n);
+    gems_matmul_config c;
+    if (s->batch != 1 || s->m <= THIN || s->m > TILE_M || s->k < 4096 || s->crooked ||
+        5 * tiles_n > 2 * info->processors + info->processors / 2 ||
+        9 * tiles_n < 4 * info->processors)
+        return;
+    take(info, s->dtype, &half, 2, &c);
+    if (!gems_matmul_wgmma_allows(s, info, &c)) return;
+    gems_matmul_wgmma_divide(s, info, 1, &c);
+    *config = c;
 }
 
 void gems_matmul_wgmma_configure(const gems_matmul_shape *s, const gems_device_info *info,
@@ -255,6 +282,7 @@ void gems_matmul_wgmma_configure(const gems_matmul_shape *s, const gems_device_i
             }
         }
     }
+    share_depth(s, info, config);
 }
 
 void gems_matmul_wgmma_result_map(int dtype, const void *data, int64_t batch, int64_t batch_stride,
