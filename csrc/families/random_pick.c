@@ -18,7 +18,7 @@
 
 enum { PICK_RACE, PICK_SUMS, PICK_SEARCH };
 #define PERM_GAPS (2 * 40 << 10) /* words of 4 bytes between parts: kernels/permutation.cu */
-*/ enum { PERM_KEYS, PERM_COUNT, PERM_SHUFFLE = PERM_COUNT + 3 }; /* the sort's between them */
+enum { PERM_KEYS, PERM_COUNT, PERM_SHUFFLE = PERM_COUNT + 3 }; /* the sort's between them */
 
 static gems_status launch(gems_call *call, const gems_plan *plan, int entry, int64_t blocks,
                           uint32_t threads, void **args) {
