@@ -13,7 +13,6 @@
 #define GEMS_MAX_DIMS 16   /* a tensor of a higher rank is declined */
 #define GEMS_MAX_ARGS 20   /* arguments of a schema */
 #define GEMS_MAX_OUTS 5    /* tensors that a family makes for an operator */
-#define GEMS_MAX_RESULTS 9 /* what an operator returns */
 #define GEMS_MAX_LIST 64   /* ints of an int[] argument */
 
 /* What a function that can fail returns. GEMS_DECLINE: nothing was done, ATen's kernel is to run
