@@ -11,18 +11,15 @@ struct Apart {
 /* ---- a team a row ---- */
 
 GEMS_DI void team_norm(const T* x, const T* residual, const W* weight, const W* bias, T* y, T* sum, const Apart& apart, int n,
-                       C eps, const Turn& turn) {
+                       C eps, int64_t i) {
     Added row;
-    row.x = x + turn.row * apart.x;
-    row.residual = residual + turn.row * apart.residual;
-    row.sum = sum + turn.row * apart.sum;
-    if constexpr (kStage == kShared || kAhead) row.shared = shared_row<T>(0, n);
-    if constexpr (kAhead && kAdd) row.more = shared_row<T>(1, n);
-    if (turn.first) row.start(row.x, row.residual, n);
-    landed();
+    row.x = x + i * apart.x;
+    row.residual = residual + i * apart.residual;
+    row.sum = sum + i * apart.sum;
+    if constexpr (kStage == kShared) row.shared = shared_row<T>(0, n);
+    const Frame at = frame_of(row.x, n);
     row.take(n);
-    if (kAhead && turn.next >= 0) row.start(x + turn.next * apart.x, residual + turn.next * apart.residual, n);
-    team_normalize(row, weight, bias, y + turn.row * apart.y, n, eps);
+    team_normalize(row, weight, bias, y + i * apart.y + at.head, at, eps);
 }
 
 /* ---- one thread a block ---- */
@@ -74,14 +71,13 @@ GEMS_DI void fast_norm(const T* x, const T* residual, const W* weight, const W* 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads, kResident)
+extern "C" __global__ void __launch_bounds__(kThreads, kWarpRow ? 1 : kResident)
 add_norm(const T* x, const T* residual, const W* __restrict__ weight, const W* __restrict__ bias, T* y, T* sum, Apart apart,
          int64_t rows, int32_t n, double eps) {
-    each_turn(rows, [&](const Turn& turn) {
-        int64_t row = turn.row;
+    each_row(rows, [&](int64_t row) {
         const T *xr = x + row * apart.x, *rr = residual + row * apart.residual;
         T *yr = y + row * apart.y, *sr = kSum ? sum + row * apart.sum : nullptr;
         if constexpr (kFast) fast_norm(xr, rr, weight, bias, yr, sr, n, C(eps));
-        else team_norm(x, residual, weight, bias, y, sum, apart, n, C(eps), turn);
+        else team_norm(x, residual, weight, bias, y, sum, apart, n, C(eps), row);
     });
 }

@@ -17,41 +17,36 @@ struct Row {
     }
 };
 
-GEMS_DI void team_backward(const Row& all, int n, C eps, const Turn& turn) {
+GEMS_DI void team_backward(const Row& all, int n, C eps, int64_t i) {
     __shared__ Two<C> buf[33];
     Kept<T> grad;
     Added row;
-    const Row r = all.at(turn.row, n);
+    const Row r = all.at(i, n);
     row.x = r.x;
     row.residual = r.residual;
     row.sum = nullptr;
-    if constexpr (kStage == kShared || kAhead) row.shared = shared_row<T>(0, n);
-    if constexpr (kStage == kShared || kAhead) grad.shared = shared_row<T>(kStage == kShared || kAhead ? 1 : 0, n);
-    if constexpr (kAhead && kAdd) row.more = shared_row<T>(2, n);
-    auto start = [&](const Row& next) {
-        row.start(next.x, next.residual, n);
-        grad.start(next.g, n);
-    };
-    if (turn.first || !kAhead) start(r);
-    landed();
+    if constexpr (kStage == kShared) row.shared = shared_row<T>(0, n);
+    if constexpr (kStage == kShared) grad.shared = shared_row<T>(kStage == kShared ? 1 : 0, n);
+    grad.start(r.g, n);
+    const Frame at = frame_of(r.g, n);
     row.take(n);
-    grad.take(n);
-    if (kAhead && turn.next >= 0) start(all.at(turn.next, n));
+    grad.take(r.g, n);
+    landed();
     C mean = 0, variance;
     if constexpr (kRms) {
-        variance = team_sum(row, n, [](C v) { return v * v; }) / C(n);
+        variance = team_sum(row, at, [](C v) { return v * v; }) / C(n);
     } else {
-        Spread spread = team_spread(row, n);
+        Spread spread = team_spread(row, at);
         mean = spread.mean;
         variance = spread.variance;
     }
     C rstd = rsqrt(variance + eps);
     Two<C> sum{0, 0};
-    each_vector(n, [&](int q, int c) {
-        Vec<T, kVec> a = grad.at(q, c), b = row.at(q, c);
-        Vec<W, kVec> w{};
-        if constexpr (kWeight) w = load<kVec>(r.weight + c);
-        GEMS_UNROLL for (int k = 0; k < kVec; k++) {
+    each_piece(at, [&](int q, int c, auto wide) {
+        auto a = piece(grad, q, c, wide), b = piece(row, q, c, wide);
+        Vec<W, wide.count> w{};
+        if constexpr (kWeight) w = piece_of(r.weight + at.head, c, r.weight + n, wide);
+        GEMS_UNROLL for (int k = 0; k < wide.count; k++) {
             C d = to_op(a.v[k]);
             if constexpr (kWeight) d *= convert<C>(w.v[k]);
             sum.a += d;
@@ -60,17 +55,17 @@ GEMS_DI void team_backward(const Row& all, int n, C eps, const Turn& turn) {
     });
     sum = team_reduce(sum, SumTwo{}, buf);
     C first = kRms ? C(0) : sum.a / C(n), second = sum.b / C(n);
-    each_vector(n, [&](int q, int c) {
-        Vec<T, kVec> a = grad.at(q, c), b = row.at(q, c);
-        Vec<W, kVec> w{};
-        if constexpr (kWeight) w = load<kVec>(r.weight + c);
-        GEMS_UNROLL for (int k = 0; k < kVec; k++) {
+    each_piece(at, [&](int q, int c, auto wide) {
+        auto a = piece(grad, q, c, wide), b = piece(row, q, c, wide);
+        Vec<W, wide.count> w{};
+        if constexpr (kWeight) w = piece_of(r.weight + at.head, c, r.weight + n, wide);
+        GEMS_UNROLL for (int k = 0; k < wide.count; k++) {
             C d = to_op(a.v[k]);
             if constexpr (kWeight) d *= convert<C>(w.v[k]);
             a.v[k] = from_op<T>(rstd * (d - first - normalized(to_op(b.v[k]), mean, rstd) * second));
         }
-        store_row<kVec>(r.dx + c, a);
-        if constexpr (kAdd) store_row<kVec>(r.other + c, a);
+        store_row<wide.count>(r.dx + at.head + c, a);
+        if constexpr (kAdd) store_row<wide.count>(r.other + at.head + c, a);
     });
     if (team_lane() == 0) {
         if constexpr (!kRms) *r.mean = mean;
@@ -109,8 +104,8 @@ backward(const T* __restrict__ g, const T* __restrict__ x, const T* __restrict__
          T* __restrict__ dx, T* __restrict__ other, Stat* __restrict__ mean, Stat* __restrict__ rstd, int64_t rows, int32_t n,
          double eps) {
     Row all{g, x, residual, weight, dx, other, mean, rstd};
-    each_turn(rows, [&](const Turn& turn) {
-        if constexpr (kFast) fast_backward(all.at(turn.row, n), n, C(eps));
-        else team_backward(all, n, C(eps), turn);
+    each_row(rows, [&](int64_t row) {
+        if constexpr (kFast) fast_backward(all.at(row, n), n, C(eps));
+        else team_backward(all, n, C(eps), row);
     });
 }

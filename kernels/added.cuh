@@ -17,38 +17,35 @@ GEMS_DI Vec<T, kVec> added_vector(const T* x, const T* residual, int64_t c) {
 /* A thread's part of the row, as Kept. y may be x, and sum the residual: a thread writes elements that it alone has read. */
 struct Added {
     const T *x, *residual;
-    T *sum, *shared, *more; /* more: the residual's, where rows are copied ahead */
+    T *sum, *shared;
     int begin;              /* column of the block's part */
     Vec<T, kVec> held[kStage == kRegisters ? kItems : 1];
+    Vec<T, 1> edge;
 
-    GEMS_DI void fetch(int n) {
-        begin = team_part(n).first;
+    GEMS_DI void fetch(const Frame& row) {
+        begin = team_part(row.whole).first;
         if constexpr (kStage != kAgain || kSum)
-            each_vector(n, [&](int q, int c) {
+            each_vector(row.whole, [&](int q, int c) {
                 Vec<T, kVec> v = added_vector(x, residual, c);
                 if constexpr (kStage == kRegisters) held[q] = v;
                 if constexpr (kStage == kShared) store<kVec>(shared + (c - begin), v);
                 if constexpr (kSum) store<kVec>(sum + c, v);
             });
     }
-    /* As those of Kept; x and residual are this row's when it is taken. */
-    GEMS_DI void start(const T* from, const T* from_residual, int n) {
-        if constexpr (kAhead) {
-            begin = team_part(n).first;
-            each_vector(n, [&](int, int c) {
-                cp_async16(shared + (c - begin), from + c);
-                if constexpr (kAdd) cp_async16(more + (c - begin), from_residual + c);
-            });
-            cp_async_commit();
-        }
-    }
+    /* x and residual are where this row begins when it is taken, and then its column 0. */
     GEMS_DI void take(int n) {
-        if constexpr (kAhead)
-            each_vector(n, [&](int q, int c) {
-                held[q] = added_vector(shared, more, c - begin);
-                if constexpr (kSum) store<kVec>(sum + c, held[q]);
-            });
-        else fetch(n);
+        const Frame row = frame_of(x, n);
+        if constexpr (kEdges) {
+            x += row.head;
+            residual += row.head;
+            if constexpr (kSum) sum += row.head;
+            Edge own = edge_of(row);
+            if (own.real) {
+                edge.v[0] = added(x, residual, own.column);
+                if constexpr (kSum) sum[own.column] = edge.v[0];
+            }
+        }
+        fetch(row);
     }
     GEMS_DI Vec<T, kVec> at(int q, int c) const {
         if constexpr (kStage == kRegisters) return kItems == 1 ? held[q] : made_again(held[q]);

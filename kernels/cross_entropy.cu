@@ -138,38 +138,71 @@ struct Results {
 
 /* ---- rows by a team ---- */
 
+#if !GRADIENT
+/* What the threads of a team have: the largest element first, so that each makes good its own sums once. */
+template <class S> GEMS_DI S team_state(S s) {
+    __shared__ C largest[33];
+    __shared__ S buf[33];
+    C top = part_reduce(s.top, Larger{}, largest), base = base_of(top);
+    s.sum *= exp_of(s.top - base);
+    if constexpr (kMixed) s.dot += moved(s.mass, s.top, base);
+    s.top = top;
+    s = part_reduce(s, [](S a, S b) {
+        a.sum += b.sum;
+        if constexpr (kMixed) {
+            a.dot += b.dot;
+            a.mass += b.mass;
+        }
+        return a;
+    }, buf);
+    return team_join(s, Join{}, buf);
+}
+#endif
+
+/* Blocks of a processor: while one joins what its threads have, others read. */
+constexpr int kBeside = kFast || kWarpRow || kColumns || kMixed ? 1 : 1024 / kThreads;
 constexpr int kBatch = kVec > 1 ? 4 : 8; /* accesses that a thread has in flight */
 
-/* f(column, step, width, count) over a row: `count` vectors of that width, `step` columns apart, from the first aligned element
- * on; single elements before and after. */
+struct Everything {
+    GEMS_DI bool has(int) const { return true; }
+};
+struct Before {
+    int stop;
+    GEMS_DI bool has(int column) const { return column < stop; }
+};
+/* f(column, step, width, count, those) over a row: `count` vectors of that width, `step` columns apart, of which `those`
+ * has all or the first ones, from the first aligned element on; single elements before and after. Threads go through as many batches, so that
+ * those of a warp stay together. */
 template <class F> GEMS_DI void along(const T* x, int n, F f) {
     int lane = team_lane(), lanes = team_size(), past = (int)((uint64_t)x / sizeof(T) % kVec), head = past ? kVec - past : 0;
     if (head > n) head = n;
     int stop = head + (n - head) / kVec * kVec;
     if constexpr (kVec > 1)
-        for (int c = lane; c < head; c += lanes) f(c, 0, Width<1>{}, Width<1>{});
-    int c = head + lane * kVec, step = lanes * kVec;
-    for (; c < stop - (kBatch - 1) * step; c += kBatch * step) f(c, step, Width<kVec>{}, Width<kBatch>{});
-    for (; c < stop; c += step) f(c, step, Width<kVec>{}, Width<1>{});
+        for (int c = lane; c < head; c += lanes) f(c, 0, Width<1>{}, Width<1>{}, Everything{});
+    const int step = lanes * kVec, whole = head + (stop - head) / (kBatch * step) * (kBatch * step);
+    int c = head + lane * kVec;
+    for (; c < whole; c += kBatch * step) f(c, step, Width<kVec>{}, Width<kBatch>{}, Everything{});
+    if (c < stop) f(c, step, Width<kVec>{}, Width<kBatch>{}, Before{stop});
     if constexpr (kVec > 1)
-        for (c = stop + lane; c < n; c += lanes) f(c, 0, Width<1>{}, Width<1>{});
+        for (c = stop + lane; c < n; c += lanes) f(c, 0, Width<1>{}, Width<1>{}, Everything{});
 }
 
 #if !GRADIENT
 GEMS_DI void team_loss(int64_t row, const T* x, const Target* targets, int64_t apart, const Setting& set, const Results& to) {
-    __shared__ State buf[33];
     int64_t target = set.place(targets[kProb ? 0 : row]);
     const Target* t = targets + (kProb ? row * apart : 0);
     State s = nothing<State>();
     if (target >= 0) {
-        along(x, set.n, [&](int from, int step, auto w, auto many) {
+        along(x, set.n, [&](int from, int step, auto w, auto many, auto those) {
             constexpr int N = decltype(w)::count, M = decltype(many)::count;
             Vec<T, N> v[M], given[M]{};
             GEMS_UNROLL for (int i = 0; i < M; i++) {
+                if (!those.has(from + i * step)) continue;
                 v[i] = load<N>(x + from + i * step);
                 if constexpr (kProb) given[i] = load<N>((const T*)t + from + i * step);
             }
             GEMS_UNROLL for (int i = 0; i < M; i++) {
+                if (!those.has(from + i * step)) continue;
                 C e[N], y[N];
                 GEMS_UNROLL for (int k = 0; k < N; k++) {
                     e[k] = to_op(v[i].v[k]);
@@ -178,7 +211,7 @@ GEMS_DI void team_loss(int64_t row, const T* x, const Target* targets, int64_t a
                 take(s, e, y);
             }
         });
-        s = team_reduce(s, Join{}, buf);
+        s = team_state(s);
     }
     if (team_lane() == 0) to.put(row, s, set, target, target < 0 ? C(0) : to_op(x[target]));
 }
@@ -188,17 +221,19 @@ GEMS_DI void team_gradient(int64_t row, const T* x, const Target* targets, int64
     int64_t target = set.place(targets[kProb ? 0 : row]);
     const Target* t = targets + (kProb ? row * apart : 0);
     C scale = g * mass, own = target < 0 ? C(0) : g * set.own(target);
-    along(dx, set.n, [&](int from, int step, auto w, auto many) {
+    along(dx, set.n, [&](int from, int step, auto w, auto many, auto those) {
         constexpr int N = decltype(w)::count, M = decltype(many)::count;
         Vec<T, N> v[M], given[M]{};
         if (target >= 0) {
             GEMS_UNROLL for (int i = 0; i < M; i++) {
+                if (!those.has(from + i * step)) continue;
                 v[i] = load<N>(x + from + i * step);
                 if constexpr (kProb) given[i] = load<N>((const T*)t + from + i * step);
             }
         }
         GEMS_UNROLL for (int i = 0; i < M; i++) {
             int c = from + i * step;
+            if (!those.has(c)) continue;
             GEMS_UNROLL for (int k = 0; k < N; k++) {
                 C r = 0;
                 if (target >= 0) {
@@ -428,7 +463,7 @@ GEMS_DI void fast_gradient_columns(const T* x, const Target* targets, T* dx, int
 /* ---- entries. Rows of n elements, x_apart and t_apart from one to the next; columns: outer x n x inner elements. ---- */
 
 #if !GRADIENT
-extern "C" __global__ void __launch_bounds__(kThreads, 1)
+extern "C" __global__ void __launch_bounds__(kThreads, kBeside)
 loss(const T* __restrict__ x, const Target* __restrict__ targets, const T* __restrict__ weight, T* __restrict__ loss,
      Two<C>* __restrict__ lines, C* __restrict__ saved, int64_t outer, int32_t n, int64_t inner, int64_t x_apart,
      int64_t t_apart, int64_t ignored, double smoothing, int32_t* flag) {

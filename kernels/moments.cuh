@@ -54,15 +54,20 @@ template <int N> struct Running {
 };
 
 /* Mean and variance of a row that is not kept, in one reading. */
-template <class Row> GEMS_DI Moments stream_moments(const Row& row, int n) {
+template <class Row> GEMS_DI Moments stream_moments(const Row& row, const Frame& n) {
     __shared__ Moments buf[33];
     Running<kVec> own;
     C base[kVec];
     base[0] = base_of(row.some());
     GEMS_UNROLL for (int k = 1; k < kVec; k++) base[k] = base[0];
     own.clear();
-    each_vector(n, [&](int q, int c) { own.take(row.at(q, c), base); });
-    Moments all = team_reduce(own.joined(), JoinMoments{}, buf);
+    Moments all{0, 0, 0};
+    each_piece(n, [&](int q, int c, auto w) {
+        auto v = piece(row, q, c, w);
+        if constexpr (w.count == kVec) own.take(v, base);
+        else all = Moments{C(1), to_op(v.v[0]) - base[0], C(0)};
+    });
+    all = team_reduce(JoinMoments{}(own.joined(), all), JoinMoments{}, buf);
     all.mean += base[0];
     return all;
 }
@@ -71,13 +76,13 @@ template <class Row> GEMS_DI Moments stream_moments(const Row& row, int n) {
 constexpr int kBeside = kVec < 4 ? kVec : 4;
 
 /* The sums over the block's part of a row of the distances from `from`, and of their squares. */
-template <class Row> GEMS_DI Two<C> part_distances(const Row& row, int n, C from) {
+template <class Row> GEMS_DI Two<C> part_distances(const Row& row, const Frame& n, C from) {
     __shared__ Two<C> buf[33];
     Two<C> sum[kBeside];
     GEMS_UNROLL for (int k = 0; k < kBeside; k++) sum[k] = Two<C>{0, 0};
-    each_vector(n, [&](int q, int c) {
-        Vec<T, kVec> v = row.at(q, c);
-        GEMS_UNROLL for (int k = 0; k < kVec; k++) {
+    each_piece(n, [&](int q, int c, auto w) {
+        auto v = piece(row, q, c, w);
+        GEMS_UNROLL for (int k = 0; k < w.count; k++) {
             C d = to_op(v.v[k]) - from;
             sum[k % kBeside].a += d;
             sum[k % kBeside].b += d * d;
@@ -87,17 +92,17 @@ template <class Row> GEMS_DI Two<C> part_distances(const Row& row, int n, C from
 }
 
 /* The sum over the block's part of a row of f(element). */
-template <class Row, class F> GEMS_DI C part_sum(const Row& row, int n, F f, C* buf) {
+template <class Row, class F> GEMS_DI C part_sum(const Row& row, const Frame& n, F f, C* buf) {
     C sum[kBeside];
     GEMS_UNROLL for (int k = 0; k < kBeside; k++) sum[k] = 0;
-    each_vector(n, [&](int q, int c) {
-        Vec<T, kVec> v = row.at(q, c);
-        GEMS_UNROLL for (int k = 0; k < kVec; k++) sum[k % kBeside] += f(to_op(v.v[k]));
+    each_piece(n, [&](int q, int c, auto w) {
+        auto v = piece(row, q, c, w);
+        GEMS_UNROLL for (int k = 0; k < w.count; k++) sum[k % kBeside] += f(to_op(v.v[k]));
     });
     return part_reduce(lane_reduce(sum, Sum{}), Sum{}, buf);
 }
 /* The same of the whole row. */
-template <class Row, class F> GEMS_DI C team_sum(const Row& row, int n, F f) {
+template <class Row, class F> GEMS_DI C team_sum(const Row& row, const Frame& n, F f) {
     __shared__ C buf[33];
     return team_join(part_sum(row, n, f, buf), Sum{}, buf);
 }
@@ -106,21 +111,20 @@ template <class Row, class F> GEMS_DI C team_sum(const Row& row, int n, F f) {
 struct Spread {
     C mean, variance;
 };
-template <class Row> GEMS_DI Spread team_spread(const Row& row, int n) {
+template <class Row> GEMS_DI Spread team_spread(const Row& row, const Frame& n) {
     if constexpr (kStage == kAgain) {
         Moments all = stream_moments(row, n);
-        return Spread{all.mean, all.m2 / C(n)};
+        return Spread{all.mean, all.m2 / C(n.n)};
     } else {
         __shared__ C buf[33];
         __shared__ Moments moments[33];
-        Part part = team_part(n);
-        C count = C(part.stop - part.first), over = count > 0 ? count : C(1);
+        C count = C(part_count(n)), over = count > 0 ? count : C(1);
         C mean = part_sum(row, n, [](C v) { return v; }, buf) / over;
         Two<C> sums = part_distances(row, n, mean);
         Moments all = corrected(over, mean, sums.a, sums.b);
         all.count = count;
         all = team_join(all, JoinMoments{}, moments);
-        return Spread{all.mean, all.m2 / C(n)};
+        return Spread{all.mean, all.m2 / C(n.n)};
     }
 }
 GEMS_DI Spread row_spread(const T* x, int n) {

@@ -62,17 +62,19 @@ GEMS_DI Acc row_part(From p, const Shape& s, Index begin, Index end, int lane, i
         for (Index j = begin + lane; j < begin + head; j += lanes) step(a[0], p[j], j, base);
         i += head;
     }
-    Index units = (end - i) / kVec, u = lane;
-    for (; u + (kAhead - 1) * lanes < units; u += kAhead * lanes) {
+    /* All lanes go through as many batches, so that those of a warp stay together. */
+    const Index units = (end - i) / kVec, whole = units / (kAhead * lanes) * (kAhead * lanes);
+    Index u = lane;
+    for (; u < whole; u += kAhead * lanes) {
         Fetched<kVec> v[kAhead];
         GEMS_UNROLL for (int q = 0; q < kAhead; q++) v[q] = fetch<kVec>(p + reduced_offset(s, i + (u + q * lanes) * kVec));
         take(a, v, i + u * kVec, lanes * kVec, base);
     }
-    if (u < units) { /* fewer are left */
-        Fetched<kVec> v[kAhead - 1][1];
-        GEMS_UNROLL for (int q = 0; q < kAhead - 1; q++)
+    if (u < units) { /* a part of one is left */
+        Fetched<kVec> v[kAhead][1];
+        GEMS_UNROLL for (int q = 0; q < kAhead; q++)
             if (u + q * lanes < units) v[q][0] = fetch<kVec>(p + reduced_offset(s, i + (u + q * lanes) * kVec));
-        GEMS_UNROLL for (int q = 0; q < kAhead - 1; q++)
+        GEMS_UNROLL for (int q = 0; q < kAhead; q++)
             if (u + q * lanes < units) take(a, v[q], i + (u + q * lanes) * kVec, 0, base);
     }
     Acc all = fold(a);

@@ -5,17 +5,17 @@
 /* ---- a team a row ---- */
 
 GEMS_DI void team_norm(const T* x, const W* weight, const W* bias, T* y, Stat* mean_out, Stat* rstd_out, int n, int64_t stride,
-                       C eps, const Turn& turn) {
+                       C eps, int64_t i) {
     Kept<T> row;
-    if constexpr (kStage == kShared || kAhead) row.shared = shared_row<T>(0, n);
-    if (turn.first || !kAhead) row.start(x + turn.row * stride, n);
+    const Frame at = frame_of(x + i * stride, n);
+    if constexpr (kStage == kShared) row.shared = shared_row<T>(0, n);
+    row.start(x + i * stride, n);
+    row.take(x + i * stride, n);
     landed();
-    row.take(n);
-    if (kAhead && turn.next >= 0) row.start(x + turn.next * stride, n);
-    Normal normal = team_normalize(row, weight, bias, y + turn.row * n, n, eps);
+    Normal normal = team_normalize(row, weight, bias, y + i * n + at.head, at, eps);
     if (team_lane() == 0) {
-        if constexpr (!kRms) mean_out[turn.row] = from_op<Stat>(opmath_t<Stat>(normal.mean));
-        rstd_out[turn.row] = from_op<Stat>(opmath_t<Stat>(normal.rstd));
+        if constexpr (!kRms) mean_out[i] = from_op<Stat>(opmath_t<Stat>(normal.mean));
+        rstd_out[i] = from_op<Stat>(opmath_t<Stat>(normal.rstd));
     }
 }
 
@@ -45,9 +45,8 @@ GEMS_DI void fast_norm(const T* x, const W* weight, const W* bias, T* y, Stat* m
 extern "C" __global__ void __launch_bounds__(kThreads, kResident)
 normalize(const T* __restrict__ x, const W* __restrict__ weight, const W* __restrict__ bias, T* __restrict__ y,
           Stat* __restrict__ mean, Stat* __restrict__ rstd, int64_t rows, int32_t n, int64_t stride, double eps) {
-    each_turn(rows, [&](const Turn& turn) {
-        int64_t row = turn.row;
+    each_row(rows, [&](int64_t row) {
         if constexpr (kFast) fast_norm(x + row * stride, weight, bias, y + row * n, mean + row, rstd + row, n, C(eps));
-        else team_norm(x, weight, bias, y, mean, rstd, n, stride, C(eps), turn);
+        else team_norm(x, weight, bias, y, mean, rstd, n, stride, C(eps), row);
     });
 }

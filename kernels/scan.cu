@@ -8,6 +8,30 @@
 
 /* ---- rows ---- */
 
+/* A thread's accesses of the next kRing - 1 tiles, which are copied to shared memory while it works on this one. What it copies
+ * only it reads, so no barrier is needed. The last accesses of a line may be parts: those are read when they are wanted. */
+struct Ring {
+    const In* x;
+    In* slots;
+    Index end;
+    GEMS_DI bool has(Index from) const { return from < end && (!kEdges || (from >= 0 && from + kVec <= end)); }
+    GEMS_DI In* slot(int turn, int q) const {
+        return slots + ((turn % kRing * kItems + q) * (int)blockDim.x + (int)threadIdx.x) * kVec;
+    }
+    GEMS_DI void copy(int turn, Index first) const {
+        GEMS_UNROLL for (int q = 0; q < kItems; q++) {
+            Index from = first + q * kTeam * kVec;
+            if (has(from)) cp_async16(slot(turn, q), x + from);
+        }
+        cp_async_commit();
+    }
+    GEMS_DI void get(int turn, int q, Index from, Acc (&a)[kVec]) const {
+        if (!has(from)) return fetch(x, from, 1, end, a);
+        Vec<In, kVec> v = load<kVec>(slot(turn, q));
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) a[k] = element(v.v[k], from + k);
+    }
+};
+
 /* The elements [begin, end) of a line after `carry`; what is accumulated in the end. A line that is not real is read and
  * not written. */
 template <bool Write>
@@ -16,11 +40,26 @@ GEMS_DI Carry scan_row(const In* x, Out* y, int64_t* where, const Lines& s, Inde
     const int team = kGroup ? 0 : (int)threadIdx.x / kTeam, teams = kGroup ? 1 : (int)blockDim.x / kTeam;
     const Start at = start_of(s, line);
     x += at.at[0];
-    for (Index tile = begin; tile < end; tile += (Index)kSpan * teams) {
-        Index first = tile + (Index)(team * kSpan + team_lane() * kVec);
+    /* Lines of a warp go through as many tiles, wherever they begin. */
+    const Index before = before_line(at.at[0]), stop = end < (Index)s.n || !kEdges ? end : end + kVec - 1;
+    if (end < (Index)s.n) end -= before;
+    const Index size = (Index)kSpan * teams, mine = (Index)(team * kSpan + team_lane() * kVec) - before;
+    GEMS_DYN_SMEM(In, slots);
+    const Ring ring{x, slots, end};
+    if constexpr (kRing > 0)
+        for (int i = 0; i < kRing - 1; i++) ring.copy(i, begin + i * size + mine);
+    int turn = 0;
+    for (Index tile = begin; tile < stop; tile += size, turn++) {
+        Index first = tile + mine;
         Acc run = identity();
         Part part;
-        part.take(x, first, step_of(s, 0), end);
+        if constexpr (kRing > 0) {
+            ring.copy(turn + kRing - 1, first + (kRing - 1) * size);
+            cp_async_wait<kRing - 1>();
+            part.take([&](int q) { ring.get(turn, q, first + q * kTeam * kVec, part.a[q]); });
+        } else {
+            part.take(x, first, step_of(s, 0), end);
+        }
         if constexpr (kGroup == 0) run = part.share(buf);
         if constexpr (Write) part.write(y, where, s, at, first, end, carry, run, real);
         carry = join(carry, part.total);

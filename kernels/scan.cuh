@@ -2,7 +2,8 @@
  * exponentials. What scan.cu and scan_fast.cu share: lines, and what is accumulated along them.
  *
  * The program's head gives: In; Out; Val, what is accumulated; Index; kScan; kRow; kVec (elements of one access); kGroup
- * (threads of one row, 0: the block); kItems; kUnit (elements of a line follow each other).
+ * (threads of one row, 0: the block); kItems; kUnit (elements of a line follow each other); kEdges (lines
+ * begin and end anywhere, not at whole accesses); kRing (tiles that have room in shared memory, 0: they are read as they come).
  */
 using namespace gems;
 

@@ -11,7 +11,7 @@ chain(const In* x, Out* y, int64_t* where, uint64_t* words, Lines s, int32_t til
     const int32_t tile = (int32_t)(ticket - line * (uint32_t)tiles);
     const Start at = start_of(s, (Index)line);
     const Index first = (Index)tile * (kSpan * ((int)blockDim.x / kTeam)) +
-                        (Index)((int)threadIdx.x / kTeam * kSpan + team_lane() * kVec);
+                        (Index)((int)threadIdx.x / kTeam * kSpan + team_lane() * kVec) - before_line(at.at[0]);
     Part part;
     part.take(x + at.at[0], first, step_of(s, 0), (Index)s.n);
     Acc run = part.share(buf);

@@ -11,9 +11,15 @@ template <class T> GEMS_DI void store_pieces(T* p, const Vec<T, kVec>& v) {
         store<piece>(p + k, part);
     }
 }
-/* kVec > 1 only where lines are contiguous and their lengths and starts multiples of kVec. */
+/* kVec > 1 only where lines are contiguous, and begin at accesses and have whole ones, or (kEdges) all begin at the same distance
+ * from one in every tensor. */
 GEMS_DI void fetch(const In* x, Index from, Index step, Index end, Acc (&a)[kVec]) {
-    if (from < end) {
+    if (kEdges && from < end && (from < 0 || from + kVec > end)) {
+        GEMS_UNROLL for (int k = 0; k < kVec; k++) {
+            Index at = from + k;
+            a[k] = at >= 0 && at < end ? element(x[at], at) : identity();
+        }
+    } else if (from < end) {
         Vec<In, kVec> v = load<kVec>(x + from * step);
         GEMS_UNROLL for (int k = 0; k < kVec; k++) a[k] = element(v.v[k], from + k);
     } else {
@@ -31,6 +37,18 @@ GEMS_DI void put(Out* y, Index y_at, int64_t* where, Index where_at, const Acc (
     }
 }
 
+/* The same of what a line has of them. */
+GEMS_DI void put_part(Out* y, int64_t* where, Index from, Index end, const Acc (&a)[kVec]) {
+    GEMS_UNROLL for (int k = 0; k < kVec; k++) {
+        Index at = from + k;
+        if (at < 0 || at >= end) continue;
+        y[at] = result(a[k]);
+        if constexpr (kPlaces) where[at] = place_of(a[k]);
+    }
+}
+/* Elements of a line that begins here which the access that has its first one has before that. */
+GEMS_DI Index before_line(Index at) { return kEdges ? at & (kVec - 1) : 0; }
+
 /* ---- tiles ---- */
 
 constexpr int kTeam = kGroup ? kGroup : 32;
@@ -46,9 +64,13 @@ template <class A, class K> struct PartOf {
 
     /* first: of this thread's first access; those behind `end` are not read. */
     GEMS_DI void take(const In* x, Index first, Index step, Index end) {
+        take([&](int q) { fetch(x, first + q * kTeam * kVec, step, end, a[q]); });
+    }
+    /* get(q) gives a[q]. */
+    template <class Get> GEMS_DI void take(Get get) {
         const int lane = team_lane();
         K own = no_carry<K>();
-        GEMS_UNROLL for (int q = 0; q < kItems; q++) fetch(x, first + q * kTeam * kVec, step, end, a[q]);
+        GEMS_UNROLL for (int q = 0; q < kItems; q++) get(q);
         GEMS_UNROLL for (int q = 0; q < kItems; q++) {
             GEMS_UNROLL for (int k = 1; k < kVec; k++) {
                 A sum = join(a[q][k - 1], a[q][k]);
@@ -103,7 +125,9 @@ template <class A, class K> struct PartOf {
                 a[q][k] = join(left, a[q][k]);
                 if constexpr (exact) a[q][k] = join(base, a[q][k]);
             }
-            if (real && from < end)
+            if (kEdges && (from < 0 || from + kVec > end)) {
+                if (real) put_part(y + at.at[1], where + at.at[2], from, end, a[q]);
+            } else if (real && from < end)
                 put(y, at.at[1] + from * step_of(s, 1), where, at.at[2] + from * step_of(s, 2), a[q]);
         }
     }

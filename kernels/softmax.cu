@@ -30,7 +30,10 @@ GEMS_DI Online nothing() { return Online{-Limits<C>::inf(), C(0)}; }
 
 /* A NaN is no maximum here: it comes through the sum. */
 struct Larger {
-    GEMS_DI C operator()(C a, C b) const { return b > a ? b : a; }
+    GEMS_DI C operator()(C a, C b) const {
+        if constexpr (kFast) return b > a ? b : a;
+        else return fmax(a, b);
+    }
 };
 
 /* An element's result; scale is 1 / sum or log(sum). */
@@ -52,78 +55,75 @@ GEMS_DI C gradient(C g, C y, C sum) {
 
 /* ---- rows ---- */
 
-GEMS_DI void team_softmax(const T* x, Out* y, int n, const Turn& turn) {
+GEMS_DI void team_softmax(const T* x, Out* y, int n) {
     __shared__ C buf[33];
     __shared__ Online online[33];
     Kept<T> row;
-    if constexpr (kStage == kShared || kAhead) row.shared = shared_row<T>(0, n);
-    if (turn.first || !kAhead) row.start(x + turn.row * n, n);
+    if constexpr (kStage == kShared) row.shared = shared_row<T>(0, n);
+    row.start(x, n);
+    row.take(x, n);
     landed();
-    row.take(n);
-    if (kAhead && turn.next >= 0) row.start(x + turn.next * n, n);
-    y += turn.row * n;
+    const Frame at = frame_of(x, n);
+    y += at.head;
     C top = -Limits<C>::inf(), sum = 0;
     if constexpr (kStage == kAgain) {
         Online part[kVec];
         GEMS_UNROLL for (int k = 0; k < kVec; k++) part[k] = nothing();
-        each_vector(n, [&](int q, int c) {
-            Vec<T, kVec> v = row.at(q, c);
-            GEMS_UNROLL for (int k = 0; k < kVec; k++) part[k].take(to_op(v.v[k]));
+        each_piece(at, [&](int q, int c, auto w) {
+            auto v = piece(row, q, c, w);
+            GEMS_UNROLL for (int k = 0; k < w.count; k++) part[k].take(to_op(v.v[k]));
         });
         Online all = team_reduce(lane_reduce(part, Merge{}), Merge{}, online);
         top = all.top;
         sum = all.sum;
     } else {
-        each_vector(n, [&](int q, int c) {
-            Vec<T, kVec> v = row.at(q, c);
-            GEMS_UNROLL for (int k = 0; k < kVec; k++) top = Larger{}(top, to_op(v.v[k]));
+        each_piece(at, [&](int q, int c, auto w) {
+            auto v = piece(row, q, c, w);
+            GEMS_UNROLL for (int k = 0; k < w.count; k++) top = Larger{}(top, to_op(v.v[k]));
         });
         top = part_reduce(top, Larger{}, buf);
         C base = kCluster > 1 && top == -Limits<C>::inf() ? C(0) : top; /* of a part others may be larger */
-        each_vector(n, [&](int q, int c) {
-            Vec<T, kVec> v = row.at(q, c);
-            GEMS_UNROLL for (int k = 0; k < kVec; k++) sum += exp_of(to_op(v.v[k]) - base);
+        each_piece(at, [&](int q, int c, auto w) {
+            auto v = piece(row, q, c, w);
+            GEMS_UNROLL for (int k = 0; k < w.count; k++) sum += exp_of(to_op(v.v[k]) - base);
         });
         Online all = team_join(Online{top, part_reduce(sum, Sum{}, buf)}, Merge{}, online);
         top = all.top;
         sum = all.sum;
     }
     C scale = scale_of(sum);
-    each_vector(n, [&](int q, int c) {
-        Vec<T, kVec> v = row.at(q, c);
-        Vec<Out, kVec> r;
-        GEMS_UNROLL for (int k = 0; k < kVec; k++) r.v[k] = from_op<Out>(result(to_op(v.v[k]), top, scale));
-        store_row<kVec>(y + c, r);
+    each_piece(at, [&](int q, int c, auto w) {
+        auto v = piece(row, q, c, w);
+        Vec<Out, w.count> r;
+        GEMS_UNROLL for (int k = 0; k < w.count; k++) r.v[k] = from_op<Out>(result(to_op(v.v[k]), top, scale));
+        store_row<w.count>(y + c, r);
     });
 }
 
-GEMS_DI void team_gradient(const T* g, const T* y, Out* dx, int n, const Turn& turn) {
+GEMS_DI void team_gradient(const T* g, const T* y, Out* dx, int n) {
     __shared__ C buf[33];
     Kept<T> grad;
     Kept<T> out;
-    if constexpr (kStage == kShared || kAhead) grad.shared = shared_row<T>(0, n);
-    if constexpr (kStage == kShared || kAhead) out.shared = shared_row<T>(kStage == kShared || kAhead ? 1 : 0, n);
-    auto start = [&](int64_t row) {
-        grad.start(g + row * n, n);
-        out.start(y + row * n, n);
-    };
-    if (turn.first || !kAhead) start(turn.row);
+    if constexpr (kStage == kShared) grad.shared = shared_row<T>(0, n);
+    if constexpr (kStage == kShared) out.shared = shared_row<T>(kStage == kShared ? 1 : 0, n);
+    grad.start(g, n);
+    out.start(y, n);
+    grad.take(g, n);
+    out.take(y, n);
     landed();
-    grad.take(n);
-    out.take(n);
-    if (kAhead && turn.next >= 0) start(turn.next);
-    dx += turn.row * n;
+    const Frame at = frame_of(g, n);
+    dx += at.head;
     C sum = 0;
-    each_vector(n, [&](int q, int c) {
-        Vec<T, kVec> a = grad.at(q, c), b = out.at(q, c);
-        GEMS_UNROLL for (int k = 0; k < kVec; k++) sum += term(to_op(a.v[k]), to_op(b.v[k]));
+    each_piece(at, [&](int q, int c, auto w) {
+        auto a = piece(grad, q, c, w), b = piece(out, q, c, w);
+        GEMS_UNROLL for (int k = 0; k < w.count; k++) sum += term(to_op(a.v[k]), to_op(b.v[k]));
     });
     sum = team_reduce(sum, Sum{}, buf);
-    each_vector(n, [&](int q, int c) {
-        Vec<T, kVec> a = grad.at(q, c), b = out.at(q, c);
-        Vec<Out, kVec> r;
-        GEMS_UNROLL for (int k = 0; k < kVec; k++) r.v[k] = from_op<Out>(gradient(to_op(a.v[k]), to_op(b.v[k]), sum));
-        store_row<kVec>(dx + c, r);
+    each_piece(at, [&](int q, int c, auto w) {
+        auto a = piece(grad, q, c, w), b = piece(out, q, c, w);
+        Vec<Out, w.count> r;
+        GEMS_UNROLL for (int k = 0; k < w.count; k++) r.v[k] = from_op<Out>(gradient(to_op(a.v[k]), to_op(b.v[k]), sum));
+        store_row<w.count>(dx + c, r);
     });
 }
 
@@ -256,14 +256,16 @@ GEMS_DI void fast_gradient_columns(const T* g, const T* y, Out* dx, int64_t oute
 /* ---- entries. Rows of n elements, contiguous: outer of them; columns: outer x n x inner elements. ---- */
 
 #if !GRADIENT
-extern "C" __global__ void __launch_bounds__(kThreads, kResident)
+/* Rows in shared memory need few registers. */
+constexpr int kBeside = kStage == kShared && kThreads == 512 && sizeof(T) <= 4 ? 3 : kResident;
+extern "C" __global__ void __launch_bounds__(kThreads, kBeside)
 softmax(const T* __restrict__ x, Out* __restrict__ y, int64_t outer, int32_t n, int64_t inner) {
     if constexpr (kFast && kColumns) fast_softmax_columns(x, y, outer, n, inner);
     else if constexpr (kColumns) block_softmax_columns(x, y, outer, n, inner);
     else
-        each_turn(outer, [&](const Turn& turn) {
-            if constexpr (kFast) fast_softmax(x + turn.row * n, y + turn.row * n, n);
-            else team_softmax(x, y, n, turn);
+        each_row(outer, [&](int64_t row) {
+            if constexpr (kFast) fast_softmax(x + row * n, y + row * n, n);
+            else team_softmax(x + row * n, y + row * n, n);
         });
 }
 
@@ -273,10 +275,10 @@ gradient(const T* __restrict__ g, const T* __restrict__ y, Out* __restrict__ dx,
     if constexpr (kFast && kColumns) fast_gradient_columns(g, y, dx, outer, n, inner);
     else if constexpr (kColumns) block_gradient_columns(g, y, dx, outer, n, inner);
     else
-        each_turn(outer, [&](const Turn& turn) {
-            int64_t at = turn.row * n;
+        each_row(outer, [&](int64_t row) {
+            int64_t at = row * n;
             if constexpr (kFast) fast_gradient(g + at, y + at, dx + at, n);
-            else team_gradient(g, y, dx, n, turn);
+            else team_gradient(g + at, y + at, dx + at, n);
         });
 }
 #endif

@@ -85,7 +85,7 @@ def losses(x: Tensor, g: Tensor, w: Tensor, b: Tensor) -> None:
     near("cross_entropy's gradient", x.grad, X.grad, t)
 
 
-def ahead(x: Tensor, g: Tensor, w: Tensor, b: Tensor) -> None:
+def many(x: Tensor, g: Tensor, w: Tensor, b: Tensor) -> None:
     n, t = x.shape[1], x.dtype
     X, G, W, B = (v.double() for v in (x, g, w, b))
     near("softmax", OPS._softmax(x, 1, False), X.softmax(1), t)
@@ -112,13 +112,13 @@ def ahead(x: Tensor, g: Tensor, w: Tensor, b: Tensor) -> None:
     assert torch.equal(ours[0], ours[1])
 
 
-MANY = ((torch.float32, 50, 4100), (torch.float32, 14, 17000), (torch.bfloat16, 50, 8200))
+MANY = ((torch.float32, 14, 17000), (torch.bfloat16, 14, 34003))
 FEW = ((torch.float32, 2, 8200), (torch.float32, 1, 33001), (torch.bfloat16, 3, 40000), (torch.float64, 1, 5002))
 
 
 def main() -> None:
     for name in sys.argv[1].split(","):
-        for dtype, rows, n in MANY if name == "ahead" else FEW:
+        for dtype, rows, n in MANY if name == "many" else FEW:
             x, g = (torch.randn(rows, n).to(dtype) for _ in range(2))
             w, b = (torch.randn(n).to(dtype) for _ in range(2))
             globals()[name](x, g, w, b)

@@ -1,4 +1,4 @@
-"""Numbers counted and repeated, bincount and repeat_interleave: tiles, dtypes, layouts, outputs, errors."""
+"""Numbers counted and repeated, bincount, histc and repeat_interleave: tiles, dtypes, layouts, outputs, errors."""
 
 from __future__ import annotations
 
@@ -160,3 +160,52 @@ def test_what_a_view_of_elements_counts() -> None:
     """Elements that lie several times in memory are counted as often."""
     x: Tensor = torch.tensor([3], device=DEVICE).expand(1000)
     check("bincount", torch.bincount, x)
+
+
+# ---- histc
+
+
+@SOME
+@given(
+    n=st.sampled_from([0, 1, 2, 100, 1023, 70000]),
+    bins=st.sampled_from([1, 2, 100, 1023, 1024, 5000]),
+    ends=st.sampled_from([(0, 0), (-1, 1), (0.25, 0.5), (-3, 0), (2, 2)]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 99),
+)
+def test_histc(n: int, bins: int, ends: tuple[float, float], dtype: torch.dtype, seed: int) -> None:
+    x = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=dtype).to(DEVICE)
+    check("histc", torch.histc, x, bins, *ends)
+
+
+def test_histc_of_edges_and_what_is_no_number() -> None:
+    """Elements on the edges of bins; those outside and NaN are in none; all alike; a 0-dim tensor; strides; out=."""
+    nan, inf = float("nan"), float("inf")
+    steps = torch.arange(-10, 21, device=DEVICE) / 10
+    check("histc", torch.histc, steps, 10, 0, 1)
+    check("histc", torch.histc, torch.tensor([nan, 0.5, inf, -inf, 1.0, 0.0], device=DEVICE), 4, 0, 1)
+    check("histc", torch.histc, torch.full((3, 4), 2.5, device=DEVICE), 5)
+    check("histc", torch.histc, torch.tensor(3.0, device=DEVICE))
+    check("histc", torch.histc, torch.randn(6, 40, device=DEVICE).t()[::2], 7, -2, 2)
+    for size in (0, 10):
+        out = torch.full((size,), 7.0, device=DEVICE)
+        with kernels("histc.out"):
+            torch.histc(steps, 10, 0, 1, out=out)
+        assert torch.equal(out, torch.histc(steps, 10, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        lambda x: (x, 0),
+        lambda x: (x, 4, 2, 1),
+        lambda x: (x, 4, 0, float("inf")),
+        lambda x: (x, 4, float("nan"), 1),
+        lambda x: (x / 0, 4),
+        lambda x: (x * float("nan"), 4),
+        lambda x: (x > 0, 4),
+    ],
+)
+def test_histc_raises_what_aten_raises(arguments: Callable[[Tensor], tuple[Any, ...]]) -> None:
+    args = arguments(torch.ones(5, device=DEVICE))
+    same(*both(lambda: torch.histc(*args)))

@@ -86,8 +86,8 @@ static gems_status give(gems_call *call, const gems_tensor *t, const void *data)
 
 /* A thread has the registers for both tensors; one of them is kept, and both are copied ahead. */
 static gems_team make_team(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
-                           bool aligned) {
-    return gems_team_of(info, &(gems_rows){rows, n, size, 2, 1, 2, aligned});
+                           gems_lie lie) {
+    return gems_team_of(info, &(gems_rows){rows, n, size, 2, 1, lie});
 }
 
 static gems_status forward(gems_call *call) {
@@ -109,11 +109,11 @@ static gems_status forward(gems_call *call) {
 
     const gems_device_info *info = gems_device_information(call->device);
     size_t size = gems_dtype_size(t->dtype);
-    int vec = 16 / (int)size;
-    bool aligned = norm.n % vec == 0 && x.apart % vec == 0 && residual.apart % vec == 0 &&
-                   gems_aligned(x.data, 16) && gems_aligned(residual.data, 16) &&
-                   gems_aligned(y, 16) && gems_aligned(weight, 16) && gems_aligned(bias, 16);
-    gems_team team = make_team(info, norm.count, norm.n, size, aligned);
+    const void *rows[] = {x.data, residual.data, y};
+    const int64_t steps[] = {far.x, far.residual, far.y};
+    gems_lie lie = gems_rows_lie(size, norm.n, 3, rows, steps);
+    if (!gems_aligned(weight, 16) || !gems_aligned(bias, 16)) lie = gems_lie_edges(lie);
+    gems_team team = make_team(info, norm.count, norm.n, size, lie);
     const gems_tensor *given = norm.weight ? norm.weight : norm.bias;
     gems_key key = {.kernel = GEMS_ADD_NORM_ROWS,
                     .flags = (uint8_t)((weight ? WEIGHT : 0) | (bias ? BIAS : 0)),
@@ -167,7 +167,7 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     key->dtype[GEMS_ROW_DATA] = key->dtype[GEMS_ROW_OTHER] = key->dtype[GEMS_ROW_STAT] =
         (uint8_t)dtype;
     key->flags = (uint8_t)(WEIGHT | (op->mode == GEMS_SKIP_LAYER_NORM ? BIAS : 0));
-    gems_team team = make_team(info, 1 << 20, lengths[i], gems_dtype_size(dtype), true);
+    gems_team team = make_team(info, 1 << 20, lengths[i], gems_dtype_size(dtype), GEMS_LIE_ALIGNED);
     gems_team_to_key(&team, key);
     return true;
 }

@@ -8,8 +8,8 @@
 enum { WEIGHT = 1 };
 
 static gems_team make_team(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
-                           bool aligned) {
-    return gems_team_of(info, &(gems_rows){rows, n, size, 2, 2, 3, aligned});
+                           gems_lie lie) {
+    return gems_team_of(info, &(gems_rows){rows, n, size, 2, 2, lie});
 }
 
 static gems_status run_rows(gems_call *call, const gems_add_norm *norm, const gems_norm_inputs *in,
@@ -17,10 +17,11 @@ static gems_status run_rows(gems_call *call, const gems_add_norm *norm, const ge
     const gems_device_info *info = gems_device_information(call->device);
     size_t size = gems_dtype_size(norm->x->dtype);
     void *dx = call->out[0].data, *other = norm->residual ? call->out[1].data : NULL;
-    bool aligned = norm->n % (16 / (int)size) == 0 && gems_aligned(in->grad, 16) &&
-                   gems_aligned(in->x, 16) && gems_aligned(in->residual, 16) &&
-                   gems_aligned(in->weight, 16) && gems_aligned(dx, 16) && gems_aligned(other, 16);
-    gems_team team = make_team(info, norm->count, norm->n, size, aligned);
+    const void *rows_of[] = {in->grad, in->x, in->residual, dx, other};
+    const int64_t apart[] = {norm->n, norm->n, norm->n, norm->n, norm->n};
+    gems_lie lie = gems_rows_lie(size, norm->n, 5, rows_of, apart);
+    if (!gems_aligned(in->weight, 16)) lie = gems_lie_edges(lie);
+    gems_team team = make_team(info, norm->count, norm->n, size, lie);
     gems_key key = {.kernel = GEMS_ADD_NORM_ROWS,
                     .flags = in->weight ? WEIGHT : 0,
                     .dtype = {norm->x->dtype, (uint8_t)weight_dtype, (uint8_t)in->stat}};
@@ -102,7 +103,7 @@ bool gems_add_norm_backward_warm(const gems_op *op, int dtype, int i, const gems
     if (i > rows) return false;
     gems_team team = {
         .vec = (uint8_t)(info->fast ? 16 : 16 / size), .items = 1, .threads = info->fast ? 1 : 256};
-    if (i < rows) team = make_team(info, 1 << 20, lengths[i], size, true);
+    if (i < rows) team = make_team(info, 1 << 20, lengths[i], size, GEMS_LIE_ALIGNED);
     key->kernel = i < rows ? GEMS_ADD_NORM_ROWS : GEMS_ADD_NORM_WEIGHTS;
     key->flags = i < rows ? WEIGHT : 0;
     key->dtype[GEMS_ROW_DATA] = key->dtype[GEMS_ROW_OTHER] = (uint8_t)dtype;

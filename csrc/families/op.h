@@ -128,6 +128,7 @@ extern const gems_family gems_family_cross_entropy;
 extern const gems_family gems_family_ka_fusion;
 extern const gems_family gems_family_weight_norm;
 extern const gems_family gems_family_group_norm;
+extern const gems_family gems_family_histogram;
 extern const gems_family gems_family_batch_norm;
 extern const gems_family gems_family_matmul;
 extern const gems_family gems_family_copy;

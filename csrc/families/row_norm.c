@@ -102,10 +102,11 @@ gems_status gems_norm_run(gems_call *call) {
     void *y = call->out[0].data, *mean = rms ? NULL : call->out[1].data,
          *rstd = call->out[rms ? 1 : 2].data;
     size_t size = gems_dtype_size(x->dtype);
-    int vec = 16 / (int)size;
-    bool aligned = norm.n % vec == 0 && stride % vec == 0 && gems_aligned(data, 16) &&
-                   gems_aligned(y, 16) && gems_aligned(weight, 16) && gems_aligned(bias, 16);
-    gems_team team = gems_team_make_ahead(info, norm.rows, norm.n, size, 1, aligned);
+    const void *rows[] = {data, y};
+    const int64_t apart[] = {stride, norm.n};
+    gems_lie lie = gems_rows_lie(size, norm.n, 2, rows, apart);
+    if (!gems_aligned(weight, 16) || !gems_aligned(bias, 16)) lie = gems_lie_edges(lie);
+    gems_team team = gems_team_make(info, norm.rows, norm.n, size, 1, lie);
     gems_key key = {.kernel = GEMS_ROWS,
                     .flags = (uint8_t)((weight ? WEIGHT : 0) | (bias ? BIAS : 0)),
                     .dtype = {x->dtype, (uint8_t)norm.weight_dtype, (uint8_t)stat}};
@@ -144,17 +145,20 @@ bool gems_norm_warm(const gems_op *op, int dtype, int i, const gems_device_info 
     bool backward = op->mode == GEMS_LAYER_NORM_BACKWARD || op->mode == GEMS_RMS_NORM_BACKWARD;
     int rows = info->fast ? 1 : 6;
     size_t size = gems_dtype_size(dtype);
-    if (i >= rows + backward) return false;
+    if (i >= rows + (backward ? 1 + !info->fast : 0)) return false;
     key->dtype[GEMS_ROW_DATA] = key->dtype[GEMS_ROW_OTHER] = (uint8_t)dtype;
     key->dtype[GEMS_ROW_STAT] = (uint8_t)(info->arch || rms ? gems_dtype_opmath(dtype) : dtype);
     key->flags = (uint8_t)(WEIGHT | (rms || backward ? 0 : BIAS));
-    key->kernel = i < rows ? GEMS_ROWS : GEMS_WEIGHTS;
+    key->kernel = i < rows ? GEMS_ROWS : i == rows ? GEMS_WEIGHTS : GEMS_BOTH;
     gems_team team = {
         .vec = (uint8_t)(info->fast ? 16 : 16 / size), .items = 1, .threads = info->fast ? 1 : 256};
     if (i < rows)
-        team = gems_team_make_ahead(info, 1 << 20, lengths[i], size, backward ? 2 : 1, true);
-    else
+        team = gems_team_make(info, 1 << 20, lengths[i], size, backward ? 2 : 1, GEMS_LIE_ALIGNED);
+    else if (i == rows)
         key->flags = 0;
+    else
+        team = gems_norm_both_team(info, 1 << 20, 4096, size, GEMS_LIE_ALIGNED);
+    if (!team.threads) return false;
     gems_team_to_key(&team, key);
     return true;
 }

@@ -50,7 +50,11 @@ static gems_team block_team(const gems_device_info *info, const gems_rows *r, in
                   room = info->shared_bytes - 4096, half = info->shared_bytes / 2 - 4096;
     const int held = held_vectors(r, vec);
     int cluster = cluster_for(vectors, half / (bytes * r->kept), most);
-    if (cluster > most) {
+    /* Of two rows sixteen blocks take longer than eight that read them again. */
+    if (r->kept > 1 && cluster > all && cluster <= most) {
+        cluster = all;
+        team.stage = GEMS_STAGE_AGAIN;
+    } else if (cluster > most) {
         team.stage = GEMS_STAGE_SHARED;
         cluster = cluster_for(vectors, room / (bytes * r->kept), all);
         if (cluster > all) team.stage = GEMS_STAGE_AGAIN;
@@ -74,57 +78,34 @@ static gems_team block_team(const gems_device_info *info, const gems_rows *r, in
     return team;
 }
 
-/* Lets teams do several rows one after another, where there are many, and copy the next one
- * meanwhile. Clusters are no more than find room at once, with sixteen processors in reach of each
- * other, and then do half of their rows before others take their place: where fewer find room the
- * loss is small. Not on a GPU before it has run on one. */
-static void go_ahead(const gems_device_info *info, const gems_rows *r, gems_team *team) {
-    const int64_t own = ((r->n + team->vec - 1) / team->vec + team->cluster - 1) / team->cluster,
-                  bytes = own * 16 * r->ahead;
-    const int beside = (int)(1024 / team->threads);
-    if (info->arch || !r->ahead || team->stage != GEMS_STAGE_REGISTERS ||
-        team->vec * r->size != 16 || own < 1024 || bytes > info->shared_bytes / beside - 3072)
-        return;
-    const int whole = info->processors < 16 ? info->processors : info->processors & ~15;
-    int64_t slots = (int64_t)beside * info->processors;
-    if (team->cluster > 1) slots = (int64_t)beside * whole / team->cluster;
-    int64_t turns = slots ? (r->rows + slots - 1) / slots : 0;
-    if (turns < 3) return;
-    if (team->cluster > 1) turns = (turns + 1) / 2;
-    team->ahead = 1;
-    team->shared = (uint32_t)bytes;
-    team->grid = (uint32_t)((r->rows + turns - 1) / turns) * team->cluster;
-}
-
 gems_team gems_team_of(const gems_device_info *info, const gems_rows *r) {
     if (info->fast) return fast_team(info, r->rows, r->n);
     int64_t rows = r->rows, cap = 64 * (int64_t)info->processors;
-    int vec = r->aligned ? 16 / (int)r->size : 1;
+    /* Of a short row a thread has one element each way. */
+    const bool edges = r->lie == GEMS_LIE_ALIKE && r->n > 32;
+    int vec = r->lie == GEMS_LIE_ALIGNED || edges ? 16 / (int)r->size : 1;
     int held = held_vectors(r, vec);
     int items = gems_power_of_two(((r->n + vec - 1) / vec + 31) / 32, 16);
     gems_team team;
     if (items <= held && (items <= 2 || rows >= 4 * (int64_t)info->processors)) {
+        /* Two rows a block where a thread has many registers (faster on an H200 than four). */
+        const int threads = items > 4 ? 64 : 128;
         team = (gems_team){.vec = (uint8_t)vec,
                            .stage = GEMS_STAGE_REGISTERS,
                            .items = (uint8_t)items,
                            .warp_row = 1,
                            .cluster = 1,
-                           .threads = 128};
-        rows = (rows + 3) / 4;
+                           .threads = (uint32_t)threads};
+        rows = (rows + threads / 32 - 1) / (threads / 32);
     } else {
         team = block_team(info, r, vec);
     }
     team.grid = (uint32_t)(rows < cap ? rows : cap) * team.cluster;
-    if (!team.warp_row) go_ahead(info, r, &team);
+    team.edges = edges;
     return team;
 }
 
 gems_team gems_team_make(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
-                         int kept, bool aligned) {
-    return gems_team_of(info, &(gems_rows){rows, n, size, kept, kept, 0, aligned});
-}
-
-gems_team gems_team_make_ahead(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
-                               int kept, bool aligned) {
-    return gems_team_of(info, &(gems_rows){rows, n, size, kept, kept, kept, aligned});
+                         int kept, gems_lie lie) {
+    return gems_team_of(info, &(gems_rows){rows, n, size, kept, kept, lie});
 }

@@ -17,6 +17,27 @@ int64_t gems_row_stride(const gems_tensor *x, int outer) {
     return found ? stride : step;
 }
 
+gems_lie gems_rows_lie(size_t size, int64_t n, int count, const void *const *data,
+                       const int64_t *apart) {
+    const int64_t vec = 16 / (int64_t)size;
+    uintptr_t begin = 0;
+    int64_t step = n % vec;
+    bool found = false, whole = step == 0;
+    for (int i = 0; i < count; i++) {
+        if (!data[i]) continue;
+        const uintptr_t at = (uintptr_t)data[i] % 16;
+        if (!found) {
+            begin = at;
+            step = (apart[i] % vec + vec) % vec;
+        } else if (at != begin || (apart[i] - step) % vec) {
+            return GEMS_LIE_ANYHOW;
+        }
+        found = true;
+    }
+    if (begin % size) return GEMS_LIE_ANYHOW;
+    return whole && begin == 0 && step == 0 ? GEMS_LIE_ALIGNED : GEMS_LIE_ALIKE;
+}
+
 void gems_team_to_key(const gems_team *team, gems_key *key) {
     key->tune[GEMS_TUNE_VEC] = team->vec;
     key->tune[GEMS_TUNE_STAGE] = team->stage;
@@ -25,6 +46,7 @@ void gems_team_to_key(const gems_team *team, gems_key *key) {
     key->tune[GEMS_TUNE_WARP_ROW] = team->warp_row;
     key->tune[GEMS_TUNE_CLUSTER] = team->cluster;
     key->tune[GEMS_TUNE_AHEAD] = team->ahead;
+    key->tune[GEMS_TUNE_EDGES] = team->edges;
 }
 
 gems_status gems_team_launch(gems_call *call, const gems_plan *plan, const gems_team *team,
@@ -46,8 +68,10 @@ void gems_team_head(const gems_key *key, gems_text *head) {
                   tune[GEMS_TUNE_VEC], tune[GEMS_TUNE_STAGE], tune[GEMS_TUNE_ITEMS],
                   tune[GEMS_TUNE_WARPS] ? 32 * tune[GEMS_TUNE_WARPS] : 1);
     gems_text_add(
-        head, "constexpr bool kWarpRow = %s, kAhead = %s;\nconstexpr int kCluster = %d;\n",
+        head,
+        "constexpr bool kWarpRow = %s, kAhead = %s, kEdges = %s;\nconstexpr int kCluster = %d;\n",
         tune[GEMS_TUNE_WARP_ROW] ? "true" : "false", tune[GEMS_TUNE_AHEAD] ? "true" : "false",
+        tune[GEMS_TUNE_EDGES] ? "true" : "false",
         tune[GEMS_TUNE_CLUSTER] ? tune[GEMS_TUNE_CLUSTER] : 1);
 }
 

@@ -9,7 +9,7 @@
 #include "row_team.h"
 
 /* key->kernel: programs of the family, beside GEMS_PACK_KERNEL. */
-enum gems_row_kernel { GEMS_ROWS, GEMS_COLUMNS, GEMS_WEIGHTS };
+enum gems_row_kernel { GEMS_ROWS, GEMS_COLUMNS, GEMS_WEIGHTS, GEMS_BOTH };
 
 /* key->dtype: data; result or weight; mean and rstd. */
 enum { GEMS_ROW_DATA, GEMS_ROW_OTHER, GEMS_ROW_STAT };
@@ -23,6 +23,7 @@ enum {
     GEMS_TUNE_WARP_ROW,
     GEMS_TUNE_CLUSTER,
     GEMS_TUNE_AHEAD,
+    GEMS_TUNE_EDGES,
     GEMS_TUNE_END
 };
 
@@ -42,6 +43,16 @@ int64_t gems_row_stride(const gems_tensor *x, int outer);
 /* Whether an access of `bytes` is aligned; NULL is. */
 static inline bool gems_aligned(const void *data, size_t bytes) {
     return (uintptr_t)data % bytes == 0;
+}
+
+/* How rows of n elements lie in these tensors (NULL: there is none), which have so many elements
+ * from row to row. */
+gems_lie gems_rows_lie(size_t size, int64_t n, int count, const void *const *data,
+                       const int64_t *apart);
+
+/* The same where a tensor that all rows read begins anywhere. */
+static inline gems_lie gems_lie_edges(gems_lie lie) {
+    return lie == GEMS_LIE_ALIGNED ? GEMS_LIE_ALIKE : lie;
 }
 
 /* The constants of rows.cuh that a key holds. */
@@ -79,6 +90,11 @@ typedef struct gems_norm_inputs {
  * this key->kernel of the operator's. */
 gems_status gems_norm_weights_run(gems_call *call, int kernel, const gems_norm *norm,
                                   const gems_norm_inputs *in, void *dweight, void *dbias);
+/* The team of the kernel that finds all gradients in one reading: a block a row, many rows one
+ * after another, and the sums of the columns in registers. No threads: there is none for such rows.
+ */
+gems_team gems_norm_both_team(const gems_device_info *info, int64_t rows, int64_t n, size_t size,
+                              gems_lie lie);
 gems_status gems_norm_run(gems_call *call);
 gems_status gems_norm_backward_run(gems_call *call);
 gems_status gems_norm_program(const gems_op *op, const gems_key *key, gems_program *p);

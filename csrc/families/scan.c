@@ -13,8 +13,8 @@
 #include "modes.h"
 
 enum form { ROW = GEMS_COPY_END, COLUMN };
-enum flags { WIDE = 1, UNIT = 2, FAST = 4, CHAIN = 8 };
-enum tune { VEC, GROUP, ITEMS };
+enum flags { WIDE = 1, UNIT = 2, FAST = 4, CHAIN = 8, EDGES = 16 };
+enum tune { VEC, GROUP, ITEMS, RING };
 
 #define RANK      8
 #define THREADS   256
@@ -41,7 +41,9 @@ typedef struct request {
 /* How it is launched. */
 typedef struct geometry {
     bool row;
-    int vec, group, items;
+    bool edges; /* lines begin and end anywhere, at the same distance from an access in all tensors
+                 */
+    int vec, group, items, ring;
     uint32_t grid[3], block[3], shared;
     int64_t parts, chunk; /* blocks that share a line, elements of each */
     int64_t tiles;        /* of a line, a block each that waits for those before; 0: not so */
@@ -159,23 +161,28 @@ static bool multiple(const void *data, int64_t unit) {
 
 /* Elements of one access: 16 bytes of the input, at most 32 of a result. */
 static int vector_of(const lines *s, bool row, const request *r, const void *x,
-                     const gems_tensor *outs) {
+                     const gems_tensor *outs, bool *edges) {
     size_t in = gems_dtype_size(r->in), out = r->places ? 8 : gems_dtype_size(r->out);
     int vec = (int)(16 / in);
     if (vec > (int)(32 / out)) vec = (int)(32 / out);
     if (r->scan == GEMS_SCAN_LOGSUMEXP && vec > 4) vec = 4; /* two numbers an element are kept */
+    *edges = false;
     if (vec < 2) return 1;
+    bool whole = (row ? s->n : s->size[0]) % vec == 0, alike = true;
     for (int k = 0; k < 3; k++) {
-        int64_t unit = row ? s->step[k] : s->stride[0][k];
-        int64_t other = row ? (s->rank && s->count > 1 ? s->stride[0][k] : 0) : s->step[k];
-        if (unit != 1 || other % vec) return 1;
-        for (int d = 1; d < s->rank; d++)
-            if (s->stride[d][k] % vec) return 1;
+        if ((row ? s->step[k] : s->stride[0][k]) != 1) return 1;
+        if (!row && s->step[k] % vec) return 1;
+        for (int d = row ? 0 : 1; d < s->rank; d++) {
+            if (s->size[d] > 1 && s->stride[d][k] % vec) whole = false;
+            if (s->size[d] > 1 && (s->stride[d][k] - s->stride[d][0]) % vec) alike = false;
+        }
     }
     bool aligned = multiple(x, vec * (int64_t)in) &&
                    multiple(outs[0].data, vec * (int64_t)gems_dtype_size(r->out)) &&
                    (!r->places || multiple(outs[1].data, vec * 8));
-    return aligned && (row ? s->n : s->size[0]) % vec == 0 ? vec : 1;
+    if (!aligned || (!whole && (!row || !alike || s->n < 8 * vec))) return 1;
+    *edges = !whole;
+    return vec;
 }
 
 static void share(geometry *g, int64_t n, int64_t parts, int64_t unit) {
@@ -209,7 +216,8 @@ static void fast_geometry(const lines *s, const gems_device_info *info, geometry
 
 static void row_geometry(const lines *s, const request *r, const gems_device_info *info,
                          geometry *g) {
-    int64_t vectors = (s->n + g->vec - 1) / g->vec, full = 4 * (int64_t)info->processors;
+    const int64_t n = s->n + (g->edges ? g->vec - 1 : 0); /* wherever it begins */
+    int64_t vectors = (n + g->vec - 1) / g->vec, full = 4 * (int64_t)info->processors;
     bool large = r->places || r->scan == GEMS_SCAN_LOGSUMEXP || gems_dtype_size(r->out) == 8;
     int most = g->vec == 1 ? 8 : large ? 2 : 4;
     const int warp = most == 4 ? 8 : most; /* accesses of a thread, where a warp has a line */
@@ -225,16 +233,20 @@ static void row_geometry(const lines *s, const request *r, const gems_device_inf
         if (parts > s->n / tile) parts = s->n / tile;
     }
     share(g, s->n, parts, tile);
-    int64_t tiles = (s->n + tile - 1) / tile;
+    int64_t tiles = (n + tile - 1) / tile;
     /* Where a first pass costs little, two of them are faster than blocks that wait (on an H200).
      */
     if (r->scan == GEMS_SCAN_LOGSUMEXP && g->parts > 1 && tiles * s->count >= full &&
         tiles * s->count <= INT32_MAX)
         g->tiles = tiles;
+    /* Two tiles of halves are as much work as four of others. */
+    g->ring = gems_dtype_size(r->in) < 4 ? 2 : 4;
+    if (g->group || g->tiles || g->vec * gems_dtype_size(r->in) != 16 || n < g->ring * tile)
+        g->ring = 0;
     g->grid[0] = (uint32_t)(blocks < 32 * full ? blocks : 32 * full);
     g->block[0] = (uint32_t)threads;
     g->block[1] = g->block[2] = 1;
-    g->shared = 0;
+    g->shared = (uint32_t)(g->ring * tile * (int64_t)gems_dtype_size(r->in));
 }
 
 static void column_geometry(const lines *s, size_t element, const gems_device_info *info,
@@ -281,7 +293,7 @@ static gems_status launch(gems_call *call, const request *r, const gems_view *in
     const gems_device_info *info = gems_device_information(call->device);
     const gems_tensor *outs = call->out;
     lines s;
-    geometry g = {.tiles = 0};
+    geometry g = {0};
     GEMS_TRY(make_lines(r, in, &outs[0], r->places ? &outs[1] : NULL, &s));
     bool wide = is_wide(&s);
     int value = value_dtype(r->scan, r->in, r->out, info->fast);
@@ -290,7 +302,7 @@ static gems_status launch(gems_call *call, const request *r, const gems_view *in
         fast_geometry(&s, info, &g);
     } else {
         g.row = !beside(&s, 0);
-        g.vec = vector_of(&s, g.row, r, in->data, outs);
+        g.vec = vector_of(&s, g.row, r, in->data, outs, &g.edges);
         if (g.row)
             row_geometry(&s, r, info, &g);
         else
@@ -298,9 +310,10 @@ static gems_status launch(gems_call *call, const request *r, const gems_view *in
     }
     gems_key key = {.kernel = g.row ? ROW : COLUMN,
                     .flags = (uint8_t)((wide ? WIDE : 0) | (is_unit(&s) ? UNIT : 0) |
-                                       (info->fast ? FAST : 0) | (g.tiles ? CHAIN : 0)),
+                                       (info->fast ? FAST : 0) | (g.tiles ? CHAIN : 0) |
+                                       (g.edges ? EDGES : 0)),
                     .dtype = {(uint8_t)r->in, (uint8_t)r->out},
-                    .tune = {(uint8_t)g.vec, (uint8_t)g.group, (uint8_t)g.items}};
+                    .tune = {(uint8_t)g.vec, (uint8_t)g.group, (uint8_t)g.items, (uint8_t)g.ring}};
     const gems_plan *plan;
     GEMS_TRY(gems_call_plan(call, &key, &plan));
     if (is_exact(r, &g, info->fast)) element *= 2;
@@ -352,10 +365,11 @@ static gems_status program(const gems_op *op, const gems_key *key, gems_program 
                   gems_dtype_kernel(value_dtype(op->mode, in, out, fast)),
                   key->flags & WIDE ? "int64_t" : "int32_t");
     gems_text_add(&p->head,
-                  "constexpr int kScan = %d, kVec = %d, kGroup = %d, kItems = %d;\n"
-                  "constexpr bool kRow = %s, kUnit = %s;\n",
-                  op->mode, key->tune[VEC], key->tune[GROUP], key->tune[ITEMS],
-                  key->kernel == ROW ? "true" : "false", key->flags & UNIT ? "true" : "false");
+                  "constexpr int kScan = %d, kVec = %d, kGroup = %d, kItems = %d, kRing = %d;\n"
+                  "constexpr bool kRow = %s, kUnit = %s, kEdges = %s;\n",
+                  op->mode, key->tune[VEC], key->tune[GROUP], key->tune[ITEMS], key->tune[RING],
+                  key->kernel == ROW ? "true" : "false", key->flags & UNIT ? "true" : "false",
+                  key->flags & EDGES ? "true" : "false");
     p->files[0] = "scan.cuh";
     p->files[1] = fast ? "scan_fast.cu" : "scan_tile.cuh";
     bool chain = (key->flags & CHAIN) != 0;
@@ -387,11 +401,11 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
         s.step[k] = column ? count : 1;
         s.stride[0][k] = column ? 1 : n;
     }
-    geometry g = {.row = !column, .tiles = 0};
+    geometry g = {.row = !column};
     if (info->fast) {
         fast_geometry(&s, info, &g);
     } else {
-        g.vec = vector_of(&s, g.row, &r, NULL, outs);
+        g.vec = vector_of(&s, g.row, &r, NULL, outs, &g.edges);
         size_t value = gems_dtype_size(value_dtype(op->mode, dtype, out, false));
         if (g.row)
             row_geometry(&s, &r, info, &g);
@@ -405,6 +419,7 @@ static bool warm(const gems_op *op, int dtype, int i, const gems_device_info *in
     key->tune[VEC] = (uint8_t)g.vec;
     key->tune[GROUP] = (uint8_t)g.group;
     key->tune[ITEMS] = (uint8_t)g.items;
+    key->tune[RING] = (uint8_t)g.ring;
     return true;
 }
 

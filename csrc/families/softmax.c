@@ -60,9 +60,14 @@ static gems_status launch(gems_call *call, gems_key *key, const layout *l, const
     uint32_t by = 1, block[3] = {1, 1, 1};
     gems_team team;
     if (l->inner == 1) {
+        const void *data[] = {a, b, out};
+        const int64_t apart[] = {l->n, l->n, l->n};
+        gems_lie lie = gems_rows_lie(size, l->n, 3, data, apart);
+        /* Of a result in another dtype other bytes are the same distance. */
+        if (!aligned && key->dtype[GEMS_ROW_OTHER] != key->dtype[GEMS_ROW_DATA])
+            lie = GEMS_LIE_ANYHOW;
         key->kernel = GEMS_ROWS;
-        team =
-            gems_team_make_ahead(info, l->outer, l->n, size, b ? 2 : 1, aligned && l->n % vec == 0);
+        team = gems_team_make(info, l->outer, l->n, size, b ? 2 : 1, lie);
         block[0] = team.threads;
         gems_team_to_key(&team, key);
     } else {
@@ -163,7 +168,7 @@ bool gems_softmax_warm(const gems_op *op, int dtype, int i, const gems_device_in
     key->dtype[GEMS_ROW_DATA] = key->dtype[GEMS_ROW_OTHER] = (uint8_t)dtype;
     if (i < rows) {
         key->kernel = GEMS_ROWS;
-        team = gems_team_make_ahead(info, 1 << 20, lengths[i], size, backward ? 2 : 1, true);
+        team = gems_team_make(info, 1 << 20, lengths[i], size, backward ? 2 : 1, GEMS_LIE_ALIGNED);
     } else {
         uint32_t by;
         layout l = {1, 1024, 1 << 16};
