@@ -114,7 +114,8 @@ static gems_status read_tensors(void *list, bool optional, gems_shim_store *stor
 static gems_status read_plain(const gems_arg *arg, uint64_t word, gems_shim_store *store,
                               gems_value *value) {
     switch (arg->type) {
-    case GEMS_T_TENSOR: return read_tensor(word, arg->optional || arg->undefined, arg->written, value);
+    case GEMS_T_TENSOR:
+        return read_tensor(word, arg->optional || arg->undefined, arg->written, value);
     case GEMS_T_INTS: return read_ints(pointer(word), store, value);
     case GEMS_T_TENSORS: return read_tensors(pointer(word), arg->list_of_optional, store, value);
     case GEMS_T_INT:
