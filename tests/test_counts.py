@@ -175,6 +175,8 @@ def test_what_a_view_of_elements_counts() -> None:
 )
 def test_histc(n: int, bins: int, ends: tuple[float, float], dtype: torch.dtype, seed: int) -> None:
     x = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=dtype).to(DEVICE)
+    if DEVICE != "cpu" and bins > 1024:
+        bins = 1024  # more are left to ATen there
     check("histc", torch.histc, x, bins, *ends)
 
 

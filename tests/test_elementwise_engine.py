@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes as C
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ ARCHS = [pytest.param(arch, marks=[] if arch == "sm_120" else pytest.mark.slow) 
 
 @functools.cache
 def library() -> C.CDLL:
+    os.environ["GEMS_KERNEL_DIR"] = str(cpu_kernels.KERNELS)
     lib = C.CDLL(str(native.build("libgems_calls.so", SOURCES, ("-lm", "-lpthread", "-ldl"))))
     lib.calls_text.restype = C.c_char_p
     lib.gems_reason.restype = C.c_char_p
@@ -45,7 +47,6 @@ def library() -> C.CDLL:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAGGEMS_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("GEMS_KERNEL_DIR", str(cpu_kernels.KERNELS))
 
 
 def gpu(

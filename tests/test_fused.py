@@ -214,7 +214,7 @@ def samples() -> Iterator[tuple[str, list[Any], dict[str, Any], Callable[..., An
     yield "remainder.Tensor", [plain, plain + 9], {}, torch.remainder
     yield "remainder_.Tensor", [plain, plain + 9], {}, torch.remainder
     yield "mm", [_x(3, 4), _x(4, 5, seed=1)], {}, torch.mm
-    yield "rwkv_mm_sparsity", [_x(5), _x(5, 3, seed=1)], {}, lambda k, v: k @ v
+    yield "rwkv_mm_sparsity", [_x(8), _x(8, 16, seed=1)], {}, lambda k, v: k @ v
     yield "bmm", [_x(2, 3, 4), _x(2, 4, 5, seed=1)], {}, torch.bmm
     yield "addmm", [_x(5), _x(3, 4), _x(4, 5, seed=1)], {"beta": 0.5}, torch.addmm
     yield "zeros", [[2, 3]], {"device": torch.device(DEVICE)}, torch.zeros

@@ -156,7 +156,9 @@ def test_overload(name: str, dtype: torch.dtype) -> None:
 # Rows that a GPU leaves to ATen: whether the tensor of deviations is valid cannot be told without waiting for it; of
 # the others ATen was measured faster at sizes as small as these.
 LEFT_ON_A_GPU = {"normal_float_tensor", "normal_tensor_tensor", "_int_mm", "_scaled_mm"}
-LEFT_ON_A_GPU |= {"upsample_nearest2d_backward", "_upsample_nearest_exact2d_backward"}
+LEFT_ON_A_GPU |= {"upsample_nearest2d_backward", "_upsample_nearest_exact2d_backward", "mv", "addmv"}
+LEFT_ON_A_GPU |= {f"{kind}_attention_{way}" for kind in ("cudnn", "efficient") for way in ("forward", "backward")}
+LEFT_ON_A_GPU |= {"flash_attention_backward"}
 
 
 @pytest.mark.parametrize("row", [pytest.param(r, id=r["id"]) for r in rows()])

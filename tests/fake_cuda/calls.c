@@ -146,5 +146,7 @@ const void *calls_argument(int i);
 const void *calls_argument(int i) { return last.argument[i]; }
 unsigned calls_launches(void);
 unsigned calls_launches(void) { return last.launches; }
+unsigned calls_grid(void);
+unsigned calls_grid(void) { return last.grid; }
 const gems_tensor *calls_output(int i);
 const gems_tensor *calls_output(int i) { return i < made ? &outs[i] : NULL; }
