@@ -1,7 +1,7 @@
 /* The gradient of x (and of the residual, the same) of layer_norm and rms_norm of x + residual, from the gradient of the result
  * and what went in: mean and rstd are found again while the row is here, and left for the gradients of weight and bias
  * (row_norm_backward.cu). The head gives T, W (weight), Stat, kRms, kWeight, kAdd, kSum (false), and what rows.cuh, moments.cuh
- * and added.cuh need, which come before this file. Has not run on a GPU yet.
+ * and added.cuh need, which come before this file.
  */
 GEMS_DI C normalized(C v, C mean, C rstd) { return kRms ? v * rstd : (v - mean) * rstd; }
 

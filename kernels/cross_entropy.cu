@@ -5,7 +5,7 @@
  * A row's loss is mass * lse - sum(y * x): y is weight * (keep * target + spread), with keep = 1 - smoothing and spread =
  * smoothing / classes, mass its sum, lse the logarithm of the sum of exponentials. Logits are read once, and once more for the
  * gradient, which is g * (mass * exp(x - lse) - y): lse and mass of each row are kept, no probabilities. Rows that are ignored
- * are not read. Has not run on a GPU yet.
+ * are not read.
  */
 using C = opmath_t<T>;
 constexpr bool kMixed = kProb || kSmooth; /* y is more than one element of a row */

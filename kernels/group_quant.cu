@@ -1,6 +1,6 @@
 // Groups of elements rounded to fp8, each divided by a scale that brings its largest to the largest of fp8. The head names T,
 // Q, kPowers (scales are powers of two), kEach (elements of an item), kTeam (threads of a group, neighbours in a warp), kHeld
-// (items that a thread keeps; 0: it reads them again). It has not run on a GPU yet. Twin of csrc/families/group_quant.c.
+// (items that a thread keeps; 0: it reads them again). Twin of csrc/families/group_quant.c.
 using namespace gems;
 
 constexpr float kMost = is_same<Q, f8e4m3> ? 448.0f : 57344.0f;

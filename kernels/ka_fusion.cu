@@ -1,6 +1,6 @@
 /* The keys of RWKV-7's channel mixing, for heads of n channels: o_k = k * (1 + (a - 1) * ka), o_kk = k * kk over its length in
  * each head, o_kka = o_kk * a. k and a have a row of heads for each token, kk and ka one row. The head gives T and what rows.cuh
- * needs, which comes before this file. Twin of csrc/families/ka_fusion.c. Has not run on a GPU yet.
+ * needs, which comes before this file. Twin of csrc/families/ka_fusion.c.
  */
 using C = opmath_t<T>;
 

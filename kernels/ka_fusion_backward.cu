@@ -2,7 +2,7 @@
  * less its part along h, over the length. `inputs` gives those of k and a and leaves two numbers of each head of each token, with
  * which `sums` adds up those of kk and ka over the tokens (column_sums.cuh). The head gives T, W (the same), WEIGHTS (which of the
  * two), and what rows.cuh and, for sums, column_sums.cuh need, which come before this file. Twin of
- * csrc/families/ka_fusion.c. Has not run on a GPU yet.
+ * csrc/families/ka_fusion.c.
  */
 using C = opmath_t<T>;
 

@@ -1,5 +1,5 @@
 // fp8 without infinities: what rounds beyond the largest number is that. e4m3 has none; of e5m2 the step from infinity to the
-// largest is one of the bits, whatever the sign. It has not run on a GPU yet.
+// largest is one of the bits, whatever the sign.
 namespace gems {
 template <class Q> GEMS_DI Q saturated(float v) {
     Q r = from_op<Q>(v);

@@ -1,6 +1,6 @@
 /* weight_norm: v over its length, times g, where a row (v's first dimension is kept) or a column (the last one is) has its own
  * length and g; and the gradients. The head gives T, G (g), Norm (the lengths), kBack, kColumns, and what rows.cuh and
- * columns.cuh need, which come before this file. Twin of csrc/families/weight_norm.c. Has not run on a GPU yet.
+ * columns.cuh need, which come before this file. Twin of csrc/families/weight_norm.c.
  *
  * x is v, or the gradient of the result, and y is v: forward x = y. Both ways sum(x * y) of a row comes first, then every element
  * is a * x, or a * x - b * y.
