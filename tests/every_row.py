@@ -53,6 +53,7 @@ def fitting(name: str) -> list[Any] | None:
         "vdot": [x(7), x(7)],
         "addr": [x(5, 7), x(5), x(7)],
         "bincount": [repeated, x(40)],
+        "histc": [x(5, 7), 6, 0, 4],
         "repeat_interleave.Tensor": [repeated],
         "mm": [x(5, 7), x(7, 6)],
         "_int_mm": [x(5, 7).to(torch.int8), x(7, 6).to(torch.int8)],
