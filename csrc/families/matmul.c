@@ -324,10 +324,17 @@ static gems_status compute_wgmma(gems_call *call, product *t) {
 
 /* ---- a matrix and a column ---- */
 
-/* Turns a product so that its second side is a column; false: it has none, or the kernel does not
+/* False: neither side has as few columns or rows as the kernels below are for. Costs nearly
+ * nothing: most products are asked. */
+static bool is_narrow(const gems_device_info *info, const product *t) {
+    const bool few = !info->fast && GEMS_HALF_MASK >> t->types.a & 1;
+    const int64_t most = few ? GEMS_MATMUL_FEW_COLUMNS : 1;
+    return t->p.n <= most || t->p.m <= most;
+}
+
+/* Turns a narrow product so that its second side is a column, or few; false: the kernels do not
  * take it. *feed: how the matrix lies. */
 static bool make_one(const gems_device_info *info, product *t, int *feed) {
-    if (t->p.n > GEMS_MATMUL_FEW_COLUMNS && t->p.m > GEMS_MATMUL_FEW_COLUMNS) return false;
     if (watching && watching->forced[GEMS_MATMUL_HOPPER][0]) return false;
     if (t->p.m < t->p.n) transpose(t);
     params *p = &t->p;
@@ -450,9 +457,12 @@ static gems_status run(gems_call *call) {
     }
     t.tf32 = rounds_to_tf32(call, info, &t, bits);
     const bool wgmma = gems_matmul_takes_wgmma(info, &t);
-    product turned = t;
     int feed;
-    const bool one = make_one(info, &turned, &feed);
+    bool one = false;
+    if (is_narrow(info, &t)) {
+        product turned = t;
+        one = make_one(info, &turned, &feed);
+    }
     if (!one && call->device_type != GEMS_CPU && !(bits & GEMS_MATMUL_VECTOR) &&
         left_to_aten(&t, a, bits & GEMS_MATMUL_BATCHED, wgmma))
         return gems_decline("a size at which ATen is faster on a GPU");
