@@ -41,3 +41,12 @@ def run_program(
     }
     command = [sys.executable, "-c", text, *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+
+
+def run_groups(
+    mode: str, module: str, groups: list[str], tmp_path: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`run_program` of groups of a test module, its GROUPS, where the cpu backend plays an sm_90a device."""
+    program = f"import sys; from {module} import GROUPS\nfor g in sys.argv[1:]: GROUPS[g]()\nprint('all right')"
+    device = {"GEMS_CPU_DEVICE": "sm_90a", "OMP_NUM_THREADS": "2"}  # so that a block has several tiles
+    return run_program(mode, program, groups, tmp_path, **device, **environment)

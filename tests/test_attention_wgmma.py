@@ -19,7 +19,7 @@ from flag_gems import _C
 import native
 import sass
 from attention_cases import DEVICE, check, check_packed, close, draw, of_sequence, operands, reference
-from cpu_modes import run_program
+from cpu_modes import run_groups
 
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 BF16, F16 = torch.bfloat16, torch.float16
@@ -99,12 +99,7 @@ GROUPS = {
 
 
 def run(mode: str, groups: list[str], tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Groups in a process of its own, where the cpu backend plays an sm_90a device."""
-    program = (
-        "import sys; from test_attention_wgmma import GROUPS\nfor g in sys.argv[1:]: GROUPS[g]()\nprint('all right')"
-    )
-    device = {"GEMS_CPU_DEVICE": "sm_90a", "OMP_NUM_THREADS": "2"}  # so that a block has several tiles
-    return run_program(mode, program, groups, tmp_path, **device, **environment)
+    return run_groups(mode, "test_attention_wgmma", groups, tmp_path, **environment)
 
 
 def passed(done: subprocess.CompletedProcess[str]) -> bool:
